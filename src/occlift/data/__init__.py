@@ -1,0 +1,1 @@
+"""nuScenes tables and Occ3D labels, read and written."""

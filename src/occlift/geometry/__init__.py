@@ -1,0 +1,1 @@
+"""Transforms, cameras, voxel grids and ray casting: no files, no configuration."""

@@ -1,0 +1,1 @@
+"""Losses: functions of tensors, usable alone in any training loop."""

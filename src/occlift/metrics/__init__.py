@@ -1,0 +1,1 @@
+"""Metrics; each module docstring is the definition of its metric."""

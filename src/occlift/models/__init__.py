@@ -1,0 +1,1 @@
+"""Networks: functions of tensors and a CameraRig."""

@@ -1,0 +1,1 @@
+"""Pictures, the report, the 3-D scene."""

@@ -1,0 +1,19 @@
+"""Fixtures shared by the suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_frame() -> Path:
+    """The root of the data set with one real nuScenes key frame; it may not be redistributed, so it may be missing."""
+    root = Path(os.environ.get("OCCLIFT_REAL_FRAME", REPOSITORY.parent / "shared/real/nuscenes-one-frame"))
+    if not (root / "v1.0-mini/sample.json").exists():
+        pytest.skip(f"no real nuScenes key frame at {root}; set OCCLIFT_REAL_FRAME to a folder that holds v1.0-mini/")
+    return root

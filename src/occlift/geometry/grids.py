@@ -31,8 +31,7 @@ class VoxelGrid:
     def upper_m(self) -> tuple[float, float, float]:
         """The corner with the largest coordinates, metres."""
         x, y, z = (
-            lower + size * count
-            for lower, size, count in zip(self.lower_m, self.voxel_size_m, self.shape, strict=True)
+            lower + size * count for lower, size, count in zip(self.lower_m, self.voxel_size_m, self.shape, strict=True)
         )
         return x, y, z
 
@@ -51,6 +50,13 @@ class VoxelGrid:
         index = np.floor(np.where(inside_grid[..., None], scaled, -1.0)).astype(np.int64)
         return index, inside_grid
 
+    def occupied_by(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "x y z"]:
+        """Which voxels hold at least one of the points (metres, the grid's frame); points outside count nowhere."""
+        index, inside_grid = self.indices(points)
+        occupied = np.zeros(self.shape, dtype=bool)
+        occupied[tuple(index[inside_grid].T)] = True
+        return occupied
+
     def centers(self) -> Float[np.ndarray, "x y z 3"]:
         """Centres of all voxels, metres, in the grid's frame."""
         axes = [
@@ -60,7 +66,5 @@ class VoxelGrid:
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
 
 
-OCC3D_GRID: Final = VoxelGrid(
-    lower_m=(-40.0, -40.0, -1.0), voxel_size_m=(0.4, 0.4, 0.4), shape=(200, 200, 16)
-)
+OCC3D_GRID: Final = VoxelGrid(lower_m=(-40.0, -40.0, -1.0), voxel_size_m=(0.4, 0.4, 0.4), shape=(200, 200, 16))
 """Occ3D-nuScenes: the ego frame at the lidar's time stamp, x forward, y left, z up."""

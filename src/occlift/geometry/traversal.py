@@ -1,0 +1,117 @@
+"""The step from voxel to voxel that every ray caster here shares, as compiled scalar functions.
+
+Everything is in units of voxels: o is where a ray starts, d its direction, inv = 1/d (0 where the ray is parallel to
+the planes), and voxel i lies between the planes i and i + 1. A parameter t measures along the ray, in whatever unit d
+is "per". A kernel calls `enter` once, `next_plane` per axis, and then `step` until t says that it is over.
+
+The traversal is that of Amanatides and Woo, "A Fast Voxel Traversal Algorithm for Ray Tracing" (Eurographics 1987),
+with one change: where a ray crosses the next plane is computed from the plane instead of being summed up, so that
+errors do not grow along the ray. Where a ray crosses planes of two axes at once (through an edge or a corner) it steps
+along x before y before z: it also touches the voxels beside the edge and cannot slip through a diagonal. A point on a
+face belongs to the voxel with the larger index, as in `VoxelGrid.indices`.
+
+numba's cache of a kernel looks at the kernel's own file only: whoever changes this module also touches `raycast.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numba import njit
+
+# Direction components below this (per unit of t, in voxels) count as parallel to the planes: such a ray moves by 1e-9
+# voxels in a thousand units, and its reciprocal might overflow.
+_PARALLEL: Final = 1e-12
+
+
+@njit(cache=True)
+def reciprocal(d):  # type: ignore[no-untyped-def]
+    return 0.0 if abs(d) < _PARALLEL else 1.0 / d
+
+
+@njit(cache=True)
+def next_plane(o, inv, index):  # type: ignore[no-untyped-def]
+    """t at which the ray leaves the slab of voxels `index` of one axis."""
+    if inv > 0.0:
+        return (index + 1 - o) * inv
+    if inv < 0.0:
+        return (index - o) * inv
+    return np.inf
+
+
+@njit(cache=True)
+def _slab_entry(o, inv, count):  # type: ignore[no-untyped-def]
+    """t at which the ray enters the grid's slab of one axis; -1 if it starts inside it, +inf if it never does."""
+    if 0.0 <= o < count:
+        return -1.0
+    if inv > 0.0 and o < 0.0:
+        return -o * inv
+    if inv < 0.0 and o >= count:
+        return (count - o) * inv
+    return np.inf
+
+
+@njit(cache=True)
+def _index_at(o, d, inv, t, axis, entry_axis):  # type: ignore[no-untyped-def]
+    """Index along `axis` of a ray that has just crossed a plane of `entry_axis` at t.
+
+    Rounding may put the point on the wrong side of a plane; what counts is which planes were crossed before,
+    with ties in the order of the axes.
+    """
+    if inv == 0.0:
+        return int(np.floor(o))
+    start = int(np.floor(o))
+    index = int(np.floor(o + d * t))
+    step = 1 if inv > 0.0 else -1
+    while True:
+        crossing = next_plane(o, inv, index)
+        if not (crossing < t or (crossing == t and axis < entry_axis)):
+            break
+        index += step
+    while (index - start) * step > 0:
+        crossing = next_plane(o, inv, index - step)
+        if crossing < t or (crossing == t and axis < entry_axis):
+            break
+        index -= step
+    return index
+
+
+@njit(cache=True)
+def enter(ox, oy, oz, dx, dy, dz, ix, iy, iz, nx, ny, nz):  # type: ignore[no-untyped-def]
+    """(x, y, z, t, axis) of the first voxel of the grid on the ray; t = +inf if there is none.
+
+    `ix`, `iy`, `iz` are the reciprocals of the direction.
+    """
+    tx, ty, tz = _slab_entry(ox, ix, nx), _slab_entry(oy, iy, ny), _slab_entry(oz, iz, nz)
+    t, axis = tx, 0
+    if ty >= t:
+        t, axis = ty, 1
+    if tz >= t:
+        t, axis = tz, 2
+    if t == np.inf or not (np.isfinite(ox) and np.isfinite(oy) and np.isfinite(oz)):
+        return -1, -1, -1, np.inf, -1
+    if t < 0.0:
+        return int(ox), int(oy), int(oz), 0.0, -1
+    x = (0 if ix > 0.0 else nx - 1) if axis == 0 else _index_at(ox, dx, ix, t, 0, axis)
+    y = (0 if iy > 0.0 else ny - 1) if axis == 1 else _index_at(oy, dy, iy, t, 1, axis)
+    z = (0 if iz > 0.0 else nz - 1) if axis == 2 else _index_at(oz, dz, iz, t, 2, axis)
+    if x < 0 or x >= nx or y < 0 or y >= ny or z < 0 or z >= nz:
+        return -1, -1, -1, np.inf, -1
+    return x, y, z, t, axis
+
+
+@njit(cache=True)
+def step(x, y, z, tx, ty, tz, ox, oy, oz, inv_x, inv_y, inv_z, nx, ny, nz):  # type: ignore[no-untyped-def]
+    """(x, y, z, t, axis, tx, ty, tz) of the next voxel; t = +inf where the ray leaves the grid.
+
+    `tx`, `ty`, `tz` are where the ray crosses the next plane of each axis.
+    """
+    if tx <= ty and tx <= tz:
+        x += 1 if inv_x > 0.0 else -1
+        return x, y, z, (tx if 0 <= x < nx else np.inf), 0, next_plane(ox, inv_x, x), ty, tz
+    if ty <= tz:
+        y += 1 if inv_y > 0.0 else -1
+        return x, y, z, (ty if 0 <= y < ny else np.inf), 1, tx, next_plane(oy, inv_y, y), tz
+    z += 1 if inv_z > 0.0 else -1
+    return x, y, z, (tz if 0 <= z < nz else np.inf), 2, tx, ty, next_plane(oz, inv_z, z)

@@ -1,0 +1,112 @@
+"""What all pictures share: a font, captions, class colours, legends, and panels of several pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from occlift.classes import CLASS_COLORS, CLASS_NAMES, FREE
+
+INK: Final = (38, 42, 50)
+"""Text and lines of drawings."""
+PAPER: Final = (255, 255, 255)
+"""Background of drawings."""
+UNKNOWN_COLOR: Final = (188, 192, 200)
+"""Unknown (255): a cold grey that no class has; areas of it are hatched."""
+MUTED_INK: Final = (112, 118, 130)
+"""Axes, rulers and secondary text."""
+
+
+def class_palette() -> UInt8[np.ndarray, "256 3"]:
+    """sRGB by class id: `CLASS_COLORS`, and `UNKNOWN_COLOR` for every id that is no class."""
+    palette = np.tile(np.array(UNKNOWN_COLOR, dtype=np.uint8), (256, 1))
+    palette[: len(CLASS_COLORS)] = CLASS_COLORS
+    return palette
+
+
+@cache
+def font(size_px: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font that Pillow carries with it, so that pictures look the same on every machine."""
+    return ImageFont.load_default(size=size_px)
+
+
+def readable_name(name: str) -> str:
+    """An identifier as a person would write it: `construction_vehicle` → `construction vehicle`."""
+    return name.replace("_", " ")
+
+
+def captioned(picture: Image.Image, caption: str, *, size_px: int = 15) -> Image.Image:
+    """The picture with a caption above it on a strip of paper."""
+    strip_px = size_px + 10
+    canvas = Image.new("RGB", (picture.width, picture.height + strip_px), PAPER)
+    canvas.paste(picture, (0, strip_px))
+    ImageDraw.Draw(canvas).text((2, strip_px // 2), caption, INK, font(size_px), anchor="lm")
+    return canvas
+
+
+def panel(pictures: Sequence[Image.Image], columns: int, *, gap_px: int = 8) -> Image.Image:
+    """Pictures of one size, row by row, `columns` to a row, with paper between and around them."""
+    sizes = {picture.size for picture in pictures}
+    assert len(sizes) == 1, sizes
+    assert columns > 0, columns
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (columns * (width + gap_px) + gap_px, rows * (height + gap_px) + gap_px), PAPER)
+    for number, picture in enumerate(pictures):
+        row, column = divmod(number, columns)
+        canvas.paste(picture, (gap_px + column * (width + gap_px), gap_px + row * (height + gap_px)))
+    return canvas
+
+
+def stacked(pictures: Sequence[Image.Image], *, gap_px: int = 8) -> Image.Image:
+    """Pictures of any size below one another, centred on paper."""
+    width = max(picture.width for picture in pictures)
+    height = sum(picture.height for picture in pictures) + gap_px * (len(pictures) - 1)
+    canvas = Image.new("RGB", (width, height), PAPER)
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, ((width - picture.width) // 2, top))
+        top += picture.height + gap_px
+    return canvas
+
+
+def legend_entries(*, unknown: bool = True) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    """Name and colour of the 17 semantic classes in id order, then of unknown; free is drawn as paper."""
+    entries = [(readable_name(CLASS_NAMES[id_]), CLASS_COLORS[id_]) for id_ in range(FREE)]
+    return (*entries, ("unknown", UNKNOWN_COLOR)) if unknown else tuple(entries)
+
+
+def legend(width: int, *, size_px: int = 14, unknown: bool = True) -> Image.Image:
+    """A legend of all classes: swatches with names in equal columns that fill `width` pixels."""
+    entries = legend_entries(unknown=unknown)
+    type_face = font(size_px)
+    swatch_px, line_px = size_px, size_px + 9
+    cell_px = int(max(type_face.getlength(name) for name, _ in entries)) + swatch_px + 22
+    columns = max(1, min(len(entries), width // cell_px))
+    cell_px = width // columns
+    rows = -(-len(entries) // columns)
+    canvas = Image.new("RGB", (width, rows * line_px + 6), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, (name, color) in enumerate(entries):
+        row, column = divmod(number, columns)
+        left, top = column * cell_px + 4, row * line_px + 5
+        if name == "unknown":
+            tile = np.full((swatch_px, swatch_px, 3), PAPER, dtype=np.uint8)
+            tile[hatch(swatch_px, swatch_px)] = UNKNOWN_COLOR
+            canvas.paste(Image.fromarray(tile), (left, top))
+            draw.rectangle((left, top, left + swatch_px - 1, top + swatch_px - 1), outline=UNKNOWN_COLOR)
+        else:
+            draw.rectangle((left, top, left + swatch_px - 1, top + swatch_px - 1), color, outline=(120, 120, 120))
+        draw.text((left + swatch_px + 6, top + swatch_px / 2), name, INK, type_face, anchor="lm")
+    return canvas
+
+
+def hatch(height: int, width: int, *, period_px: int = 6, line_px: int = 2) -> Bool[np.ndarray, "height width"]:
+    """[height, width] true on the lines of a 45° hatch."""
+    rows, columns = np.mgrid[:height, :width]
+    return (rows + columns) % period_px < line_px

@@ -1,0 +1,252 @@
+"""Roads, and the ground that they leave between them: classes, paint and heights as rasters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float
+from numba import njit, prange
+
+from occlift.classes import DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN
+from occlift.town.trace import Ground
+
+GROUND_CELL_M: Final = 0.125
+KERB_M: Final = 0.15
+_OUTSIDE_HEIGHT_M: Final = 0.12
+
+
+class Paint(IntEnum):
+    """Markings on driveable surface."""
+
+    NONE = 0
+    WHITE = 1
+    YELLOW = 2
+    CROSSING = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Polyline:
+    """A curve in the global x-y plane.
+
+    Attributes:
+        points: [n, 2], metres.
+    """
+
+    points: Float[np.ndarray, "n 2"]
+
+    def __post_init__(self) -> None:
+        assert self.points.shape[0] >= 2, self.points.shape
+
+    @cached_property
+    def lengths(self) -> Float[np.ndarray, "n"]:
+        """Arc length from the start to every point, metres."""
+        return np.concatenate(([0.0], np.cumsum(np.linalg.norm(np.diff(self.points, axis=0), axis=1))))
+
+    @property
+    def length(self) -> float:
+        return float(self.lengths[-1])
+
+    def pose(self, along_m: float, offset_m: float = 0.0) -> tuple[float, float, float]:
+        """(x, y, heading) at an arc length, `offset_m` to the left; straight on beyond both ends."""
+        lengths = self.lengths
+        i = int(np.clip(np.searchsorted(lengths, along_m) - 1, 0, len(lengths) - 2))
+        step = self.points[i + 1] - self.points[i]
+        unit = step / np.linalg.norm(step)
+        position = self.points[i] + unit * (along_m - lengths[i])
+        # Headings are blended between segments: a car on a bend turns steadily, not from corner to corner.
+        share = float(np.clip((along_m - lengths[i]) / (lengths[i + 1] - lengths[i]), 0, 1))
+        j = i + 1 if share > 0.5 else i - 1
+        heading = float(np.arctan2(unit[1], unit[0]))
+        if 0 <= j < len(lengths) - 1:
+            other = self.points[j + 1] - self.points[j]
+            turn = float(np.arctan2(other[1], other[0])) - heading
+            turn = (turn + np.pi) % (2 * np.pi) - np.pi
+            heading += abs(share - 0.5) * turn
+        return float(position[0] - unit[1] * offset_m), float(position[1] + unit[0] * offset_m), heading
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Road:
+    """A road with everything up to the outer edge of its sidewalks; widths in metres, per side.
+
+    Attributes:
+        line: the centre line.
+        lanes: driving lanes per direction.
+        parking_m: width of the parking lane, 0 for none.
+        median_m: half width of a raised median (class other_flat), 0 for none.
+        verge_m: width of the strip between road and sidewalk, 0 for none.
+        verge_class: terrain or other_flat.
+    """
+
+    line: Polyline
+    lanes: int
+    lane_m: float
+    parking_m: float
+    median_m: float
+    verge_m: float
+    verge_class: int
+    sidewalk_m: float
+
+    @property
+    def half_width_m(self) -> float:
+        """From the centre line to the kerb."""
+        return self.median_m + self.lanes * self.lane_m + self.parking_m
+
+    @property
+    def half_corridor_m(self) -> float:
+        """From the centre line to the outer edge of the sidewalk."""
+        return self.half_width_m + self.verge_m + self.sidewalk_m
+
+    def lane_offset_m(self, lane: int) -> float:
+        """Distance of a lane's centre from the centre line; lane 0 is the innermost."""
+        return self.median_m + (lane + 0.5) * self.lane_m
+
+
+@njit(cache=True)
+def _project(points, lengths, x, y):  # type: ignore[no-untyped-def]
+    """Signed distance (left positive) from a polyline and the arc length of the foot point."""
+    best, best_d, best_s = 1e30, 0.0, 0.0
+    n = points.shape[0]
+    for i in range(n - 1):
+        ax, ay = points[i, 0], points[i, 1]
+        ux, uy = points[i + 1, 0] - ax, points[i + 1, 1] - ay
+        norm2 = ux * ux + uy * uy
+        px, py = x - ax, y - ay
+        t = (px * ux + py * uy) / norm2
+        # Roads go straight on beyond their ends.
+        if i > 0 and t < 0:
+            t = 0.0
+        if i < n - 2 and t > 1:
+            t = 1.0
+        ex, ey = px - t * ux, py - t * uy
+        d2 = ex * ex + ey * ey
+        if d2 < best:
+            best = d2
+            norm = np.sqrt(norm2)
+            best_d = np.sqrt(d2) * (1.0 if ux * py - uy * px > 0 else -1.0)
+            best_s = lengths[i] + t * norm
+    return best_d, best_s
+
+
+def distance_to(line: Polyline, x: float, y: float) -> float:
+    """Distance of a point from a polyline, metres."""
+    return abs(_project(line.points, line.lengths, x, y)[0])
+
+
+@njit(cache=True)
+def _smooth(x, y, seed):  # type: ignore[no-untyped-def]
+    """Sines with unrelated directions: a cheap smooth field in about −1..1 with features of unit size."""
+    return (
+        np.sin(1.3 * x + 0.4 * y + seed)
+        + np.sin(-0.5 * x + 1.1 * y + 2.1 * seed)
+        + np.sin(0.8 * x - 0.9 * y + 3.7 * seed)
+    ) / 2.2
+
+
+@njit(cache=True, parallel=True)
+def _paint_ground(lower_x, lower_y, cell, nx, ny, lines, lengths, starts, widths, fillet, plaza, seed):  # type: ignore[no-untyped-def]
+    class_id = np.empty((nx, ny), np.uint8)
+    paint = np.zeros((nx, ny), np.uint8)
+    height = np.empty((nx, ny), np.float32)
+    roads = widths.shape[0]
+    for i in prange(nx):
+        d = np.empty(roads)
+        s = np.empty(roads)
+        for j in range(ny):
+            x, y = lower_x + (i + 0.5) * cell, lower_y + (j + 0.5) * cell
+            on = -1
+            gap = 1e30  # beyond the kerb of the nearest road
+            gap_road = 0
+            for r in range(roads):
+                d[r], s[r] = _project(lines[starts[r] : starts[r + 1]], lengths[starts[r] : starts[r + 1]], x, y)
+                beyond = abs(d[r]) - widths[r, 0]
+                if beyond < gap:
+                    gap, gap_road = beyond, r
+                if beyond < 0 and on < 0:
+                    on = r
+            crossing_roads = 0
+            for r in range(roads):
+                if abs(d[r]) < widths[r, 0] + fillet:
+                    crossing_roads += 1
+            if on < 0 and crossing_roads >= 2:
+                # Kerbs are rounded where roads meet.
+                a, b = fillet, fillet
+                for r in range(roads):
+                    beyond = abs(d[r]) - widths[r, 0]
+                    if 0 <= beyond < fillet:
+                        a, b = fillet - beyond, a
+                if a * a + b * b > fillet * fillet:
+                    on = gap_road
+            verge, sidewalk = widths[gap_road, 1], widths[gap_road, 2]
+            if on >= 0:
+                class_id[i, j] = DRIVEABLE_SURFACE
+                height[i, j] = 0.0
+                half, lane, median, lanes = widths[on, 0], widths[on, 3], widths[on, 4], int(widths[on, 5])
+                # Distance to the nearest other road: inside it there are no markings, before it a crossing.
+                other = 1e30
+                for r in range(roads):
+                    if r != on:
+                        other = min(other, abs(d[r]) - widths[r, 0])
+                a = abs(d[on])
+                if other > 6.0:
+                    if median > 0 and a < median:
+                        class_id[i, j] = OTHER_FLAT
+                        height[i, j] = KERB_M
+                    elif median == 0 and 0.08 < a < 0.2:
+                        paint[i, j] = 2
+                    for k in range(1, lanes + 1):
+                        line = median + k * lane
+                        if abs(a - line) < 0.07 and (k == lanes or s[on] % 9.0 < 3.0):
+                            paint[i, j] = 1
+                elif 1.5 < other < 4.5:
+                    if d[on] % 1.1 < 0.55 and a < half - 0.3:
+                        paint[i, j] = 3
+                elif 5.2 < other < 5.6 and a < half - 0.2:
+                    paint[i, j] = 1
+            elif gap < verge:
+                class_id[i, j] = int(widths[gap_road, 6])
+                height[i, j] = KERB_M + 0.02
+            elif gap < verge + sidewalk:
+                class_id[i, j] = SIDEWALK
+                height[i, j] = KERB_M
+            else:
+                far = gap - verge - sidewalk
+                if _smooth(x * 0.11, y * 0.11, seed) > 1.0 - 2.0 * plaza:
+                    class_id[i, j] = SIDEWALK
+                    height[i, j] = KERB_M
+                else:
+                    class_id[i, j] = TERRAIN
+                    rise = 0.16 * (1.0 + _smooth(x * 0.2, y * 0.2, seed + 1.0)) * min(far / 4.0, 1.0)
+                    height[i, j] = KERB_M + min(max(rise, 0.0), 0.35)
+    return class_id, paint, height
+
+
+def paint_ground(
+    roads: list[Road], *, lower: tuple[float, float], upper: tuple[float, float], plaza: float, seed: float
+) -> Ground:
+    """Rasters between two corners (metres); `plaza` is the share of open land that is paved."""
+    nx, ny = (round((b - a) / GROUND_CELL_M) for a, b in zip(lower, upper, strict=True))
+    lines = np.concatenate([road.line.points for road in roads])
+    lengths = np.concatenate([road.line.lengths for road in roads])
+    starts = np.cumsum([0] + [len(road.line.points) for road in roads])
+    widths = np.array(
+        [(r.half_width_m, r.verge_m, r.sidewalk_m, r.lane_m, r.median_m, r.lanes, r.verge_class) for r in roads],
+        dtype=np.float64,
+    )
+    class_id, paint, height = _paint_ground(
+        lower[0], lower[1], GROUND_CELL_M, nx, ny, lines, lengths, starts, widths, 5.0, plaza, seed
+    )
+    return Ground(
+        lower[0],
+        lower[1],
+        GROUND_CELL_M,
+        height,
+        class_id,
+        paint,
+        float(height.max()) + 1e-3,
+        _OUTSIDE_HEIGHT_M,
+    )

@@ -147,8 +147,7 @@ def observed_by_camera(
     *,
     among: Bool[np.ndarray, "x y z"] | None = None,
 ) -> Bool[np.ndarray, "x y z"]:
-    """What one camera observes of a grid: Occ3D's rule for `mask_camera`, in the limit of infinitely many
-    pixels.
+    """What one camera observes of a grid: Occ3D's rule for `mask_camera`, in the limit of infinitely many pixels.
 
     Occ3D (arXiv 2304.14365) casts a ray per pixel and calls everything up to and including the
     first occupied voxel observed. Here a *free* voxel is observed when its centre lies in the image and the

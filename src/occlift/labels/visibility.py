@@ -1,0 +1,52 @@
+"""Which voxels of a label count as seen: the masks of Occ3D, for labels that were made from images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from occlift.classes import FREE, UNKNOWN
+from occlift.data.key_frame import KeyFrame
+from occlift.data.occ3d import OccupancyLabel
+from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.geometry.raycast import observed_by_camera
+
+
+def camera_mask(
+    semantics: UInt8[np.ndarray, "x y z"],
+    grid: VoxelGrid,
+    cameras: Sequence[tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "4 4"], int, int]],
+) -> Bool[np.ndarray, "x y z"]:
+    """The known voxels that at least one camera observes, by Occ3D's rule (`observed_by_camera`).
+
+    Args:
+        semantics: of the label; unknown voxels do not block the sight.
+        cameras: of each the intrinsics (pixels), the transform from it to the grid's frame, height and width.
+    """
+    occupied = semantics < FREE
+    observed = np.zeros(grid.shape, bool)
+    for intrinsics_px, grid_from_camera, height, width in cameras:
+        open_voxels = (semantics != UNKNOWN) & ~observed
+        observed |= observed_by_camera(
+            occupied, grid, intrinsics_px, grid_from_camera, height, width, among=open_voxels
+        )
+    return observed
+
+
+def label_of(semantics: UInt8[np.ndarray, "200 200 16"], frame: KeyFrame) -> OccupancyLabel:
+    """The label of a key frame with its masks.
+
+    `mask_camera`: what the cameras of this key frame observe of what is known. `mask_lidar`: everything that is known,
+    from whatever key frame; no lidar was used, the name is the place that Occ3D's layout has for it. As in Occ3D, the
+    first is a subset of the second.
+    """
+    cameras = [
+        (image.intrinsics_px, frame.ego_from_camera(image), image.height, image.width) for image in frame.cameras
+    ]
+    return OccupancyLabel(
+        semantics=semantics,
+        mask_lidar=semantics != UNKNOWN,
+        mask_camera=camera_mask(semantics, OCC3D_GRID, cameras),
+    )

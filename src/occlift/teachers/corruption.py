@@ -1,0 +1,265 @@
+"""What foundation models get wrong, by stated amounts: errors that are put on true depth and class maps.
+
+All lengths in pixels are for images 400 pixels wide and scale with the width. All randomness comes from the generator
+that is passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8, UInt16
+from scipy import ndimage, special
+
+from occlift.classes import (
+    BICYCLE,
+    BUS,
+    CAR,
+    CONSTRUCTION_VEHICLE,
+    DRIVEABLE_SURFACE,
+    FREE,
+    MOTORCYCLE,
+    OTHER_FLAT,
+    PEDESTRIAN,
+    SIDEWALK,
+    TERRAIN,
+    TRAFFIC_CONE,
+    TRAILER,
+    TRUCK,
+    UNKNOWN,
+)
+
+REFERENCE_WIDTH_PX: Final = 400
+
+CONFUSED_OBJECTS: Final[dict[int, tuple[int, ...]]] = {
+    BICYCLE: (MOTORCYCLE,),
+    BUS: (TRUCK,),
+    CAR: (TRUCK,),
+    CONSTRUCTION_VEHICLE: (TRUCK,),
+    MOTORCYCLE: (BICYCLE,),
+    PEDESTRIAN: (BICYCLE,),
+    TRAFFIC_CONE: (PEDESTRIAN,),
+    TRAILER: (TRUCK, BUS),
+    TRUCK: (CAR, BUS, TRAILER),
+}
+"""What a whole object may be taken for."""
+
+CONFUSED_GROUND: Final[dict[int, tuple[int, ...]]] = {
+    DRIVEABLE_SURFACE: (SIDEWALK, OTHER_FLAT),
+    OTHER_FLAT: (DRIVEABLE_SURFACE, SIDEWALK),
+    SIDEWALK: (DRIVEABLE_SURFACE, TERRAIN),
+    TERRAIN: (SIDEWALK, DRIVEABLE_SURFACE),
+}
+"""What a patch of ground may be taken for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthCorruption:
+    """Errors of a metric depth map; by default none. Relative errors are errors of the logarithm of the depth.
+
+    Attributes:
+        scale_sigma: standard deviation of the error of the image as a whole (focal length, scale ambiguity).
+        smooth_sigma: of an error that varies slowly over the image (a wall that leans, a road that bends).
+        smooth_cell_px: how far apart values of the slow error are that have little to do with each other.
+        pixel_sigma: of an error that is independent for every pixel.
+        growth_per_m: the smooth and the pixel error grow by this much of themselves with every metre of depth.
+        bleed_px: within this distance of a discontinuity, depth is smeared over it: in-between depths, which hang in
+            the air.
+        edge_ratio: neighbouring depths that differ by more than this factor are a discontinuity.
+        sky_depth_m: depth that is given to the sky; a network has no infinity.
+    """
+
+    scale_sigma: float = 0.0
+    smooth_sigma: float = 0.0
+    smooth_cell_px: float = 60.0
+    pixel_sigma: float = 0.0
+    growth_per_m: float = 0.0
+    bleed_px: float = 0.0
+    edge_ratio: float = 1.15
+    sky_depth_m: float | None = None
+
+    def apply(
+        self, depth_m: Float32[np.ndarray, "height width"], rng: np.random.Generator
+    ) -> Float32[np.ndarray, "height width"]:
+        """The depth map with the errors on it; pixels of infinite depth keep it, unless `sky_depth_m` is set."""
+        height, width = depth_m.shape
+        per_pixel = width / REFERENCE_WIDTH_PX
+        depth = depth_m.astype(np.float64)
+        if self.sky_depth_m is not None:
+            depth[np.isinf(depth)] = self.sky_depth_m
+        if self.bleed_px > 0:
+            depth = smeared(depth, max(1, round(self.bleed_px * per_pixel)), self.edge_ratio)
+        error = np.full((height, width), self.scale_sigma * rng.standard_normal())
+        if self.smooth_sigma > 0 or self.pixel_sigma > 0:
+            noise = self.smooth_sigma * smooth_noise(rng, (height, width), self.smooth_cell_px * per_pixel)
+            noise += self.pixel_sigma * rng.standard_normal((height, width))
+            finite = np.isfinite(depth)
+            error[finite] += noise[finite] * (1 + self.growth_per_m * depth[finite])
+        return (depth * np.exp(error)).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticsCorruption:
+    """Errors of a class map; by default none. They happen in the order of the attributes.
+
+    Attributes:
+        missed_below_px: objects of fewer pixels (area in an image 400 pixels wide) are not found: they take the class
+            of what surrounds them.
+        confused_objects: the share of objects that are taken for another class as a whole (`CONFUSED_OBJECTS`).
+        confused_ground: the share of ground that is taken for another kind, patch by patch (`CONFUSED_GROUND`).
+        ground_patch_px: the size of such patches.
+        sky_bleed_px: standard deviation of how far the sky reaches into what it borders on, or the other way round.
+        outline_px: how far outlines are off along each image axis, standard deviation.
+        outline_cell_px: how far apart along an outline errors are that have little to do with each other.
+    """
+
+    missed_below_px: float = 0.0
+    confused_objects: float = 0.0
+    confused_ground: float = 0.0
+    ground_patch_px: float = 30.0
+    sky_bleed_px: float = 0.0
+    outline_px: float = 0.0
+    outline_cell_px: float = 12.0
+
+    def apply(
+        self,
+        class_id: UInt8[np.ndarray, "height width"],
+        instance: UInt16[np.ndarray, "height width"],
+        rng: np.random.Generator,
+    ) -> UInt8[np.ndarray, "height width"]:
+        """The class map with the errors on it.
+
+        Args:
+            instance: which object a pixel shows, 0 for none.
+        """
+        per_pixel = class_id.shape[1] / REFERENCE_WIDTH_PX
+        result = class_id
+        if self.missed_below_px > 0:
+            result, instance = without_small_objects(result, instance, self.missed_below_px * per_pixel**2)
+        if self.confused_objects > 0:
+            result = with_confused_objects(result, instance, self.confused_objects, rng)
+        if self.confused_ground > 0:
+            result = with_confused_ground(result, self.confused_ground, self.ground_patch_px * per_pixel, rng)
+        if self.sky_bleed_px > 0:
+            result = with_sky_bleed(result, self.sky_bleed_px * per_pixel, self.outline_cell_px * per_pixel, rng)
+        if self.outline_px > 0:
+            result = with_jittered_outlines(result, self.outline_px * per_pixel, self.outline_cell_px * per_pixel, rng)
+        return result
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell_px: float) -> Float[np.ndarray, "height width"]:
+    """Gaussian noise of mean 0 and variance 1 at every pixel, correlated over about `cell_px` pixels.
+
+    Independent values on a lattice of that spacing, blended with cubic B-spline weights that are scaled to unit length.
+    """
+    height, width = shape
+    rows, columns = _spline_weights(height, cell_px), _spline_weights(width, cell_px)
+    lattice = rng.standard_normal((rows.shape[1], columns.shape[1]))
+    # Not `@`: BLAS may sum in another order on another machine, and labels should have the same bytes there.
+    return np.einsum("wj,hj->hw", columns, np.einsum("hi,ij->hj", rows, lattice))
+
+
+def smeared(
+    depth_m: Float[np.ndarray, "height width"], radius_px: int, edge_ratio: float
+) -> Float[np.ndarray, "height width"]:
+    """Depth with every pixel within `radius_px` of a discontinuity averaged (in log depth) over the square around it.
+
+    Pixels of infinite depth stay, and enter no average.
+    """
+    finite = np.isfinite(depth_m)
+    log_depth = np.log(np.where(finite, depth_m, 1.0))
+    nearest = ndimage.minimum_filter(np.where(finite, log_depth, np.inf), 3)
+    farthest = ndimage.maximum_filter(np.where(finite, log_depth, -np.inf), 3)
+    at_edge = farthest - nearest > np.log(edge_ratio)
+    # A 3×3 window finds the pixels on both sides of an edge, so those at distance one already.
+    size = 2 * radius_px + 1
+    near_edge = ndimage.maximum_filter(at_edge, 2 * radius_px - 1) & finite
+    total = ndimage.uniform_filter(np.where(finite, log_depth, 0.0), size)
+    share = ndimage.uniform_filter(finite.astype(np.float64), size)
+    return np.where(near_edge, np.exp(total / np.maximum(share, 1e-12)), depth_m)
+
+
+def without_small_objects(
+    class_id: UInt8[np.ndarray, "height width"], instance: UInt16[np.ndarray, "height width"], area_px: float
+) -> tuple[UInt8[np.ndarray, "height width"], UInt16[np.ndarray, "height width"]]:
+    """Classes and objects after objects of fewer than `area_px` pixels took the values of the nearest other pixel."""
+    areas = np.bincount(instance.ravel())
+    small = areas < area_px
+    small[0] = False
+    missed = small[instance]
+    if not missed.any() or missed.all():
+        return class_id, instance
+    row, column = ndimage.distance_transform_edt(missed, return_distances=False, return_indices=True)
+    return class_id[row, column], instance[row, column]
+
+
+def with_confused_objects(
+    class_id: UInt8[np.ndarray, "height width"],
+    instance: UInt16[np.ndarray, "height width"],
+    share: float,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "height width"]:
+    """Classes after each object became, with probability `share`, as a whole something else."""
+    result = class_id.copy()
+    for number in np.unique(instance[instance > 0]):
+        flips, choice = rng.random(2)
+        pixels = (instance == number) & (class_id != UNKNOWN)
+        if flips >= share or not pixels.any():
+            continue
+        others = CONFUSED_OBJECTS.get(int(np.bincount(class_id[pixels]).argmax()))
+        if others is not None:
+            result[pixels] = others[int(choice * len(others))]
+    return result
+
+
+def with_confused_ground(
+    class_id: UInt8[np.ndarray, "height width"], share: float, patch_px: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "height width"]:
+    """Classes after `share` of the ground, in expectation, became another kind of ground, in patches."""
+    patches = smooth_noise(rng, class_id.shape, patch_px) > special.ndtri(1 - share)
+    result = class_id.copy()
+    for ground, others in CONFUSED_GROUND.items():
+        result[patches & (class_id == ground)] = rng.choice(others)
+    return result
+
+
+def with_sky_bleed(
+    class_id: UInt8[np.ndarray, "height width"], sigma_px: float, cell_px: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "height width"]:
+    """Classes after the border of the sky moved out or in by a smooth random distance."""
+    sky = class_id == FREE
+    if not sky.any() or sky.all():
+        return class_id
+    reach_px = sigma_px * smooth_noise(rng, class_id.shape, cell_px)
+    to_sky_px = ndimage.distance_transform_edt(~sky)
+    to_other_px, (row, column) = ndimage.distance_transform_edt(sky, return_indices=True)
+    result = class_id.copy()
+    result[~sky & (to_sky_px <= reach_px)] = FREE
+    loses = sky & (to_other_px <= -reach_px)
+    result[loses] = class_id[row[loses], column[loses]]
+    return result
+
+
+def with_jittered_outlines(
+    class_id: UInt8[np.ndarray, "height width"], sigma_px: float, cell_px: float, rng: np.random.Generator
+) -> UInt8[np.ndarray, "height width"]:
+    """Classes read at places that a smooth random field moves by `sigma_px` along each axis."""
+    height, width = class_id.shape
+    down = np.rint(sigma_px * smooth_noise(rng, (height, width), cell_px)).astype(int)
+    right = np.rint(sigma_px * smooth_noise(rng, (height, width), cell_px)).astype(int)
+    row = np.clip(np.arange(height)[:, None] + down, 0, height - 1)
+    column = np.clip(np.arange(width) + right, 0, width - 1)
+    return class_id[row, column]
+
+
+def _spline_weights(count: int, cell_px: float) -> Float[np.ndarray, "pixels lattice"]:
+    position = (np.arange(count) + 0.5) / cell_px
+    cell = position.astype(int)
+    u = position - cell
+    weights = np.stack(((1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3), axis=1)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    matrix = np.zeros((count, cell[-1] + 4))
+    np.put_along_axis(matrix, cell[:, None] + np.arange(4), weights, axis=1)
+    return matrix

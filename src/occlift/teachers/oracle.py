@@ -1,0 +1,116 @@
+"""A teacher that reads the truth beside the images, and corrupts it by stated amounts.
+
+It knows files (`occlift.data.truth_maps`), not where they come from. `perfect` is the truth itself; `foundation` is
+about as wrong as today's foundation models are on street scenes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import numpy as np
+
+from occlift.data.key_frame import CameraImage
+from occlift.data.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
+from occlift.errors import DataError
+from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
+from occlift.teachers.teacher import DepthMap, SemanticMap
+
+FOUNDATION_DEPTH: Final = DepthCorruption(
+    # Metric depth networks are off by one factor per image when the scene says little about its size. Together with
+    # the smooth error this makes a mean relative error of 0.05 near by, 0.07 to 0.1 over a street, about where such
+    # networks stand on driving scenes they were not trained on.
+    scale_sigma=0.04,
+    # Surfaces lean and bend over tens of pixels: the part of the error that no single factor removes.
+    smooth_sigma=0.035,
+    smooth_cell_px=60.0,
+    # Networks are smooth: next to nothing is independent from pixel to pixel.
+    pixel_sigma=0.005,
+    # Ground far away is squeezed into a few rows: at 50 m errors have doubled.
+    growth_per_m=0.02,
+    # Maps are predicted at a quarter of the resolution or less and enlarged: two pixels on each side of an edge.
+    bleed_px=2.0,
+    # Networks are trained to about 200 m and say that, or less, for the sky.
+    sky_depth_m=200.0,
+)
+"""Amounts like those of Metric3Dv2 on nuScenes; an estimate with a reason for each, not a fit."""
+
+FOUNDATION_SEMANTICS: Final = SemanticsCorruption(
+    # Detectors find little below 8×8 pixels of a 400-pixel-wide image (32×32 at nuScenes' 1600: COCO's "small").
+    missed_below_px=64.0,
+    # One object in twelve gets a wrong word: "truck" for a van, "bicycle" for a motorcycle.
+    confused_objects=0.08,
+    # Sidewalk, terrain and road have no outline that a box detector could hold on to.
+    confused_ground=0.06,
+    ground_patch_px=30.0,
+    # Sky shines through branches and cables, or takes them over.
+    sky_bleed_px=1.0,
+    # Masks are predicted at a quarter of the resolution: outlines are off by a pixel or two.
+    outline_px=1.2,
+    outline_cell_px=12.0,
+)
+"""Amounts like those of Grounded-SAM on nuScenes; an estimate with a reason for each, not a fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleSemantics:
+    """A `SemanticsTeacher`: the true classes, with errors. Scores are 1: it does not know where it is wrong.
+
+    Attributes:
+        seed: with the image's token it decides about all errors, in whatever order images come.
+    """
+
+    corruption: SemanticsCorruption
+    seed: int = 0
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return {"teacher": "oracle", "seed": self.seed, **asdict(self.corruption)}
+
+    def semantics(self, image: CameraImage) -> SemanticMap:
+        """The class of every pixel; DataError where the image has no truth maps, or damaged ones."""
+        truth = _truth(image)
+        rng = _generator(self.seed, "semantics", image.token)
+        class_id = self.corruption.apply(truth.semantics, truth.instance, rng)
+        return SemanticMap(class_id=class_id, score=np.ones(class_id.shape, np.float32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleDepth:
+    """A `DepthTeacher`: the true depth, with errors. Confidences are 1: it does not know where it is wrong.
+
+    Attributes:
+        seed: as in `OracleSemantics`.
+    """
+
+    corruption: DepthCorruption
+    seed: int = 0
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return {"teacher": "oracle", "seed": self.seed, **asdict(self.corruption)}
+
+    def depth(self, image: CameraImage) -> DepthMap:
+        """The depth of every pixel; DataError where the image has no truth maps, or damaged ones."""
+        truth = _truth(image)
+        depth_m = self.corruption.apply(truth.depth_m, _generator(self.seed, "depth", image.token))
+        return DepthMap(depth_m=depth_m, confidence=np.ones(depth_m.shape, np.float32))
+
+
+def _truth(image: CameraImage) -> TruthMaps:
+    path = truth_maps_path(image.path)
+    maps = read_truth_maps(path)
+    if maps.semantics.shape != (image.height, image.width):
+        raise DataError(
+            f"{path}: maps of {maps.semantics.shape} pixels beside an image of {(image.height, image.width)} "
+            "(height, width); make the town with --maps again"
+        )
+    return maps
+
+
+def _generator(seed: int, purpose: str, token: str) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}/{purpose}/{token}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "little"))

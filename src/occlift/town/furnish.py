@@ -41,9 +41,6 @@ class TownObject:
         x, y, heading = self.path.pose(self.start_m + self.speed_m_s * time_s, self.offset_m)
         return x, y, self.height_m, heading + self.turn_rad + (np.pi if self.speed_m_s < 0 else 0.0)
 
-    def parts(self, time_s: float) -> Float[np.ndarray, "n columns"]:
-        return p.placed(self.shape.parts, *self.pose(time_s), instance=self.instance)
-
 
 @dataclass
 class Builder:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.random import Generator
 
 from occlift.classes import OTHER_FLAT, TERRAIN
@@ -67,10 +68,25 @@ class TownScene:
     drive: Drive
     light: Light
 
+    @cached_property
+    def _object_parts(self) -> tuple[Float[np.ndarray, "n columns"], Int[np.ndarray, "n"]]:
+        """Parts of all objects in their own frames, and which object each belongs to."""
+        rows = [thing.shape.parts for thing in self.objects]
+        owner = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
+        return np.concatenate([np.zeros((0, p.NUM_COLUMNS)), *rows]), owner
+
+    def poses(self, time_s: float) -> Float[np.ndarray, "objects 4"]:
+        """(x, y, z of the ground below it, yaw) of every object in the global frame, metres and radians."""
+        return np.array([thing.pose(time_s) for thing in self.objects]).reshape(-1, 4)
+
     def moving(self, time_s: float) -> PartIndex:
         """All annotated objects (standing ones too) at a time."""
-        rows = [o.parts(time_s) for o in self.objects]
-        return index_parts(np.concatenate(rows) if rows else np.zeros((0, p.NUM_COLUMNS)), self.ground)
+        parts, owner = self._object_parts
+        instances = np.array([thing.instance for thing in self.objects])
+        if len(owner):
+            x, y, z, yaw = self.poses(time_s)[owner].T
+            parts = p.placed(parts, x, y, z, yaw, instances[owner])
+        return index_parts(parts, self.ground)
 
 
 def _curve(rng: Generator, length: float, heading: float) -> Polyline:

@@ -60,6 +60,7 @@ class Material(IntEnum):
 
 
 Color = tuple[float, float, float]
+Scalars = float | Float[np.ndarray, "n"]
 
 
 def part(
@@ -93,9 +94,14 @@ def part(
 
 
 def placed(
-    parts: Float[np.ndarray, "n columns"], x: float, y: float, z: float, yaw_rad: float, instance: int = 0
+    parts: Float[np.ndarray, "n columns"],
+    x: Scalars,
+    y: Scalars,
+    z: Scalars,
+    yaw_rad: Scalars,
+    instance: Scalars = 0,
 ) -> Float[np.ndarray, "n columns"]:
-    """Parts of an object moved from its own frame to a pose in the global frame."""
+    """Parts moved from their object's frame to its pose in the global frame; one pose for all, or one per part."""
     out = parts.copy()
     cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
     px, py = parts[:, CENTER], parts[:, CENTER + 1]

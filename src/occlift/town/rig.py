@@ -121,14 +121,15 @@ def visible_share(
     """
     seen, aimed = np.zeros(len(scene.objects)), np.zeros(len(scene.objects))
     # Points within the middle of the boxes: a line of sight to them meets the object itself unless it is hidden.
+    instances = np.array([thing.instance for thing in scene.objects])
     spread = rng.uniform(-0.35, 0.35, (samples, 3))
     for camera, global_from_camera, time_s in cameras:
         targets, owner = [], []
-        for k, thing in enumerate(scene.objects):
-            x, y, z, yaw = thing.pose(time_s)
+        for k, (x, y, z, yaw) in enumerate(scene.poses(time_s)):
             if np.hypot(x - global_from_camera[0, 3], y - global_from_camera[1, 3]) > 80:
                 continue
-            local = spread * thing.shape.size_lwh_m + (0, 0, thing.shape.size_lwh_m[2] / 2)
+            size = scene.objects[k].shape.size_lwh_m
+            local = spread * size + (0, 0, size[2] / 2)
             cos, sin = np.cos(yaw), np.sin(yaw)
             targets.append(
                 np.stack(
@@ -156,7 +157,7 @@ def visible_share(
         range_m, _, instance = trace_rays(
             scene.ground, scene.static, scene.moving(time_s), origins, rays / distance[:, None]
         )
-        hit = instance == np.array([scene.objects[k].instance for k in owners])
+        hit = instance == instances[owners]
         # A line that misses the object's own parts and everything else before it says nothing.
         counted = hit | (range_m < distance)
         np.add.at(seen, owners[counted], hit[counted])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -50,23 +52,29 @@ class Polyline:
     def length(self) -> float:
         return float(self.lengths[-1])
 
+    @cached_property
+    def _segments(self) -> tuple[list[float], list[tuple[float, float]], list[tuple[float, float, float]]]:
+        """Arc lengths, points, and per segment its direction and heading, as plain floats: `pose` is called often."""
+        steps = np.diff(self.points, axis=0)
+        units = steps / np.linalg.norm(steps, axis=1, keepdims=True)
+        headings = np.arctan2(steps[:, 1], steps[:, 0])
+        rows = [(float(u), float(v), float(h)) for (u, v), h in zip(units, headings, strict=True)]
+        return self.lengths.tolist(), [(float(x), float(y)) for x, y in self.points], rows
+
     def pose(self, along_m: float, offset_m: float = 0.0) -> tuple[float, float, float]:
         """(x, y, heading) at an arc length, `offset_m` to the left; straight on beyond both ends."""
-        lengths = self.lengths
-        i = int(np.clip(np.searchsorted(lengths, along_m) - 1, 0, len(lengths) - 2))
-        step = self.points[i + 1] - self.points[i]
-        unit = step / np.linalg.norm(step)
-        position = self.points[i] + unit * (along_m - lengths[i])
+        lengths, points, segments = self._segments
+        last = len(segments) - 1
+        i = min(max(bisect_left(lengths, along_m) - 1, 0), last)
+        u, v, heading = segments[i]
+        (x, y), ahead = points[i], along_m - lengths[i]
         # Headings are blended between segments: a car on a bend turns steadily, not from corner to corner.
-        share = float(np.clip((along_m - lengths[i]) / (lengths[i + 1] - lengths[i]), 0, 1))
+        share = min(max(ahead / (lengths[i + 1] - lengths[i]), 0.0), 1.0)
         j = i + 1 if share > 0.5 else i - 1
-        heading = float(np.arctan2(unit[1], unit[0]))
-        if 0 <= j < len(lengths) - 1:
-            other = self.points[j + 1] - self.points[j]
-            turn = float(np.arctan2(other[1], other[0])) - heading
-            turn = (turn + np.pi) % (2 * np.pi) - np.pi
-            heading += abs(share - 0.5) * turn
-        return float(position[0] - unit[1] * offset_m), float(position[1] + unit[0] * offset_m), heading
+        turn = 0.0
+        if 0 <= j <= last:
+            turn = (segments[j][2] - heading + math.pi) % (2 * math.pi) - math.pi
+        return x + u * ahead - v * offset_m, y + v * ahead + u * offset_m, heading + abs(share - 0.5) * turn
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from numba import njit, prange
 from occlift.classes import FREE
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.raycast import crossed_voxels
-from occlift.geometry.transforms import inverse, transform_points
+from occlift.geometry.transforms import inverse
 from occlift.town import parts as p
 from occlift.town.layout import TownScene
 from occlift.town.roads import GROUND_CELL_M
@@ -136,6 +136,17 @@ def _count_points(points, class_ids, m, lower, size, votes):  # type: ignore[no-
 
 
 @njit(cache=True)
+def _mark_points(points, m, lower, size, mask):  # type: ignore[no-untyped-def]
+    for i in range(points.shape[0]):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        a = int(np.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - lower[0]) / size[0]))
+        b = int(np.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] - lower[1]) / size[1]))
+        c = int(np.floor((m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3] - lower[2]) / size[2]))
+        if 0 <= a < mask.shape[0] and 0 <= b < mask.shape[1] and 0 <= c < mask.shape[2]:
+            mask[a, b, c] = True
+
+
+@njit(cache=True)
 def _count_ground(ground, covered, m, lower, size, reach, votes):  # type: ignore[no-untyped-def]
     nx, ny, nz = votes.shape[0], votes.shape[1], votes.shape[2]
     # The ego's position in the global frame is −Rᵀt of global → ego.
@@ -227,8 +238,7 @@ class SceneTruth:
         reach = 1.01 * float(np.hypot(*np.maximum(np.abs(grid.lower_m[:2]), np.abs(grid.upper_m[:2]))))
         _count_ground(self._scene.ground, self._covered, ego_from_global, lower, size, reach, votes)
         _count_points(self._static_points, self._static_classes, ego_from_global, lower, size, votes)
-        for thing, (points, class_ids) in zip(self._scene.objects, self._object_samples, strict=True):
-            x, y, z, yaw = thing.pose(time_s)
+        for (x, y, z, yaw), (points, class_ids) in zip(self._scene.poses(time_s), self._object_samples, strict=True):
             if np.hypot(global_from_ego[0, 3] - x, global_from_ego[1, 3] - y) > reach + 10:
                 continue
             cos, sin = np.cos(yaw), np.sin(yaw)
@@ -255,8 +265,9 @@ class SceneTruth:
             np.array(grid.shape),
         )
         # Returns are marked in the voxels of this frame itself: the global grid would blur them.
-        index, inside_grid = grid.indices(transform_points(inverse(global_from_ego), np.concatenate(self._ends_global)))
-        mask[tuple(index[inside_grid].T)] = True
+        lower, size = np.array(grid.lower_m), np.array(grid.voxel_size_m)
+        for ends_global in self._ends_global:
+            _mark_points(ends_global, inverse(global_from_ego), lower, size, mask)
         return mask
 
 

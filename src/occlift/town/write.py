@@ -13,12 +13,15 @@ The same configuration gives the same bytes. A scene that is finished is not wri
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import numba
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
@@ -51,6 +54,8 @@ from occlift.town.tables import (
 from occlift.town.truth import SceneTruth
 
 GTS: Final = "gts"
+_FINISHED: Final = ".scenes"
+"""Below the tables: the rows of every finished scene, from which the tables are put together."""
 _FORMAT: Final = 1
 """Raised when the same configuration starts to give other bytes."""
 _PERIOD_US: Final = 500_000
@@ -113,26 +118,49 @@ class TownRun:
     reused: int
 
 
-def write_town(out: Path, config: TownConfig) -> TownRun:
+def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> TownRun:
     """Writes the town, or what is missing of it.
+
+    Args:
+        workers: processes, each of which writes one scene at a time; None for one per core. The bytes are the same.
 
     Raises:
         ConfigError: `out` holds something else, or a town of another configuration.
     """
     _claim(out, config)
-    tables = out / VERSION
-    finished = tables / ".scenes"
+    finished = out / VERSION / _FINISHED
     finished.mkdir(parents=True, exist_ok=True)
     names = [config.scene_name(number) for number in range(config.scenes)]
     missing = [k for k, name in enumerate(names) if not (finished / f"{name}.json").exists()]
-    steps = (step for number in missing for step in _SceneWriter(out, config, number, finished).steps())
-    for step in track(steps, "Building the town", total=len(missing) * config.frames):
-        step()
-    if missing or not (tables / "scene.json").exists():
-        write_tables(tables, (json.loads((finished / f"{name}.json").read_text()) for name in names))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers or cores, len(missing))
+    if workers > 1:
+        _write_in_processes(out, config, missing, workers, cores)
+    else:
+        steps = (step for number in missing for step in _SceneWriter(out, config, number).steps())
+        for step in track(steps, "Building the town", total=len(missing) * config.frames):
+            step()
+    if missing or not (out / VERSION / "scene.json").exists():
+        write_tables(out / VERSION, (json.loads((finished / f"{name}.json").read_text()) for name in names))
     return TownRun(
         root=out, scenes=config.scenes, key_frames=config.scenes * config.frames, reused=config.scenes - len(missing)
     )
+
+
+def _write_in_processes(out: Path, config: TownConfig, numbers: list[int], workers: int, cores: int) -> None:
+    # Fresh processes: forking one that has started numba's threads is not safe.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=numba.set_num_threads, initargs=(max(1, cores // workers),)
+    ) as pool:
+        futures = [pool.submit(_write_scene, out, config, number) for number in numbers]
+        for future in track(as_completed(futures), "Building the town", total=len(futures)):
+            future.result()
+
+
+def _write_scene(out: Path, config: TownConfig, number: int) -> None:
+    for step in _SceneWriter(out, config, number).steps():
+        step()
 
 
 def _claim(out: Path, config: TownConfig) -> None:
@@ -161,8 +189,8 @@ def _claim(out: Path, config: TownConfig) -> None:
 class _SceneWriter:
     """Writes one scene; files are compressed and written by threads while the next images are drawn."""
 
-    def __init__(self, out: Path, config: TownConfig, number: int, finished: Path) -> None:
-        self._out, self._config, self._number, self._finished = out, config, number, finished
+    def __init__(self, out: Path, config: TownConfig, number: int) -> None:
+        self._out, self._config, self._number = out, config, number
         self._name = config.scene_name(number)
         self._rows: Tables = {}
         self._sensor_rows: dict[str, list[Row]] = {}
@@ -288,13 +316,14 @@ class _SceneWriter:
     ) -> None:  # fmt: skip
         """Boxes of all objects that the lidar hit; a little larger than the thing, as annotators draw them."""
         points = transform_points(global_from_lidar, points_lidar)
-        for thing, share in zip(self._scene.objects, shares, strict=True):
-            x, y, z, yaw = thing.pose(time_s)
+        for thing, (x, y, z, yaw), share in zip(self._scene.objects, self._scene.poses(time_s), shares, strict=True):
             if np.hypot(x - global_from_lidar[0, 3], y - global_from_lidar[1, 3]) > _ANNOTATED_WITHIN_M:
                 continue
             length, width, height = (n + 2 * _BOX_MARGIN_M for n in thing.shape.size_lwh_m)
             center = np.array([x, y, z + height / 2 - _BOX_MARGIN_M])
-            local = np.abs((points - center) @ rotation_about_z(yaw))
+            reach = 0.5 * np.hypot(length, width)
+            close = points[(np.abs(points[:, 0] - x) < reach) & (np.abs(points[:, 1] - y) < reach)]
+            local = np.abs((close - center) @ rotation_about_z(yaw))
             count = int(np.sum(np.all(local <= np.array([length, width, height]) / 2, axis=1)))
             if count == 0:
                 continue
@@ -329,16 +358,16 @@ class _SceneWriter:
             for camera, global_from_camera in views:
                 mask_camera |= observed_by_camera(
                     semantics < 17, grid, camera.intrinsics_px, inverse(global_from_ego) @ global_from_camera,
-                    config.image_height, config.image_width,
+                    config.image_height, config.image_width, among=mask_lidar & ~mask_camera,
                 )  # fmt: skip
-            label = OccupancyLabel(semantics=semantics, mask_lidar=mask_lidar, mask_camera=mask_camera & mask_lidar)
+            label = OccupancyLabel(semantics=semantics, mask_lidar=mask_lidar, mask_camera=mask_camera)
             path = label_path(self._out / GTS, self._name, sample_token)
             self._pending.append(self._pool.submit(write_label, path, label))
         for future in self._pending:
             future.result()
         self._pool.shutdown()
         self._finish_rows()
-        write_json(self._finished / f"{self._name}.json", self._rows)
+        write_json(self._out / VERSION / _FINISHED / f"{self._name}.json", self._rows)
 
     def _finish_rows(self) -> None:
         rows = self._rows

@@ -1,0 +1,47 @@
+# Every target works on a fresh clone: it makes the virtual environment it needs. PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+DEVKIT_VENV ?= .venv-devkit
+DEMO_FLAGS ?=
+PIP_FLAGS = --disable-pip-version-check --quiet
+
+.PHONY: demo test check format devkit-parity clean
+.DELETE_ON_ERROR:
+
+# A stamp per set of extras: installing again is needed only when the requirements change.
+$(VENV)/installed-%: pyproject.toml constraints.txt
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) ($*) ..."
+	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[view,$*]'
+	@touch $@
+
+demo: $(VENV)/installed-view
+	$(VENV)/bin/occlift demo $(DEMO_FLAGS)
+
+test: $(VENV)/installed-test
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/installed-check
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/installed-check
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# nuscenes-devkit pins numpy<2, so it lives in an environment of its own and reads what ours wrote down.
+$(DEVKIT_VENV)/installed:
+	@test -x $(DEVKIT_VENV)/bin/python || $(PYTHON) -m venv $(DEVKIT_VENV)
+	@echo "Installing nuscenes-devkit into $(DEVKIT_VENV) ..."
+	@$(DEVKIT_VENV)/bin/python -m pip install $(PIP_FLAGS) nuscenes-devkit==1.2.0
+	@touch $@
+
+devkit-parity: $(VENV)/installed-view $(DEVKIT_VENV)/installed
+	$(VENV)/bin/occlift town build/devkit-town --scenes 2 --frames 4 --image-height 96 --image-width 176
+	$(VENV)/bin/python tests/devkit/dump_reader.py build/devkit-town build/devkit-town.json
+	$(DEVKIT_VENV)/bin/python tests/devkit/compare_devkit.py build/devkit-town build/devkit-town.json --points-in-boxes exact
+
+clean:
+	rm -rf build runs $(VENV) $(DEVKIT_VENV)

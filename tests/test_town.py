@@ -119,7 +119,8 @@ def test_surface_samples_lie_on_the_surface_and_cover_it_evenly(kind: p.Kind) ->
     assert _inside(row, center + 0.995 * (points - center)).all()
     assert not _inside(row, center + 1.005 * (points - center)).any()
     assert (class_ids == 9).all()
-    area = {p.Kind.CYLINDER: 2 * np.pi * 1.4 * 2.2 + np.pi * 1.4**2, p.Kind.CONE: np.pi * 1.4 * np.hypot(1.4, 2.2)}
+    disc = np.pi * 1.4**2
+    area = {p.Kind.CYLINDER: 2 * np.pi * 1.4 * 2.2 + 2 * disc, p.Kind.CONE: np.pi * 1.4 * np.hypot(1.4, 2.2) + disc}
     if kind in area:
         assert len(points) * 0.125**2 == pytest.approx(area[kind], rel=0.15)
 

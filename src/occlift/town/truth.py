@@ -41,7 +41,7 @@ def _square(u_m: float, v_m: float) -> tuple[Float[np.ndarray, "n"], Float[np.nd
     return u.ravel(), v.ravel()
 
 
-def _box_surface(row: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "n 3"]:
+def _box_surface(row: Float[np.ndarray, "columns"], *, bottom: bool) -> Float[np.ndarray, "n 3"]:
     hx, hy, hz = row[p.HALF : p.HALF + 3]
     taper = row[p.TAPER]
 
@@ -55,23 +55,26 @@ def _box_surface(row: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "n 3"]:
     faces += [np.stack([side * length_at(v), u * hy, v * hz], -1) for side in (-1, 1)]
     u, v = _square(2 * hx * taper, 2 * hy)
     faces.append(np.stack([u * hx * taper, v * hy, np.full_like(u, hz)], -1))
+    if bottom:
+        u, v = _square(2 * hx, 2 * hy)
+        faces.append(np.stack([u * hx, v * hy, np.full_like(u, -hz)], -1))
     return np.concatenate(faces)
 
 
-def _round_surface(row: Float[np.ndarray, "columns"], *, cone: bool) -> Float[np.ndarray, "n 3"]:
-    """Upright cylinder or cone without its bottom."""
+def _round_surface(row: Float[np.ndarray, "columns"], *, cone: bool, bottom: bool) -> Float[np.ndarray, "n 3"]:
+    """Upright cylinder or cone."""
     r, hz = row[p.HALF], row[p.HALF + 2]
     u, v = _square(2 * np.pi * r, 2 * hz)
     radius = r * (1 - v) / 2 if cone else np.full_like(u, r)
     if cone:  # as many samples per area near the apex as at the base
         keep = ((np.arange(len(u)) * 0.6180339887) % 1.0) < (1 - v) / 2
         u, v, radius = u[keep], v[keep], radius[keep]
-    wall = np.stack([radius * np.cos(np.pi * u), radius * np.sin(np.pi * u), v * hz], -1)
-    if cone:
-        return wall
+    faces = [np.stack([radius * np.cos(np.pi * u), radius * np.sin(np.pi * u), v * hz], -1)]
     a, b = _square(2 * r, 2 * r)
     disc = a * a + b * b <= 1
-    return np.concatenate([wall, np.stack([a[disc] * r, b[disc] * r, np.full(int(disc.sum()), hz)], -1)])
+    ends = ([] if cone else [hz]) + ([-hz] if bottom else [])
+    faces += [np.stack([a[disc] * r, b[disc] * r, np.full(int(disc.sum()), end)], -1) for end in ends]
+    return np.concatenate(faces)
 
 
 def _ellipsoid_surface(row: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "n 3"]:
@@ -89,25 +92,29 @@ def _ellipsoid_surface(row: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "
 def _wheel_surface(row: Float[np.ndarray, "columns"]) -> Float[np.ndarray, "n 3"]:
     upright = row.copy()
     upright[p.HALF + 2] = row[p.HALF + 1]
-    points = _round_surface(upright, cone=False)[:, [0, 2, 1]]
-    return np.concatenate([points, points * (1, -1, 1)])
+    return _round_surface(upright, cone=False, bottom=True)[:, [0, 2, 1]]
 
 
 def surface_samples(
-    parts: Float[np.ndarray, "n columns"],
+    parts: Float[np.ndarray, "n columns"], ground_m: Float[np.ndarray, "n"] | float = 0.0
 ) -> tuple[Float[np.ndarray, "m 3"], UInt8[np.ndarray, "m"]]:
-    """Even samples of the parts' surfaces, bottoms left out, in the parts' common frame (metres), and classes."""
+    """Even samples of the parts' surfaces in the parts' common frame (metres), and classes.
+
+    Args:
+        ground_m: the height on which each part's object stands; bottoms that lie on it have no samples.
+    """
     points, class_ids = [np.zeros((0, 3))], [np.zeros(0, np.uint8)]
-    for row in parts:
+    raised = parts[:, p.CENTER + 2] - parts[:, p.HALF + 2] - ground_m > 0.1
+    for row, bottom in zip(parts, raised, strict=True):
         kind = p.Kind(int(row[p.KIND]))
         if kind is p.Kind.BOX:
-            local = _box_surface(row)
+            local = _box_surface(row, bottom=bool(bottom))
         elif kind is p.Kind.ELLIPSOID:
             local = _ellipsoid_surface(row)
         elif kind is p.Kind.WHEEL:
             local = _wheel_surface(row)
         else:
-            local = _round_surface(row, cone=kind is p.Kind.CONE)
+            local = _round_surface(row, cone=kind is p.Kind.CONE, bottom=bool(bottom))
         cos, sin = row[p.COS], row[p.SIN]
         x, y, z = local.T
         points.append(np.stack([cos * x - sin * y, sin * x + cos * y, z], -1) + row[p.CENTER : p.CENTER + 3])
@@ -214,7 +221,9 @@ class SceneTruth:
 
     def __init__(self, scene: TownScene, grid: VoxelGrid = OCC3D_GRID) -> None:
         self._scene, self._grid = scene, grid
-        points, class_ids = surface_samples(scene.static.parts)
+        parts = scene.static.parts
+        stands_at_m = np.array([ground_height(scene.ground, x, y) for x, y in parts[:, p.CENTER : p.CENTER + 2]])
+        points, class_ids = surface_samples(parts, stands_at_m)
         keep = _unburied(scene.ground, points)
         self._static_points, self._static_classes = points[keep], class_ids[keep]
         self._covered = _covered(scene.ground, scene.static.parts)

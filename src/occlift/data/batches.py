@@ -93,7 +93,8 @@ def collate_frames(samples: Sequence[FrameBatch]) -> FrameBatch:
     )
     semantics = [sample.semantics for sample in samples if sample.semantics is not None]
     masks = [sample.mask_camera for sample in samples if sample.mask_camera is not None]
-    assert len(semantics) == len(masks) and len(semantics) in (0, len(samples)), (len(semantics), len(samples))
+    assert len(semantics) in (0, len(samples)), (len(semantics), len(samples))
+    assert len(semantics) == len(masks), (len(semantics), len(masks))
     return FrameBatch(
         tokens=tuple(token for sample in samples for token in sample.tokens),
         images=torch.cat([sample.images for sample in samples]),
@@ -231,10 +232,8 @@ class OccupancyFrames(Dataset[FrameBatch]):
                 height=camera.height,
                 width=camera.width,
             )
-            if self._blind:
-                image = np.full((camera.height, camera.width, 3), 127, np.uint8)
-            else:
-                image = read_image(camera.path)
+            shape = (camera.height, camera.width, 3)
+            image = np.full(shape, 127, np.uint8) if self._blind else read_image(camera.path)
             if image.shape[:2] != (camera.height, camera.width):
                 raise DataError(
                     f"{camera.path}: the image has {image.shape[0]}×{image.shape[1]} pixels, the table sample_data "
@@ -271,7 +270,9 @@ class TrainingOrder(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        assert num_frames > 0 and batch_size > 0 and 0 <= rank < world_size, (num_frames, batch_size, rank)
+        assert num_frames > 0, num_frames
+        assert batch_size > 0, batch_size
+        assert 0 <= rank < world_size, (rank, world_size)
         self._num_frames, self._batch_size = num_frames, batch_size
         self._steps, self._first_step, self._seed = steps, first_step, seed
         self._rank, self._world_size = rank, world_size

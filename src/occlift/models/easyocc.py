@@ -1,0 +1,219 @@
+"""EasyOcc (arXiv 2509.26087): images → features → voxel centres → 3-D CNN → class logits per voxel.
+
+Six images pass an image encoder; its features are sampled bilinearly at the voxel centres and averaged over the
+cameras that see the voxel; a 3-D CNN turns the volume into 18 logits per voxel of the Occ3D grid. No rendering.
+
+Ours, beyond the paper: learned tables of the position on the ground, the height, and the number of cameras that
+see the voxel are added to the lifted features (a sum of image features alone does not say where the voxel lies, and
+convolutions cannot find out); and the volume may work on a horizontally coarser grid, from whose voxels the head
+predicts every Occ3D voxel separately. The full height resolution is always kept: roads are one voxel thick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from occlift.classes import NUM_CLASSES
+from occlift.errors import ConfigError
+from occlift.geometry.cameras import CameraRig
+from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.models.backbone import BackboneName, ImageEncoder
+from occlift.models.lift import lift, visible_pairs
+from occlift.models.volume import VolumeConfig, VolumeNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class EasyOccConfig:
+    """What an `EasyOcc` network looks like.
+
+    Attributes:
+        backbone: the ResNet of the image encoder.
+        pretrained: where its weights come from (`ResNetBackbone.from_pretrained`); None: random.
+        image_height: of the images given to the network, pixels.
+        image_width: the same.
+        feature_stride: image pixels per feature pixel, 4 or 8.
+        feature_channels: of the lifted features.
+        horizontal_stride: Occ3D voxels per working voxel along x and along y: 1 (0.4 m) or 2 (0.8 m).
+        volume: the 3-D CNN.
+    """
+
+    backbone: BackboneName
+    pretrained: str | None = None
+    image_height: int
+    image_width: int
+    feature_stride: int
+    feature_channels: int
+    horizontal_stride: int
+    volume: VolumeConfig
+
+    def __post_init__(self) -> None:
+        if self.image_height % self.feature_stride or self.image_width % self.feature_stride:
+            raise ConfigError(
+                f"images of {self.image_height}×{self.image_width} do not divide into features of stride "
+                f"{self.feature_stride}: choose a multiple"
+            )
+        grid = self.working_grid
+        if any(count % stride for count, stride in zip(grid.shape, self.volume.total_stride, strict=True)):
+            raise ConfigError(
+                f"the hourglass strides multiply to {self.volume.total_stride}, which does not divide the working "
+                f"grid {grid.shape}"
+            )
+
+    @property
+    def working_grid(self) -> VoxelGrid:
+        """The grid on which features are lifted and convolved: Occ3D's extent, its full resolution in height."""
+        stride = self.horizontal_stride
+        size_x, size_y, size_z = OCC3D_GRID.voxel_size_m
+        x, y, z = OCC3D_GRID.shape
+        if stride < 1 or x % stride or y % stride:
+            raise ConfigError(f"horizontal stride {stride} does not divide the Occ3D grid {OCC3D_GRID.shape}")
+        return VoxelGrid(
+            lower_m=OCC3D_GRID.lower_m,
+            voxel_size_m=(size_x * stride, size_y * stride, size_z),
+            shape=(x // stride, y // stride, z),
+        )
+
+    @classmethod
+    def demo(cls) -> EasyOccConfig:
+        """Small enough to be trained from scratch on two CPU cores in minutes."""
+        return cls(
+            backbone="resnet18",
+            image_height=96,
+            image_width=176,
+            feature_stride=4,
+            feature_channels=32,
+            horizontal_stride=2,
+            volume=VolumeConfig(
+                channels=32,
+                stem_blocks=1,
+                residual_pair=False,
+                hourglasses=1,
+                hourglass_channels=(64, 96),
+                hourglass_strides=((2, 2, 1), (2, 2, 2)),
+                hourglass_blocks=1,
+                head_blocks=1,
+            ),
+        )
+
+    @classmethod
+    def full(cls, *, pretrained: str | None = None) -> EasyOccConfig:
+        """The size of the paper: ResNet-101, 336×672 images, 200×200×16 voxels."""
+        return cls(
+            backbone="resnet101",
+            pretrained=pretrained,
+            image_height=336,
+            image_width=672,
+            feature_stride=4,
+            feature_channels=64,
+            horizontal_stride=1,
+            volume=VolumeConfig(
+                channels=32,
+                stem_blocks=2,
+                residual_pair=True,
+                hourglasses=3,
+                hourglass_channels=(64, 64),
+                hourglass_strides=((2, 2, 2), (2, 2, 2)),
+                hourglass_blocks=0,
+                head_blocks=4,
+            ),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers: what a checkpoint or a JSON file may hold."""
+        plain = asdict(self)
+        plain["volume"]["hourglass_channels"] = list(self.volume.hourglass_channels)
+        plain["volume"]["hourglass_strides"] = [list(stride) for stride in self.volume.hourglass_strides]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> EasyOccConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a field is missing or unknown.
+        """
+        try:
+            volume = dict(plain["volume"])
+            volume["hourglass_channels"] = tuple(volume["hourglass_channels"])
+            volume["hourglass_strides"] = tuple(tuple(stride) for stride in volume["hourglass_strides"])
+            return cls(**{**plain, "volume": VolumeConfig(**volume)})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"not the configuration of an EasyOcc network: {error}") from error
+
+
+class EasyOcc(nn.Module):
+    """Surround images and their cameras → class logits on the Occ3D grid."""
+
+    voxel_centers_ego: Tensor
+
+    def __init__(self, config: EasyOccConfig) -> None:
+        super().__init__()
+        self.config = config
+        grid = config.working_grid
+        channels = config.feature_channels
+        self.encoder = ImageEncoder(
+            name=config.backbone,
+            channels=channels,
+            stride=config.feature_stride,
+            pretrained=config.pretrained,
+        )
+        centers = torch.from_numpy(grid.centers()).float().reshape(-1, 3)
+        self.register_buffer("voxel_centers_ego", centers, persistent=False)
+        # Zero at the start: the network begins as the paper's and takes from the tables what helps.
+        self.ground_embedding = nn.Parameter(torch.zeros(grid.shape[0], grid.shape[1], 1, channels))
+        self.height_embedding = nn.Parameter(torch.zeros(grid.shape[2], channels))
+        self.views_embedding = nn.Parameter(torch.zeros(3, channels))
+        self.volume = VolumeNetwork(channels, config.volume)
+        # A 1×1×1 convolution, as the product that it is: in this memory layout it needs no rearrangement.
+        self.head = nn.Linear(config.volume.channels, NUM_CLASSES * config.horizontal_stride**2)
+
+    def start_from_prior(self, prior: Float[Tensor, "classes"]) -> None:
+        """Sets the head's bias so that an untrained network answers with about `prior` (positive, any sum).
+
+        Without it the first hundreds of steps are spent on learning that nearly everything is free.
+        """
+        assert prior.shape == (NUM_CLASSES,), prior.shape
+        assert bool((prior > 0).all()), prior
+        log_prior = (prior / prior.sum()).log()
+        with torch.no_grad():
+            self.head.bias.copy_(log_prior.repeat(self.config.horizontal_stride**2))
+
+    def forward(
+        self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
+    ) -> Float[Tensor, "batch 18 200 200 16"]:
+        """Logits per voxel [x, y, z] of the Occ3D grid (ego frame at the lidar's time).
+
+        Args:
+            images: normalised as `occlift.data.batches` does it (ImageNet mean and deviation); any number of cameras
+                in any order.
+            rig: of these images, batched [batch, cameras, ...]; `height` and `width` are those of the images.
+
+        Returns:
+            Logits; their memory is laid out with the classes last, so `logits.movedim(1, -1)` is contiguous.
+        """
+        assert images.shape[-2:] == (rig.height, rig.width), (images.shape, rig.height, rig.width)
+        batch, cameras = images.shape[:2]
+        features = self.encoder(images.flatten(0, 1))
+        pairs = visible_pairs(rig, self.voxel_centers_ego)
+        lifted = lift(features.view(batch, cameras, *features.shape[1:]), pairs)
+        grid_shape = self.config.working_grid.shape
+        volume = lifted.view(batch, *grid_shape, -1) + (self.ground_embedding + self.height_embedding)
+        # A product instead of a look-up: the backward pass of a look-up into three rows is a serial sum.
+        views = nn.functional.one_hot(pairs.views.clamp(max=2), 3).to(lifted.dtype)
+        volume = volume + (views @ self.views_embedding).view(batch, *grid_shape, -1)
+        logits = self.head(self.volume(volume.movedim(-1, 1)).movedim(1, -1))
+        return fine_voxels(logits, self.config.horizontal_stride).movedim(-1, 1)
+
+
+def fine_voxels(
+    logits: Float[Tensor, "batch x y z heads"], stride: int
+) -> Float[Tensor, "batch {stride}*x {stride}*y z heads/{stride}**2"]:
+    """Spreads what was predicted at a working voxel over the `stride`² voxels that it covers, x before y."""
+    batch, x, y, z, heads = logits.shape
+    parts = logits.view(batch, x, y, z, stride, stride, heads // stride**2)
+    return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, x * stride, y * stride, z, heads // stride**2)

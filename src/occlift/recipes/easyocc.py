@@ -1,0 +1,394 @@
+"""EasyOcc trained on labels, and its predictions.
+
+Both functions take paths and a configuration and return a frozen result; files are the interface between them. Scores
+and the baselines beside which they must be read: `occlift.recipes.scores`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+import occlift
+from occlift.classes import NUM_CLASSES, UNKNOWN
+from occlift.data.nuscenes import NuScenes
+from occlift.data.occ3d import prediction_path, read_label, write_prediction
+from occlift.errors import ConfigError, DataError
+from occlift.losses.occupancy import OccupancyLossConfig
+from occlift.models.easyocc import EasyOcc, EasyOccConfig
+from occlift.progress import track
+from occlift.recipes.scores import label_paths, split_tokens
+from occlift.tasks.optimizer import OptimizerConfig
+from occlift.tasks.precision import Precision, lightning_precision
+
+if TYPE_CHECKING:
+    import lightning
+
+LAST_CHECKPOINT: Final = "last.ckpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run. Together with the data set and the labels it decides the result.
+
+    Attributes:
+        split: of the data set, trained on.
+        validation_split: scored during the training where validation labels are given.
+        validation_frames: at most so many of them, evenly spaced.
+        validation_every: steps between two scores.
+        checkpoint_every: steps between two checkpoints; there is always one at the end.
+        batch_size: key frames per process and step.
+        mirror: half of the steps see the world mirrored.
+        blind: trains on grey images: the baseline that never sees.
+        devices: processes; more than one trains with DistributedDataParallel.
+        workers: processes that read ahead, per training process.
+        cache_bytes: decoded frames kept in memory.
+    """
+
+    model: EasyOccConfig = field(default_factory=EasyOccConfig.demo)
+    loss: OccupancyLossConfig = field(
+        default_factory=lambda: OccupancyLossConfig(max_voxels=100_000, max_lovasz_voxels=30_000)
+    )
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    split: str = "train"
+    validation_split: str = "val"
+    validation_frames: int = 16
+    validation_every: int = 100
+    checkpoint_every: int = 100
+    batch_size: int = 1
+    seed: int = 0
+    precision: Precision = "auto"
+    mirror: bool = True
+    blind: bool = False
+    devices: int = 1
+    workers: int = 0
+    cache_bytes: int = 1_000_000_000
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "model": self.model.to_dict()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    """A training run that ended.
+
+    Attributes:
+        checkpoint: with the state of the optimiser; it can be resumed from.
+        steps: done since the beginning, those of a resumed run included.
+        seconds: of this call.
+        losses: CSV with the columns step, name, value (`occlift.tasks.callbacks.read_scalars`).
+        train_frames: how many.
+    """
+
+    checkpoint: Path
+    steps: int
+    seconds: float
+    losses: Path
+    train_frames: int
+
+
+def train(
+    root: Path,
+    labels: Path,
+    out: Path,
+    config: TrainConfig,
+    *,
+    validation_labels: Path | None = None,
+    resume: Path | None = None,
+    max_steps: int | None = None,
+) -> TrainRun:
+    """Trains an EasyOcc on labels in Occ3D's layout and leaves a run folder.
+
+    Args:
+        root: a nuScenes-format data set.
+        labels: of the training split.
+        out: the run folder: `run.json` (config, versions, seed, label manifest), `losses.csv`, `last.ckpt`.
+        validation_labels: a folder to score against while training; the scores are logged and decide nothing.
+        resume: a checkpoint of a run with the same configuration; its next step is the one that would have followed.
+        max_steps: stops after this step of the schedule; None: at its end.
+
+    Raises:
+        ConfigError: `out` holds a run of another configuration, or a run and nothing says to resume it.
+        DataError: data or labels are missing or damaged.
+        TrainingDiverged: a term of the loss is not finite; the text names step and term.
+    """
+    import lightning
+
+    from occlift.data.batches import OccupancyFrames
+    from occlift.tasks.checkpoint import checkpoint_parts
+    from occlift.tasks.occupancy import OccupancyData, OccupancyTask, as_hyper_parameters
+
+    started = time.monotonic()
+    if resume is not None:
+        checkpoint_parts(resume)
+    data = NuScenes.open(root)
+    tokens = split_tokens(data, config.split)
+    counts = class_counts(data, labels, tokens)
+    _claim_run_folder(out, config, labels, resume=resume)
+    size = {"height": config.model.image_height, "width": config.model.image_width}
+    frames = OccupancyFrames(data, tokens, **size, labels=labels, blind=config.blind, cache_bytes=config.cache_bytes)
+    validation = None
+    if validation_labels is not None:
+        every = split_tokens(data, config.validation_split)
+        chosen = np.linspace(0, len(every) - 1, min(config.validation_frames, len(every))).round().astype(int)
+        validation = OccupancyFrames(
+            data,
+            [every[i] for i in chosen],
+            **size,
+            labels=validation_labels,
+            blind=config.blind,
+            cache_bytes=config.cache_bytes // 4,
+        )
+
+    # The network's first weights are the only draw from the global generator.
+    lightning.seed_everything(config.seed, verbose=False)
+    task = OccupancyTask(
+        **as_hyper_parameters(config.model, config.loss, config.optimizer),
+        class_counts=counts.tolist(),
+        seed=config.seed,
+        mirror=config.mirror,
+        blind=config.blind,
+    )
+    last_step = min(config.optimizer.steps, max_steps or config.optimizer.steps)
+    with _quiet_lightning():
+        trainer = _trainer(config, out, last_step, validates=validation is not None)
+    loaders = OccupancyData(
+        train=frames,
+        validation=validation,
+        batch_size=config.batch_size,
+        steps=config.optimizer.steps,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    checkpoint = out / LAST_CHECKPOINT
+    with _quiet_lightning():
+        trainer.fit(task, loaders, ckpt_path=resume, weights_only=True if resume else None)
+        trainer.save_checkpoint(checkpoint)
+    return TrainRun(
+        checkpoint=checkpoint,
+        steps=trainer.global_step,
+        seconds=time.monotonic() - started,
+        losses=out / "losses.csv",
+        train_frames=len(tokens),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRun:
+    """Predictions that were written.
+
+    Attributes:
+        frames: how many.
+        seconds: of this call, reading and writing included.
+        model_seconds: inside the network.
+        peak_memory_bytes: the largest resident size that the process ever had.
+        random_weights: no checkpoint was given.
+    """
+
+    out: Path
+    frames: int
+    seconds: float
+    model_seconds: float
+    peak_memory_bytes: int
+    random_weights: bool
+
+
+def predict(
+    root: Path,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    model: EasyOccConfig | None = None,
+    split: str = "val",
+    tokens: Sequence[str] | None = None,
+    precision: Precision = "auto",
+    device: str | None = None,
+) -> PredictRun:
+    """Writes a prediction per key frame in the layout of Occ3D submissions.
+
+    Args:
+        checkpoint: of `train`; a network that was trained blind is shown grey images again.
+        model: without a checkpoint: a network with random weights of this shape, to measure time and memory.
+        split: of the data set; unless `tokens` lists the samples.
+        device: as torch names it; None: an accelerator where there is one, else the CPU.
+
+    Raises:
+        ConfigError: both or neither of `checkpoint` and `model` are given.
+        DataError: checkpoint or data are missing or damaged.
+    """
+    import torch
+
+    from occlift.data.batches import OccupancyFrames
+    from occlift.tasks.checkpoint import checkpoint_parts, load_model
+
+    started = time.monotonic()
+    if (checkpoint is None) == (model is None):
+        raise ConfigError("give either a checkpoint, or the configuration of a network with random weights")
+    if checkpoint is not None:
+        network, blind = load_model(checkpoint), bool(checkpoint_parts(checkpoint)["hyper_parameters"]["blind"])
+    else:
+        assert model is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network, blind = EasyOcc(model).eval(), False
+    data = NuScenes.open(root)
+    frames = OccupancyFrames(
+        data,
+        split_tokens(data, split) if tokens is None else tokens,
+        height=network.config.image_height,
+        width=network.config.image_width,
+        blind=blind,
+    )
+    target = torch.device(device or _default_device())
+    network.to(target)
+    bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
+    model_seconds = 0.0
+    out.mkdir(parents=True, exist_ok=True)
+    for index in track(range(len(frames)), "predict"):
+        frame = frames[index].to(target)
+        before = time.monotonic()
+        with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
+            semantics = network(frame.images, frame.rig)[0].argmax(0).to(torch.uint8).cpu().numpy()
+        model_seconds += time.monotonic() - before
+        write_prediction(prediction_path(out, frame.tokens[0]), semantics)
+    return PredictRun(
+        out=out,
+        frames=len(frames),
+        seconds=time.monotonic() - started,
+        model_seconds=model_seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+        random_weights=checkpoint is None,
+    )
+
+
+def class_counts(data: NuScenes, labels: Path, tokens: Sequence[str]) -> np.ndarray:
+    """Known voxels per class over the labels of some frames, int64 [18].
+
+    Raises:
+        DataError: a label is missing or damaged, or every voxel of all of them is unknown.
+    """
+    counts = np.zeros(NUM_CLASSES, np.int64)
+    for path in track(label_paths(data, labels, tokens), "count classes"):
+        semantics = read_label(path, allow_unknown=True).semantics
+        counts += np.bincount(semantics.ravel(), minlength=UNKNOWN + 1)[:NUM_CLASSES]
+    if not counts.any():
+        raise DataError(f"{labels}: every voxel of all {len(tokens)} labels is unknown; nothing can be learned")
+    return counts
+
+
+def _claim_run_folder(out: Path, config: TrainConfig, labels: Path, *, resume: Path | None) -> None:
+    """Makes the run folder and writes what the run is, unless another run lives there."""
+    manifest = labels / "manifest.json"
+    identity = {
+        "config": config.to_dict(),
+        "labels_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None,
+    }
+    record = out / "run.json"
+    if record.exists():
+        try:
+            existing = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{record}: not readable ({error}); remove the folder or choose another") from error
+        if any(existing.get(key) != value for key, value in identity.items()):
+            raise ConfigError(
+                f"{out} holds a run with another configuration or other labels (see {record.name}): choose another "
+                "folder, or remove this one"
+            )
+        if resume is None and (out / LAST_CHECKPOINT).exists():
+            raise ConfigError(
+                f"{out} holds a run with this configuration: resume from {out / LAST_CHECKPOINT}, choose another "
+                "folder, or remove this one"
+            )
+    packages = ("torch", "lightning", "transformers", "numpy")
+    versions = {"occlift": occlift.__version__, "python": platform.python_version()}
+    versions |= {package: version(package) for package in packages}
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({**identity, "seed": config.seed, "versions": versions}, indent=1), encoding="utf-8")
+
+
+def _trainer(config: TrainConfig, out: Path, last_step: int, *, validates: bool) -> lightning.Trainer:
+    import lightning
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    from occlift.tasks.callbacks import ScalarLog, ShownProgress
+
+    return lightning.Trainer(
+        accelerator=_default_device(),
+        devices=config.devices,
+        strategy="ddp" if config.devices > 1 else "auto",
+        precision=lightning_precision(config.precision, _default_device()),
+        max_steps=last_step,
+        val_check_interval=min(config.validation_every, config.optimizer.steps) if validates else None,
+        check_val_every_n_epoch=None if validates else 1,
+        limit_val_batches=None if validates else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[
+            ScalarLog(out / "losses.csv"),
+            ShownProgress("train blind" if config.blind else "train", last_step=last_step),
+            # One file, rewritten: the state to resume from.
+            ModelCheckpoint(
+                dirpath=out,
+                filename=Path(LAST_CHECKPOINT).stem,
+                every_n_train_steps=config.checkpoint_every,
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            ),
+        ],
+        default_root_dir=out,
+    )
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keeps back what Lightning says about choices that were made here on purpose."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    with warnings.catch_warnings():
+        for message in (
+            # A resumed run lives in the folder that it began in.
+            ".*Checkpoint directory .* exists and is not empty",
+            # The order of the frames follows from the step (`TrainingOrder`).
+            ".*your dataloader is not resumable",
+            # Decoded frames are cached in the training process.
+            ".*does not have many workers",
+            # Inside Lightning.
+            ".*isinstance\\(treespec, LeafSpec\\)",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size that this process, or one that it waited for, ever had."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,81 @@
+"""What a training leaves behind while it runs: a log of every scalar, and progress."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import lightning
+
+from occlift.errors import DataError
+from occlift.progress import track
+
+_COLUMNS: Final = ("step", "name", "value")
+
+
+class ScalarLog(lightning.Callback):
+    """Appends every logged scalar to a CSV file with the columns step, name, value.
+
+    One row per value, because losses come at every step and scores rarely. `step` counts optimisation steps: the row
+    of the first step says 1. A resumed run drops the rows behind the step at which it resumes and goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        kept = [row for row in read_scalars(self._path) if row[0] <= trainer.global_step] if self._path.exists() else []
+        with self._path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            writer.writerows((step, name, repr(value)) for step, name, value in kept)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        self._append(trainer, {k: v for k, v in trainer.callback_metrics.items() if not k.startswith("val_")})
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._append(trainer, {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val_")})
+
+    def _append(self, trainer: lightning.Trainer, metrics: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(
+                    (trainer.global_step, name, repr(float(value))) for name, value in metrics.items()
+                )
+
+
+def read_scalars(path: Path) -> list[tuple[int, str, float]]:
+    """The rows of a `ScalarLog`.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a log with the columns {', '.join(_COLUMNS)} ({error})") from error
+
+
+class ShownProgress(lightning.Callback):
+    """Reports every step to `occlift.progress`."""
+
+    def __init__(self, description: str, *, last_step: int) -> None:
+        self._description, self._last_step = description, last_step
+        self._steps: Iterator[int] = iter(())
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._steps = track(range(trainer.global_step, self._last_step), self._description)
+            next(self._steps, None)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        next(self._steps, None)

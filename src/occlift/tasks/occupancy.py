@@ -1,0 +1,177 @@
+"""Training an `EasyOcc` on occupancy labels.
+
+Nothing here draws from a global random state: the order of the frames, the mirroring and the voxels that enter the
+loss follow from the seed and the step, so a resumed run continues exactly as an uninterrupted one. A checkpoint
+holds tensors, numbers, strings, lists and dictionaries only: `torch.load(weights_only=True)` opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from occlift.classes import NUM_CLASSES, UNKNOWN
+from occlift.data.batches import FrameBatch, OccupancyFrames, TrainingOrder, collate_frames
+from occlift.errors import OccliftError
+from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
+from occlift.metrics.occupancy import OccupancyScores, histogram
+from occlift.models.easyocc import EasyOcc, EasyOccConfig
+from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
+
+
+class TrainingDiverged(OccliftError):
+    """A term of the loss is not finite."""
+
+
+class OccupancyTask(lightning.LightningModule):
+    """The network, its loss, its optimiser, and the validation score.
+
+    Args:
+        model: `EasyOccConfig.to_dict()`.
+        loss: the fields of an `OccupancyLossConfig`.
+        optimizer: the fields of an `OptimizerConfig`.
+        class_counts: voxels per class in the training labels.
+        seed: of the voxels drawn for the loss and of the mirroring.
+        mirror: half of the steps see the world mirrored.
+        blind: recorded for those who load the checkpoint: the network was trained on grey images.
+    """
+
+    class_weight: Tensor
+
+    def __init__(
+        self,
+        *,
+        model: dict[str, Any],
+        loss: dict[str, Any],
+        optimizer: dict[str, Any],
+        class_counts: Sequence[int],
+        seed: int,
+        mirror: bool,
+        blind: bool,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = EasyOcc(EasyOccConfig.from_dict(model))
+        self._loss = OccupancyLossConfig(**loss)
+        self._optimizer = OptimizerConfig(**optimizer)
+        self._seed, self._mirror = seed, mirror
+        counts = torch.as_tensor(class_counts)
+        weights = class_weights(counts, self._loss.class_weighting)
+        self.register_buffer("class_weight", weights, persistent=False)
+        # What a constant prediction would converge to under the weighted cross-entropy; one voxel for absent classes.
+        self.model.start_from_prior((counts.float() * weights).clamp(min=float(weights[weights > 0].min())))
+        self._histogram = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+
+    def training_step(self, batch: FrameBatch, batch_idx: int) -> Float[Tensor, ""]:
+        # Not the generator of the device: the draw must be the same wherever and however often the run is resumed.
+        seeds = np.random.SeedSequence((self._seed, self.global_step, self.global_rank)).generate_state(1)
+        generator = torch.Generator().manual_seed(int(seeds[0]))
+        if self._mirror and bool(torch.rand((), generator=generator) < 0.5):
+            batch = batch.mirrored()
+        assert batch.semantics is not None, "training needs labels"
+        logits = self.model(batch.images, batch.rig)
+        terms = occupancy_loss(
+            logits, batch.semantics, weights=self.class_weight, config=self._loss, generator=generator
+        )
+        for name, term in terms.items():
+            if not bool(term.isfinite()):
+                raise TrainingDiverged(
+                    f"step {self.global_step}: the term {name} of the loss is {term.item()} (samples "
+                    f"{', '.join(batch.tokens)}); lower the learning rate, or train with precision fp32"
+                )
+            self.log(f"loss_{name}", term.detach())
+        total = torch.stack(tuple(terms.values())).sum()
+        self.log("loss", total.detach())
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        self._histogram[:] = 0
+
+    def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
+        assert batch.semantics is not None, "validation needs labels"
+        assert batch.mask_camera is not None, "validation needs labels"
+        prediction = self.model(batch.images, batch.rig).argmax(1).to(torch.uint8)
+        evaluated = batch.mask_camera & (batch.semantics != UNKNOWN)
+        self._histogram += histogram(batch.semantics.cpu().numpy(), prediction.cpu().numpy(), evaluated.cpu().numpy())
+
+    def on_validation_epoch_end(self) -> None:
+        total = self.trainer.strategy.reduce(torch.from_numpy(self._histogram).to(self.device), reduce_op="sum")
+        scores = OccupancyScores(histograms={"camera": total.cpu().numpy()})
+        self.log("val_miou_17_camera", scores.mean_iou("camera"), rank_zero_only=True)
+        self.log("val_miou_15_camera", scores.mean_iou("camera", classes=15), rank_zero_only=True)
+        self.log("val_iou_camera", scores.geometric_iou("camera"), rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = adamw_one_cycle(self.parameters(), self._optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Done here because Lightning refuses to clip for fused optimisers; without a loss scaler that is safe.
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._optimizer.gradient_norm)
+        self.log("gradient_norm", norm)
+
+
+class OccupancyData(lightning.LightningDataModule):
+    """Loaders whose order continues where the trainer stands, shared among its processes.
+
+    Args:
+        train: frames with labels.
+        validation: frames with labels, or None.
+        batch_size: key frames per process and step.
+        steps: of the whole run.
+        seed: of the order.
+        workers: processes that read ahead; 0 reads in the training process, which keeps one cache of decoded frames.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: OccupancyFrames,
+        validation: OccupancyFrames | None,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self._train, self._validation = train, validation
+        self._batch_size, self._steps, self._seed, self._workers = batch_size, steps, seed, workers
+
+    def train_dataloader(self) -> DataLoader[FrameBatch]:
+        assert self.trainer is not None
+        order = TrainingOrder(
+            num_frames=len(self._train),
+            batch_size=self._batch_size,
+            steps=self._steps,
+            seed=self._seed,
+            first_step=self.trainer.global_step,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+        return DataLoader(self._train, batch_sampler=order, collate_fn=collate_frames, num_workers=self._workers)
+
+    def val_dataloader(self) -> DataLoader[FrameBatch]:
+        assert self.trainer is not None
+        assert self._validation is not None, "without validation frames the trainer must not validate"
+        share = range(self.trainer.global_rank, len(self._validation), self.trainer.world_size)
+        return DataLoader(self._validation, sampler=share, collate_fn=collate_frames, num_workers=self._workers)
+
+
+def as_hyper_parameters(
+    model: EasyOccConfig, loss: OccupancyLossConfig, optimizer: OptimizerConfig
+) -> dict[str, dict[str, Any]]:
+    """The three configurations as `OccupancyTask` takes them."""
+    return {"model": model.to_dict(), "loss": asdict(loss), "optimizer": asdict(optimizer)}

@@ -1,0 +1,190 @@
+"""The EasyOcc network and its parts."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from occlift.classes import NUM_CLASSES
+from occlift.errors import ConfigError
+from occlift.geometry.cameras import CameraRig
+from occlift.models.backbone import ImageEncoder
+from occlift.models.easyocc import EasyOcc, EasyOccConfig, fine_voxels
+from occlift.models.lift import lift, visible_pairs
+from occlift.models.volume import VolumeConfig
+
+
+def surround_rig(*, batch: int = 1, height: int = 64, width: int = 96, dtype: torch.dtype = torch.float32) -> CameraRig:
+    """Six cameras looking outwards; neighbours overlap, and no two key frames of the batch are alike."""
+    intrinsics_px, ego_from_camera = [], []
+    for index in range(6 * batch):
+        yaw_rad = math.radians(60 * index + 3 * (index // 6))
+        forward = (math.cos(yaw_rad), math.sin(yaw_rad))
+        transform = torch.eye(4, dtype=dtype)
+        transform[:3, :3] = torch.tensor([[forward[1], 0, forward[0]], [-forward[0], 0, forward[1]], [0, -1, 0]])
+        transform[:3, 3] = torch.tensor([forward[0], 0.5 * forward[1], 1.5])
+        ego_from_camera.append(transform)
+        intrinsics_px.append(
+            torch.tensor([[0.7 * width, 0, width / 2], [0, 0.7 * width, height / 2], [0, 0, 1]], dtype=dtype)
+        )
+    return CameraRig(
+        intrinsics_px=torch.stack(intrinsics_px).view(batch, 6, 3, 3),
+        ego_from_camera=torch.stack(ego_from_camera).view(batch, 6, 4, 4),
+        height=height,
+        width=width,
+    )
+
+
+def dense_lift(features: torch.Tensor, rig: CameraRig, points_ego: torch.Tensor) -> torch.Tensor:
+    """The slow twin of `lift`: a volume per camera, then the mean over those that see the point."""
+    batch, cameras = features.shape[:2]
+    pixels, _, visible = rig.project(points_ego)
+    grid = 2 * pixels / pixels.new_tensor([rig.width, rig.height]) - 1
+    samples = F.grid_sample(
+        features.flatten(0, 1), grid.flatten(0, 1)[:, None], padding_mode="border", align_corners=False
+    )
+    samples = samples[:, :, 0].view(batch, cameras, -1, points_ego.shape[0])
+    seen = visible[:, :, None].to(samples.dtype)
+    return ((samples * seen).sum(1) / seen.sum(1).clamp(min=1)).transpose(1, 2)
+
+
+def tiny_config(**changes: object) -> EasyOccConfig:
+    config = EasyOccConfig(
+        backbone="resnet18",
+        image_height=32,
+        image_width=64,
+        feature_stride=8,
+        feature_channels=8,
+        horizontal_stride=4,
+        volume=VolumeConfig(
+            channels=8,
+            stem_blocks=1,
+            residual_pair=True,
+            hourglasses=1,
+            hourglass_channels=(8,),
+            hourglass_strides=((2, 2, 2),),
+            hourglass_blocks=1,
+            head_blocks=0,
+        ),
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_sparse_lifting_equals_dense_lifting_forward_and_backward() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rig = surround_rig(batch=2, dtype=torch.float64)
+    features = torch.randn(2, 6, 5, 8, 12, generator=generator, dtype=torch.float64, requires_grad=True)
+    points_ego = torch.rand(3000, 3, generator=generator, dtype=torch.float64) * 40 - 20
+    pairs = visible_pairs(rig, points_ego)
+    assert {0, 1, 2} <= set(pairs.views.unique().tolist())
+
+    sparse, dense = lift(features, pairs), dense_lift(features, rig, points_ego)
+    torch.testing.assert_close(sparse, dense, rtol=1e-10, atol=1e-10)
+    assert (sparse[pairs.views == 0] == 0).all()
+
+    weight = torch.randn(sparse.shape, generator=generator, dtype=torch.float64)
+    (sparse_gradient,) = torch.autograd.grad((sparse * weight).sum(), features)
+    (dense_gradient,) = torch.autograd.grad((dense * weight).sum(), features)
+    torch.testing.assert_close(sparse_gradient, dense_gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_lifting_keeps_float32_under_autocast_and_accepts_points_that_nobody_sees() -> None:
+    rig = surround_rig()
+    points_ego = torch.tensor([[0.0, 0.0, 50.0], [0.0, 0.0, 60.0]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = torch.ones(1, 6, 4, 8, 12, dtype=torch.bfloat16, requires_grad=True)
+        lifted = lift(features, visible_pairs(rig, points_ego))
+    assert lifted.dtype == torch.float32
+    assert (lifted == 0).all()
+    lifted.sum().backward()
+
+
+def test_a_feature_lies_where_the_image_has_it() -> None:
+    """A bright image spot, straight through the encoder's geometry: the point on its ray gets the brightest feature."""
+    rig = surround_rig()
+    features = torch.zeros(1, 6, 1, 8, 12)
+    features[0, 0, 0, 2, 7] = 1
+    # The centre of feature pixel (row 2, column 7) of stride 8, 10 m in front of camera 0.
+    ray = torch.linalg.inv(rig.intrinsics_px[0, 0]) @ torch.tensor([7.5 * 8, 2.5 * 8, 1.0])
+    point_ego = (rig.ego_from_camera[0, 0] @ torch.cat((10 * ray, torch.ones(1))))[:3]
+    lifted = lift(features, visible_pairs(rig, point_ego[None]))
+    assert float(lifted) == pytest.approx(1, abs=1e-4)
+
+
+def test_encoder_pads_instead_of_stretching() -> None:
+    """A picture that does not divide by 32 gets the features of the padded picture, not squeezed ones."""
+    torch.manual_seed(0)
+    encoder = ImageEncoder(name="resnet18", channels=8, stride=4).eval()
+    image = torch.randn(1, 3, 48, 80)
+    padded = F.pad(image, (0, 16, 0, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(image), encoder(padded)[..., :12, :20])
+    assert encoder(image).shape == (1, 8, 12, 20)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_fine_voxels_come_from_the_working_voxel_that_covers_them(stride: int) -> None:
+    x, y, z = 3, 2, 2
+    logits = torch.arange(x * y * z * NUM_CLASSES * stride**2).view(1, x, y, z, -1)
+    fine = fine_voxels(logits, stride)
+    assert fine.shape == (1, x * stride, y * stride, z, NUM_CLASSES)
+    for i in range(x * stride):
+        for j in range(y * stride):
+            part = (i % stride) * stride + j % stride
+            expected = logits[0, i // stride, j // stride, :, part * NUM_CLASSES : (part + 1) * NUM_CLASSES]
+            assert torch.equal(fine[0, i, j], expected)
+
+
+def test_logits_on_the_occ3d_grid_whatever_the_order_of_the_cameras() -> None:
+    torch.manual_seed(0)
+    model = EasyOcc(tiny_config()).eval()
+    images, rig = torch.randn(2, 6, 3, 32, 64), surround_rig(batch=2, height=32, width=64)
+    order = [3, 1, 5, 0, 2, 4]
+    shuffled = replace(rig, intrinsics_px=rig.intrinsics_px[:, order], ego_from_camera=rig.ego_from_camera[:, order])
+    second = replace(rig, intrinsics_px=rig.intrinsics_px[1:], ego_from_camera=rig.ego_from_camera[1:])
+    with torch.no_grad():
+        logits = model(images, rig)
+        torch.testing.assert_close(logits, model(images[:, order], shuffled), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(logits[1:], model(images[1:], second), rtol=1e-4, atol=1e-4)
+    assert logits.shape == (2, NUM_CLASSES, 200, 200, 16)
+    assert logits.movedim(1, -1).is_contiguous()
+
+
+def test_start_from_prior_is_what_an_empty_volume_answers() -> None:
+    model = EasyOcc(tiny_config())
+    prior = torch.rand(NUM_CLASSES, generator=torch.Generator().manual_seed(0)) + 0.01
+    model.start_from_prior(prior)
+    torch.testing.assert_close(model.head.bias.view(16, NUM_CLASSES).softmax(-1), (prior / prior.sum()).expand(16, -1))
+
+
+def test_gradients_reach_every_parameter() -> None:
+    torch.manual_seed(0)
+    model = EasyOcc(tiny_config())
+    model(torch.randn(1, 6, 3, 32, 64), surround_rig(height=32, width=64)).square().mean().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
+    assert without == []
+
+
+@pytest.mark.parametrize("config", [EasyOccConfig.demo(), EasyOccConfig.full(), tiny_config()])
+def test_configs_survive_json(config: EasyOccConfig) -> None:
+    assert EasyOccConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_configs_that_cannot_work_are_refused() -> None:
+    with pytest.raises(ConfigError, match="multiple"):
+        tiny_config(image_height=33)
+    with pytest.raises(ConfigError, match="does not divide the Occ3D grid"):
+        tiny_config(horizontal_stride=3)
+    with pytest.raises(ConfigError, match="does not divide the working"):
+        tiny_config(horizontal_stride=8)
+    with pytest.raises(ConfigError, match="one stride per coarser grid"):
+        replace(tiny_config().volume, hourglass_channels=(8, 8))
+    with pytest.raises(ConfigError, match="resnet34"):
+        ImageEncoder(name="resnet34", channels=8, stride=4)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="not the configuration"):
+        EasyOccConfig.from_dict({"backbone": "resnet18"})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -34,7 +37,7 @@ def demo(
 
 @app.command(name="town")
 def town(
-    out: Annotated[Positional[Path], arg(help="folder of the data set")],
+    out: Annotated[Positional[Path], arg(help="folder of the data set", metavar="OUT")],
     scenes: Annotated[int, arg(help="drives, each through a quarter of its own")] = 10,
     frames: Annotated[int, arg(help="key frames per scene, at 2 Hz")] = 40,
     seed: int = 0,
@@ -57,12 +60,12 @@ def town(
 
 @app.command(name="label")
 def label(
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set")],
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the labels, in Occ3D's layout")],
     semantics: Annotated[str, arg(help="the teacher of classes")] = "oracle:foundation",
     depth: Annotated[str, arg(help="the teacher of depth")] = "oracle:foundation",
     frames: Annotated[int, arg(help="key frames fused into one label, the current one in the middle")] = 13,
-    min_points: Annotated[int, arg(help="points that make a voxel occupied")] = 2,
+    min_points: Annotated[int, arg(help="points that make a voxel occupied")] = 3,
     keep_moving: Annotated[bool, arg(help="fuse moving classes of other frames too: everything leaves ghosts")] = False,
     stride: Annotated[int, arg(help="every so-many-th pixel gives a point")] = 1,
     free_stride: Annotated[int, arg(help="every so-many-th pixel casts a ray")] = 2,
@@ -91,7 +94,7 @@ def train(
     recipe: Annotated[
         Positional[Literal["easyocc-demo", "easyocc"]], arg(help="the network: small, or as in the paper")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set")],
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
     labels: Annotated[Path, arg(help="labels of its training split")],
     out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
     validation_labels: Annotated[Path | None, arg(help="score against these while training")] = None,
@@ -110,13 +113,12 @@ def train(
     """Train EasyOcc on labels."""
     from dataclasses import replace
 
-    from occlift.models.easyocc import EasyOccConfig
     from occlift.recipes.easyocc import TrainConfig
     from occlift.recipes.easyocc import train as run_training
 
-    model = EasyOccConfig.demo() if recipe == "easyocc-demo" else EasyOccConfig.full()
-    config = TrainConfig(
-        model=replace(model, pretrained=pretrained), batch_size=batch_size, seed=seed, precision=precision,
+    base = TrainConfig() if recipe == "easyocc-demo" else TrainConfig.full()
+    config = replace(
+        base, model=replace(base.model, pretrained=pretrained), batch_size=batch_size, seed=seed, precision=precision,
         devices=devices, workers=workers, blind=blind,
     )  # fmt: skip
     optimizer = config.optimizer
@@ -127,7 +129,10 @@ def train(
         root, labels, out or Path("runs") / recipe, replace(config, optimizer=optimizer),
         validation_labels=validation_labels, resume=resume, max_steps=max_steps,
     )  # fmt: skip
-    print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; losses in {run.losses}")
+    if _is_first_process():
+        print(
+            f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; losses in {run.losses}"
+        )
 
 
 @app.command(name="predict")
@@ -135,7 +140,7 @@ def predict(
     checkpoint: Annotated[
         Positional[Path], arg(help="a checkpoint, or random:easyocc for a network with random weights")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set")],
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the predictions: <token>.npz")],
     split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "val",
     tokens: Annotated[tuple[str, ...], arg(help="samples to predict, instead of a split")] = (),
@@ -187,8 +192,8 @@ def evaluate(
 
 @app.command(name="show")
 def show(
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set")],
-    token: Annotated[Positional[str], arg(help="of the sample")],
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    token: Annotated[Positional[str], arg(help="of the sample", metavar="TOKEN")],
     out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/show"),
     labels: Annotated[Path | None, arg(help="occupancy to draw, in Occ3D's layout; without it the lidar's")] = None,
 ) -> None:
@@ -204,10 +209,13 @@ def show(
     )
 
 
+def _is_first_process() -> bool:
+    """False in the processes that a training on several devices starts by this same command."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _command() -> str:
     """What was typed, as a user would type it again."""
-    import shlex
-
     return shlex.join(["occlift", *sys.argv[1:]])
 
 
@@ -245,9 +253,11 @@ def _print_demo(run: DemoRun) -> None:
     for row in run.rows:
         masked, unmasked = row.with_camera_mask, row.without_mask
         values = (masked.iou, masked.miou_17, masked.miou_15, unmasked.iou, unmasked.miou_17, unmasked.miou_15)
-        table.add_row(f"{row.name} ({row.note})", *map(_percent, values))
+        table.add_row(row.name, *map(_percent, values))
     console = Console()
     console.print(table)
+    for row in run.rows:
+        console.print(f"{row.name}: {row.note}", highlight=False)
     console.print(
         f"EasyOcc has {run.ratio:.2f} times the mIoU (17 classes, camera mask) of the better of prior and blind."
     )
@@ -261,11 +271,8 @@ def main() -> None:
     from occlift.progress import shown_progress
 
     try:
-        if set(sys.argv[1:]) & {"-h", "--help"}:
-            app.cli(prog="occlift", description=__doc__ and "What images show, lifted to 3-D supervision.")
-        else:
-            with shown_progress():
-                app.cli(prog="occlift", description="What images show, lifted to 3-D supervision.")
+        with shown_progress() if _is_first_process() else contextlib.nullcontext():
+            app.cli(prog="occlift", description="What images show, lifted to 3-D supervision.")
     except OccliftError as error:
         print(f"occlift: {error}", file=sys.stderr)
         sys.exit(1)

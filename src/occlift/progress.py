@@ -32,7 +32,6 @@ def shown_progress() -> Iterator[None]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         token = _display.set(progress)
@@ -52,7 +51,7 @@ def track(items: Iterable[Item], description: str, *, total: int | None = None) 
         return
     started = time.monotonic()
     count = 0
-    task = progress.add_task(description, total=total, note="")
+    task = progress.add_task(description, total=total)
     try:
         for item in items:
             yield item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from PIL import Image
 from occlift.data.nuscenes import NuScenes
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.recipes.show import camera_caption, read_images, rig_of
+from occlift.viz.canvas import captioned, legend, panel, stacked
 from occlift.viz.occupancy import perspective_image, scale_bar, top_view
 from occlift.viz.overlay import resized
 from occlift.viz.report import ReportFrame, VolumePictures
@@ -58,6 +59,21 @@ def report_frame(
     return ReportFrame(
         title=f"{key_frame.scene}, key frame {key_frame.index + 1}", images=tuple(images), volumes=pictures
     )
+
+
+def overview_image(frame: ReportFrame, *, width: int = 900) -> Image.Image:
+    """One picture of a key frame: its images, every volume in perspective and from above, and the legend."""
+
+    def row(pictures: Sequence[Image.Image]) -> Image.Image:
+        cell = (width - 8) // len(pictures) - 8
+        ratio = max(picture.height / picture.width for picture in pictures)
+        return panel([picture.resize((cell, round(ratio * cell))) for picture in pictures], len(pictures))
+
+    images = [captioned(picture, name) for name, picture in frame.images]
+    rows = [row(images[start : start + 3]) for start in range(0, len(images), 3)]
+    rows.append(row([captioned(volume.perspective, volume.name, size_px=26) for volume in frame.volumes]))
+    rows.append(row([volume.above for volume in frame.volumes]))
+    return stacked([*rows, legend(width - 40)], gap_px=0)
 
 
 def write_frame_scene(

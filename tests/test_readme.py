@@ -1,0 +1,154 @@
+"""README's commands are run, in order, as a reader would type them: only smaller."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from occlift import cli
+from occlift.data.nuscenes import NuScenes
+from occlift.labels.generate import LabelConfig
+from occlift.town.write import TownConfig, write_town
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+# Later options win: what makes a command of README small enough for a test.
+SMALLER = {
+    "town": ["--scenes", "2", "--frames", "2"],
+    "label": ["--frames", "3"],
+    "train easyocc-demo": ["--steps", "2"],
+    "train easyocc": ["--steps", "1", "--devices", "1", "--workers", "0"],
+}
+# The full-size network learns on a GPU; here its command is only parsed, to the point of its first check.
+PARSED_ONLY = {"train easyocc"}
+
+
+def _commands(heading: str) -> list[list[str]]:
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    text = "\n".join(re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL))
+    inline = re.findall(r"`(occlift [^`]*\$[^`]*)`", section)
+    return [shlex.split(line, comments=True) for line in [*text.splitlines(), *inline] if line.startswith("occlift ")]
+
+
+def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from occlift.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def _smaller(arguments: list[str]) -> list[str]:
+    for name, options in SMALLER.items():
+        if " ".join(arguments).startswith(name + " "):
+            return [*arguments, *options]
+    return arguments
+
+
+def test_the_step_by_step_commands_run_one_after_the_other(tmp_path: Path) -> None:
+    commands = _commands("The same, step by step")
+    assert [c[1] for c in commands] == ["town", "label", "train", "predict", "evaluate"]
+    for command in commands:
+        done = _run(_smaller(command[1:]), tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "mIoU 17" in done.stdout
+    assert (tmp_path / "runs/scores.json").exists()
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A data set in the place of nuScenes, and a network that was trained a little."""
+    root = tmp_path_factory.mktemp("fleet")
+    config = TownConfig(scenes=2, frames=1, seed=4, image_height=96, image_width=176, maps=True)
+    write_town(root / "town", config)
+    data = NuScenes.open(root / "town")
+    label = _run(["label", "town", "--out", "labels", "--frames", "1"], root)
+    assert label.returncode == 0, label.stderr
+    train = _run(
+        ["train", "easyocc-demo", "town", "--labels", "labels", "--out", "runs/nuscenes", "--steps", "1"], root
+    )
+    assert train.returncode == 0, train.stderr
+    return {
+        "folder": str(root), "NUSCENES": "town", "LABELS": "labels", "OCC3D": "town",
+        "TOKEN": data.key_frame_tokens(data.scenes[1])[0],
+    }  # fmt: skip
+
+
+def test_the_commands_for_nuscenes_run_on_a_data_set_of_its_format(fleet: dict[str, str]) -> None:
+    ran = []
+    for command in _commands("On nuScenes"):
+        arguments = [re.sub(r"\$(\w+)", lambda match: fleet[match[1]], word) for word in command[1:]]
+        name = " ".join(arguments[:2]) if arguments[0] == "train" else arguments[0]
+        if name in PARSED_ONLY:
+            # The folder holds the run of the fixture: the command must get as far as refusing to mix the two.
+            done = _run(_smaller(arguments), Path(fleet["folder"]))
+            assert done.returncode == 1
+            assert "another configuration" in done.stderr, done.stderr
+        elif "random:easyocc" in arguments:
+            arguments[arguments.index("random:easyocc")] = "random:easyocc-demo"
+            assert _run(arguments, Path(fleet["folder"])).returncode == 0
+        else:
+            done = _run(_smaller(arguments), Path(fleet["folder"]))
+            assert done.returncode == 0, done.stderr
+        ran.append(name)
+    assert ran == ["show", "train easyocc", "predict", "evaluate", "predict"]
+
+
+def test_every_make_target_of_readme_exists_and_runs_in_ci() -> None:
+    targets = set(re.findall(r"^make ([\w-]+)", README, flags=re.MULTILINE))
+    assert targets == {"demo", "test", "check", "devkit-parity"}
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    ci = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+        assert f"make {target}" in ci
+
+
+def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['occlift', '--help']\n"
+        "from occlift.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'numba', 'lightning', 'transformers', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "town", "label", "train", "predict", "evaluate", "show"):
+        assert command in done.stdout
+
+
+def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> None:
+    for arguments in (
+        ["label", "nowhere", "--out", "labels"],
+        ["town", "t", "--scenes", "0"],
+        ["evaluate", "--predictions", "nowhere", "--truth", "nowhere"],
+        ["predict", "no.ckpt", "nowhere", "--out", "p"],
+        ["show", "nowhere", "token"],
+    ):
+        done = _run(arguments, tmp_path)
+        assert done.returncode == 1, arguments
+        assert done.stderr.startswith("occlift: "), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
+    library = LabelConfig()
+    for name, parameter in inspect.signature(cli.label).parameters.items():
+        if hasattr(library, name):
+            assert parameter.default == getattr(library, name), name
+    town = TownConfig()
+    for name, parameter in inspect.signature(cli.town).parameters.items():
+        if hasattr(town, name):
+            assert parameter.default == getattr(town, name), name
+
+
+def test_the_picture_of_readme_exists_and_is_small() -> None:
+    picture = re.search(r"!\[[^]]*\]\(([^)]*)\)", README)
+    assert picture is not None
+    assert 10_000 < (REPOSITORY / picture[1]).stat().st_size < 1_000_000

@@ -130,9 +130,7 @@ def train(
         validation_labels=validation_labels, resume=resume, max_steps=max_steps,
     )  # fmt: skip
     if _is_first_process():
-        print(
-            f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; losses in {run.losses}"
-        )
+        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
 
 
 @app.command(name="predict")

@@ -42,6 +42,10 @@ devkit-parity: $(VENV)/installed-view $(DEVKIT_VENV)/installed
 	$(VENV)/bin/occlift town build/devkit-town --scenes 2 --frames 4 --image-height 96 --image-width 176
 	$(VENV)/bin/python tests/devkit/dump_reader.py build/devkit-town build/devkit-town.json
 	$(DEVKIT_VENV)/bin/python tests/devkit/compare_devkit.py build/devkit-town build/devkit-town.json --points-in-boxes exact
+ifdef OCCLIFT_REAL_FRAME
+	$(VENV)/bin/python tests/devkit/dump_reader.py $(OCCLIFT_REAL_FRAME) build/real-frame.json
+	$(DEVKIT_VENV)/bin/python tests/devkit/compare_devkit.py $(OCCLIFT_REAL_FRAME) build/real-frame.json --points-in-boxes report --without-maps
+endif
 
 clean:
 	rm -rf build runs $(VENV) $(DEVKIT_VENV)

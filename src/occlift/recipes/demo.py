@@ -21,6 +21,7 @@ from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, prediction_path, read_label, read_prediction
 from occlift.errors import ConfigError, DataError
 from occlift.labels.generate import LabelConfig, generate_labels
+from occlift.progress import track
 from occlift.recipes.easyocc import LAST_CHECKPOINT, TrainConfig, peak_memory_bytes, predict, train
 from occlift.recipes.report import environment_facts, overview_image, report_frame, write_frame_scene
 from occlift.recipes.scores import Evaluation, evaluate, label_predictions, prior_predictions, split_tokens
@@ -141,7 +142,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     with stages.timed("pictures", f"{len(chosen)} key frames"):
         volumes = {token: _volumes(data, token, labels, predictions["EasyOcc"]) for token in chosen}
         write_frame_scene(scene, data, chosen[0], volumes[chosen[0]])
-        frames = tuple(report_frame(data, token, volumes[token]) for token in chosen)
+        frames = tuple(report_frame(data, token, volumes[token]) for token in track(chosen, "pictures"))
         overview_image(frames[len(frames) // 2]).save(out / "overview.png", optimize=True)
     write_report(
         report,

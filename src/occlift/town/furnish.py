@@ -62,6 +62,7 @@ class Builder:
         return 2 < (x - self.ground.lower_x) / cell < nx - 2 and 2 < (y - self.ground.lower_y) / cell < ny - 2
 
     def is_free(self, x: float, y: float, radius: float) -> bool:
+        """Whether a disc (metres) lies in the world and touches nothing that stands."""
         if not self.is_inside(x, y):
             return False
         if not self.taken:
@@ -77,9 +78,11 @@ class Builder:
         )
 
     def height(self, x: float, y: float) -> float:
+        """Of the ground, metres."""
         return float(ground_height(self.ground, x, y))
 
     def put(self, parts: Float[np.ndarray, "n columns"], x: float, y: float, yaw: float, radius: float) -> bool:
+        """Puts scenery on the ground, facing `yaw` (radians), unless its disc is taken."""
         if not self.is_free(x, y, radius):
             return False
         self.taken.append((x, y, radius))

@@ -235,7 +235,7 @@ def ground_height(ground, x, y):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _ground_distance(ground, ox, oy, oz, dx, dy, dz, limit):  # type: ignore[no-untyped-def]
-    """Range to the ground, metres, or −1. Walks in half cells from the highest level of the ground downwards."""
+    """Range to the ground, metres, or −1. Walks in half cells below the ground's highest level, then bisects."""
     t = 0.0
     if oz > ground.top_m:
         if dz > -1e-9:
@@ -262,7 +262,6 @@ def _ground_distance(ground, ox, oy, oz, dx, dy, dz, limit):  # type: ignore[no-
                     low = mid
             return high
         before = t
-        # Nothing to meet within a step when far above the level below: only top_m bounds it, so walk on.
         t += step
     return -1.0
 

@@ -130,14 +130,21 @@ def _unburied(ground, points):  # type: ignore[no-untyped-def]
     return keep
 
 
+@njit(cache=True, inline="always")
+def _voxel_of(m, lower, size, x, y, z):  # type: ignore[no-untyped-def]
+    """Indices of the voxel that a point falls into after the transform m; they may lie outside of the grid."""
+    a = int(np.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - lower[0]) / size[0]))
+    b = int(np.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] - lower[1]) / size[1]))
+    c = int(np.floor((m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3] - lower[2]) / size[2]))
+    return a, b, c
+
+
 @njit(cache=True)
 def _count_points(points, class_ids, m, lower, size, votes):  # type: ignore[no-untyped-def]
     nx, ny, nz = votes.shape[0], votes.shape[1], votes.shape[2]
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
-        a = int(np.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - lower[0]) / size[0]))
-        b = int(np.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] - lower[1]) / size[1]))
-        c = int(np.floor((m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3] - lower[2]) / size[2]))
+        a, b, c = _voxel_of(m, lower, size, x, y, z)
         if 0 <= a < nx and 0 <= b < ny and 0 <= c < nz:
             votes[a, b, c, class_ids[i]] += 1
 
@@ -146,9 +153,7 @@ def _count_points(points, class_ids, m, lower, size, votes):  # type: ignore[no-
 def _mark_points(points, m, lower, size, mask):  # type: ignore[no-untyped-def]
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
-        a = int(np.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - lower[0]) / size[0]))
-        b = int(np.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] - lower[1]) / size[1]))
-        c = int(np.floor((m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3] - lower[2]) / size[2]))
+        a, b, c = _voxel_of(m, lower, size, x, y, z)
         if 0 <= a < mask.shape[0] and 0 <= b < mask.shape[1] and 0 <= c < mask.shape[2]:
             mask[a, b, c] = True
 
@@ -168,9 +173,7 @@ def _count_ground(ground, covered, m, lower, size, reach, votes):  # type: ignor
                 continue
             x, y = ground.lower_x + (i + 0.5) * cell, ground.lower_y + (j + 0.5) * cell
             z = ground.height_m[i, j]
-            a = int(np.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - lower[0]) / size[0]))
-            b = int(np.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] - lower[1]) / size[1]))
-            c = int(np.floor((m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3] - lower[2]) / size[2]))
+            a, b, c = _voxel_of(m, lower, size, x, y, z)
             if 0 <= a < nx and 0 <= b < ny and 0 <= c < nz:
                 votes[a, b, c, ground.class_id[i, j]] += 1
 
@@ -290,12 +293,7 @@ def _look_up(observed, observed_lower, observed_size, m, lower, size, shape):  #
                     px = lower[0] + (x + 0.25 + 0.5 * (corner & 1)) * size[0]
                     py = lower[1] + (y + 0.25 + 0.5 * ((corner >> 1) & 1)) * size[1]
                     pz = lower[2] + (z + 0.25 + 0.5 * (corner >> 2)) * size[2]
-                    gx = m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]
-                    gy = m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]
-                    gz = m[2, 0] * px + m[2, 1] * py + m[2, 2] * pz + m[2, 3]
-                    a = int(np.floor((gx - observed_lower[0]) / observed_size[0]))
-                    b = int(np.floor((gy - observed_lower[1]) / observed_size[1]))
-                    c = int(np.floor((gz - observed_lower[2]) / observed_size[2]))
+                    a, b, c = _voxel_of(m, observed_lower, observed_size, px, py, pz)
                     inside = 0 <= a < observed.shape[0] and 0 <= b < observed.shape[1] and 0 <= c < observed.shape[2]
                     if inside and observed[a, b, c]:
                         out[x, y, z] = True

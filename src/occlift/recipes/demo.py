@@ -59,7 +59,7 @@ class DemoConfig:
         return cls(
             town=TownConfig(scenes=20, frames=13, seed=0, image_height=96, image_width=176, maps=True),
             train=TrainConfig(optimizer=OptimizerConfig(steps=500), validation_every=125),
-            blind_steps=120,
+            blind_steps=250,
         )
 
     @classmethod

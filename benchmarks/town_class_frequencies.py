@@ -16,7 +16,7 @@ import numpy as np
 
 from occlift.classes import CLASS_NAMES, FREE
 from occlift.data.occ3d import read_label
-from occlift.town.write import GTS
+from occlift.town.scene_writer import GTS
 
 NUSCENES_VOXELS = {
     "barrier": 9_305_106, "bicycle": 141_351, "bus": 4_604_760, "car": 38_104_219, "construction_vehicle": 1_514_414,

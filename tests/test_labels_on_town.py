@@ -13,7 +13,9 @@ from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import OccupancyLabel, label_path, read_label
 from occlift.labels.audit import agreement
 from occlift.labels.generate import LabelConfig, generate_labels
-from occlift.town.write import GTS, TownConfig, write_town
+from occlift.town.config import TownConfig
+from occlift.town.scene_writer import GTS
+from occlift.town.write import write_town
 
 PERFECT = LabelConfig(semantics="oracle:perfect", depth="oracle:perfect", min_points=1, free_stride=1)
 

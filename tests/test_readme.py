@@ -14,7 +14,8 @@ import pytest
 from occlift import cli
 from occlift.data.nuscenes import NuScenes
 from occlift.labels.generate import LabelConfig
-from occlift.town.write import TownConfig, write_town
+from occlift.town.config import TownConfig
+from occlift.town.write import write_town
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

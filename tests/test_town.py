@@ -18,10 +18,11 @@ from occlift.errors import ConfigError
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.town import parts as p
+from occlift.town.config import TownConfig
 from occlift.town.layout import build_scene
 from occlift.town.trace import Ground, index_parts, trace_rays
 from occlift.town.truth import surface_samples
-from occlift.town.write import TownConfig, write_town
+from occlift.town.write import write_town
 
 SMALL = TownConfig(scenes=2, frames=3, seed=7, image_height=96, image_width=176, maps=True)
 

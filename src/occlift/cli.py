@@ -48,7 +48,8 @@ def town(
     workers: Annotated[int | None, arg(help="processes; by default one per core")] = None,
 ) -> None:
     """Build a procedural town: a nuScenes-format data set with exact truth."""
-    from occlift.town.write import TownConfig, write_town
+    from occlift.town.config import TownConfig
+    from occlift.town.write import write_town
 
     config = TownConfig(
         scenes=scenes, frames=frames, seed=seed, image_height=image_height, image_width=image_width, maps=maps,

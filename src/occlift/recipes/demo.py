@@ -22,11 +22,14 @@ from occlift.data.occ3d import label_path, prediction_path, read_label, read_pre
 from occlift.errors import ConfigError, DataError
 from occlift.labels.generate import LabelConfig, generate_labels
 from occlift.progress import track
-from occlift.recipes.easyocc import LAST_CHECKPOINT, TrainConfig, peak_memory_bytes, predict, train
+from occlift.recipes.easyocc import TrainConfig, predict, train
 from occlift.recipes.report import environment_facts, overview_image, report_frame, write_frame_scene
+from occlift.recipes.run_folder import LAST_CHECKPOINT, peak_memory_bytes
 from occlift.recipes.scores import Evaluation, evaluate, label_predictions, prior_predictions, split_tokens
 from occlift.tasks.optimizer import OptimizerConfig
-from occlift.town.write import GTS, TownConfig, write_town
+from occlift.town.config import TownConfig
+from occlift.town.scene_writer import GTS
+from occlift.town.write import write_town
 from occlift.viz.curves import Curve, Series
 from occlift.viz.report import Report, Role, ScoreRow, Scores, Stage, write_report
 

@@ -6,24 +6,17 @@ and the baselines beside which they must be read: `occlift.recipes.scores`.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import platform
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import occlift
 from occlift.classes import NUM_CLASSES, UNKNOWN
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import prediction_path, read_label, write_prediction
@@ -31,14 +24,13 @@ from occlift.errors import ConfigError, DataError
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.progress import track
+from occlift.recipes.run_folder import LAST_CHECKPOINT, claim_run_folder, peak_memory_bytes
 from occlift.recipes.scores import label_paths, split_tokens
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
 
 if TYPE_CHECKING:
     import lightning
-
-LAST_CHECKPOINT: Final = "last.ckpt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +145,7 @@ def train(
     data = NuScenes.open(root)
     tokens = split_tokens(data, config.split)
     counts = class_counts(data, labels, tokens)
-    _claim_run_folder(out, config, labels, resume=resume)
+    claim_run_folder(out, config.to_dict(), labels, resume=resume)
     size = {"height": config.model.image_height, "width": config.model.image_width}
     frames = OccupancyFrames(data, tokens, **size, labels=labels, blind=config.blind, cache_bytes=config.cache_bytes)
     validation = None
@@ -305,36 +297,6 @@ def class_counts(data: NuScenes, labels: Path, tokens: Sequence[str]) -> np.ndar
     return counts
 
 
-def _claim_run_folder(out: Path, config: TrainConfig, labels: Path, *, resume: Path | None) -> None:
-    """Makes the run folder and writes what the run is, unless another run lives there."""
-    manifest = labels / "manifest.json"
-    identity = {
-        "config": config.to_dict(),
-        "labels_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None,
-    }
-    record = out / "run.json"
-    if record.exists():
-        try:
-            existing = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{record}: not readable ({error}); remove the folder or choose another") from error
-        if any(existing.get(key) != value for key, value in identity.items()):
-            raise ConfigError(
-                f"{out} holds a run with another configuration or other labels (see {record.name}): choose another "
-                "folder, or remove this one"
-            )
-        if resume is None and (out / LAST_CHECKPOINT).exists():
-            raise ConfigError(
-                f"{out} holds a run with this configuration: resume from {out / LAST_CHECKPOINT}, choose another "
-                "folder, or remove this one"
-            )
-    packages = ("torch", "lightning", "transformers", "numpy")
-    versions = {"occlift": occlift.__version__, "python": platform.python_version()}
-    versions |= {package: version(package) for package in packages}
-    out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({**identity, "seed": config.seed, "versions": versions}, indent=1), encoding="utf-8")
-
-
 def _trainer(config: TrainConfig, out: Path, last_step: int, *, validates: bool) -> lightning.Trainer:
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -400,9 +362,3 @@ def _default_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def peak_memory_bytes() -> int:
-    """The largest resident size that this process, or one that it waited for, ever had."""
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return peak if sys.platform == "darwin" else peak * 1024

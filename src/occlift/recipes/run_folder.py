@@ -1,0 +1,65 @@
+"""What a run leaves about itself: its configuration, versions, seed and labels; and what it cost in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import occlift
+from occlift.errors import ConfigError, DataError
+
+LAST_CHECKPOINT: Final = "last.ckpt"
+
+
+def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path, *, resume: Path | None) -> None:
+    """Makes the run folder and writes what the run is, unless another run lives there.
+
+    Args:
+        config: of the training, in plain JSON types, with its `seed`.
+        labels: the digest of their manifest is part of what the run is.
+
+    Raises:
+        ConfigError: `out` holds another run, or this one and nothing says to resume it.
+        DataError: the record in `out` is not readable.
+    """
+    manifest = labels / "manifest.json"
+    identity = {
+        "config": config,
+        "labels_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None,
+    }
+    record = out / "run.json"
+    if record.exists():
+        try:
+            existing = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{record}: not readable ({error}); remove the folder or choose another") from error
+        if any(existing.get(key) != value for key, value in identity.items()):
+            raise ConfigError(
+                f"{out} holds a run with another configuration or other labels (see {record.name}): choose another "
+                "folder, or remove this one"
+            )
+        if resume is None and (out / LAST_CHECKPOINT).exists():
+            raise ConfigError(
+                f"{out} holds a run with this configuration: resume from {out / LAST_CHECKPOINT}, choose another "
+                "folder, or remove this one"
+            )
+    packages = ("torch", "lightning", "transformers", "numpy")
+    versions = {"occlift": occlift.__version__, "python": platform.python_version()}
+    versions |= {package: version(package) for package in packages}
+    out.mkdir(parents=True, exist_ok=True)
+    record.write_text(
+        json.dumps({**identity, "seed": config["seed"], "versions": versions}, indent=1), encoding="utf-8"
+    )
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident size that this process, or one that it waited for, ever had."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,44 @@
+"""What a town is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from occlift.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TownConfig:
+    """What to build.
+
+    Attributes:
+        scenes: how many drives, each through a quarter of its own.
+        frames: key frames per scene, at 2 Hz.
+        seed: of everything.
+        image_height: pixels.
+        image_width: pixels; the field of view is that of nuScenes, cropped in height to the aspect ratio.
+        maps: write class, depth and instance maps beside the images, for the oracle teacher.
+        static: nothing moves but the ego.
+    """
+
+    scenes: int = 10
+    frames: int = 40
+    seed: int = 0
+    image_height: int = 224
+    image_width: int = 400
+    maps: bool = False
+    static: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("scenes", "frames"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"a town needs {name} ≥ 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"the seed must not be negative, got {self.seed}")
+        if min(self.image_height, self.image_width) < 16:
+            raise ConfigError(
+                f"images must be at least 16 pixels high and wide, got {self.image_height} × {self.image_width}"
+            )
+
+    def scene_name(self, number: int) -> str:
+        return f"town-{self.seed:04d}-{number:04d}"

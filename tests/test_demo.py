@@ -31,3 +31,10 @@ def test_the_demo_runs_reuses_what_is_there_and_refuses_to_mix(tmp_path: Path) -
     with pytest.raises(ConfigError, match="another configuration"):
         run_demo(tmp_path / "demo", replace(config, blind_steps=3), command="occlift demo")
     assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_a_missing_viewer_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"occlift\[view\]"):
+        run_demo(tmp_path / "demo", DemoConfig.smoke(), command="occlift demo")
+    assert not (tmp_path / "demo").exists()

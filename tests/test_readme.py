@@ -99,6 +99,27 @@ def test_the_commands_for_nuscenes_run_on_a_data_set_of_its_format(fleet: dict[s
     assert ran == ["show", "train easyocc", "predict", "evaluate", "predict"]
 
 
+def test_two_processes_train_together_and_report_once(fleet: dict[str, str]) -> None:
+    arguments = [
+        "train",
+        "easyocc-demo",
+        "town",
+        "--labels",
+        "labels",
+        "--out",
+        "runs/two",
+        "--steps",
+        "2",
+        "--devices",
+        "2",
+    ]
+    done = _run(arguments, Path(fleet["folder"]))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("runs/two/last.ckpt: step 2") == 1, done.stdout
+    losses = (Path(fleet["folder"]) / "runs/two/losses.csv").read_text(encoding="utf-8")
+    assert len(re.findall(r"^\d+,loss,", losses, flags=re.MULTILINE)) == 2
+
+
 def test_every_make_target_of_readme_exists_and_runs_in_ci() -> None:
     targets = set(re.findall(r"^make ([\w-]+)", README, flags=re.MULTILINE))
     assert targets == {"demo", "test", "check", "devkit-parity"}

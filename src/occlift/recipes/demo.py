@@ -6,6 +6,7 @@ pictures of the validation scenes, which come from other seeds than the training
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -103,8 +104,10 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
         command: what the report says it was made by.
 
     Raises:
-        ConfigError: `out` holds a demo of another configuration.
+        ConfigError: `out` holds a demo of another configuration, or viser is missing.
     """
+    if importlib.util.find_spec("viser") is None:  # said now, not after ten minutes
+        raise ConfigError("the demo draws its 3-D scene with viser: pip install 'occlift[view]'")
     stages = _Stages(out, config)
     town, labels = out / "town", out / "labels"
     runs = {"EasyOcc": out / "easyocc", "blind": out / "blind"}
@@ -230,7 +233,7 @@ def _note(name: str, config: DemoConfig) -> str:
     return {
         "prior": "most frequent class per voxel, no image",
         "blind": f"grey images{shorter}",
-        "labels": "the pseudo-labels of these frames",
+        "labels": "the pseudo-labels of these frames, unknown taken as free",
         "EasyOcc": f"trained on pseudo-labels, {steps} steps",
     }[name]
 

@@ -39,7 +39,7 @@ def _commands(heading: str) -> list[list[str]]:
 
 
 def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from occlift.cli import main; main()", *arguments]
+    command = [sys.executable, "-m", "occlift", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -20,11 +20,11 @@ from occlift.classes import (
     TRUCK,
     UNKNOWN,
 )
-from occlift.data.key_frame import CameraImage
+from occlift.data.key_frame import CameraImage, KeyFrame, LidarSweep
 from occlift.data.truth_maps import TruthMaps, read_truth_maps, truth_maps_path, write_truth_maps
 from occlift.errors import ConfigError, DataError
 from occlift.teachers.corruption import CONFUSED_OBJECTS, DepthCorruption, SemanticsCorruption, smooth_noise
-from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS
+from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, OracleDepth
 from occlift.teachers.registry import DEPTH_TEACHERS, SEMANTICS_TEACHERS, depth_teacher, semantics_teacher
 
 HEIGHT, WIDTH = 224, 400
@@ -42,6 +42,18 @@ def image_at(folder: Path, token: str = "image", *, height: int = HEIGHT, width:
         ego_at_image_from_camera=np.eye(4),
         global_from_ego_at_image=np.eye(4),
     )
+
+
+def frame_of(*images: CameraImage) -> KeyFrame:
+    folder = images[0].path.parent
+    lidar = LidarSweep(
+        token="sweep",
+        path=folder / "sweep.pcd.bin",
+        timestamp_us=0,
+        ego_from_lidar=np.eye(4),
+        global_from_ego=np.eye(4),
+    )
+    return KeyFrame(token="sample", scene="scene", index=0, timestamp_us=0, cameras=images, lidar=lidar)
 
 
 def scene() -> TruthMaps:
@@ -71,8 +83,8 @@ def log_error(corruption: DepthCorruption, depth_m: np.ndarray, seed: int) -> np
 def test_perfect_is_the_truth(tmp_path: Path) -> None:
     image, truth = image_at(tmp_path), scene()
     write_truth_maps(truth_maps_path(image.path), truth)
-    semantics = semantics_teacher("oracle:perfect").semantics(image)
-    depth = depth_teacher("oracle:perfect").depth(image)
+    (semantics,) = semantics_teacher("oracle:perfect").semantics(frame_of(image))
+    (depth,) = depth_teacher("oracle:perfect").depth(frame_of(image))
     assert np.array_equal(semantics.class_id, truth.semantics)
     assert np.array_equal(depth.depth_m, truth.depth_m)
     assert depth.depth_m.dtype == np.float32
@@ -90,9 +102,10 @@ def test_errors_depend_on_seed_and_token_alone(tmp_path: Path) -> None:
             semantics_teacher("oracle:foundation", seed=seed),
             depth_teacher("oracle:foundation", seed=seed),
         )
+        class_maps, depth_maps = semantics.semantics(frame_of(*order)), depth.depth(frame_of(*order))
         return {
-            image.token: semantics.semantics(image).class_id.tobytes() + depth.depth(image).depth_m.tobytes()
-            for image in order
+            image.token: class_map.class_id.tobytes() + depth_map.depth_m.tobytes()
+            for image, class_map, depth_map in zip(order, class_maps, depth_maps, strict=True)
         }
 
     first = maps(0, images)
@@ -271,10 +284,10 @@ def test_missing_and_damaged_maps_are_named(tmp_path: Path) -> None:
     path = truth_maps_path(image.path)
     assert path.name == "image.truth.npz"
     with pytest.raises(DataError, match=r"image\.truth\.npz.*make the town with --maps"):
-        depth_teacher("oracle:perfect").depth(image)
+        depth_teacher("oracle:perfect").depth(frame_of(image))
     write_truth_maps(path, truth)
     with pytest.raises(DataError, match=r"\(224, 400\).*\(100, 400\)"):
-        semantics_teacher("oracle:perfect").semantics(image_at(tmp_path, height=100))
+        semantics_teacher("oracle:perfect").semantics(frame_of(image_at(tmp_path, height=100)))
     wrong = {
         "class 99": dataclasses.replace(truth, semantics=np.full((HEIGHT, WIDTH), 99, np.uint8)),
         "nan": dataclasses.replace(truth, depth_m=np.full((HEIGHT, WIDTH), np.nan, np.float32)),
@@ -299,5 +312,13 @@ def test_truth_maps_come_back_as_written(tmp_path: Path) -> None:
 def test_an_unknown_teacher_lists_what_exists() -> None:
     assert set(SEMANTICS_TEACHERS) >= {"oracle:perfect", "oracle:foundation"}
     assert set(DEPTH_TEACHERS) >= {"oracle:perfect", "oracle:foundation"}
-    with pytest.raises(ConfigError, match="classes called 'oracle'; choose one of oracle:perfect, oracle:foundation"):
+    with pytest.raises(ConfigError, match=r"classes called 'oracle'.*choose one of oracle:perfect, oracle:foundation"):
         semantics_teacher("oracle")
+
+
+def test_amounts_of_error_are_options() -> None:
+    depth = depth_teacher("oracle:foundation", seed=3, options={"bleed_px": "0", "sky_depth_m": "none"})
+    assert depth == OracleDepth(
+        corruption=dataclasses.replace(FOUNDATION_DEPTH, bleed_px=0.0, sky_depth_m=None), seed=3
+    )
+    assert depth_teacher("oracle:perfect") == OracleDepth(corruption=DepthCorruption())

@@ -105,3 +105,40 @@ CATEGORY_TO_CLASS: Final[dict[str, int]] = {
     "vehicle.truck": TRUCK,
 }
 """The 23 nuScenes object categories → class id (the grouping of nuScenes-lidarseg, which Occ3D uses)."""
+
+CLASS_PROMPTS: Final[dict[int, tuple[str, ...]]] = {
+    BARRIER: ("barrier", "barricade", "concrete barrier"),
+    BICYCLE: ("bicycle", "bicyclist"),
+    BUS: ("bus",),
+    CAR: ("car", "sedan"),
+    CONSTRUCTION_VEHICLE: ("crane",),
+    MOTORCYCLE: ("motorcycle", "motorcyclist"),
+    PEDESTRIAN: ("pedestrian", "adult", "child"),
+    TRAFFIC_CONE: ("cone",),
+    TRAILER: ("trailer",),
+    TRUCK: ("truck",),
+    DRIVEABLE_SURFACE: ("highway", "road"),
+    OTHER_FLAT: ("traffic island", "rail track", "lake", "river"),
+    SIDEWALK: ("sidewalk",),
+    TERRAIN: ("terrain", "grass", "soil", "sand", "gravel"),
+    MANMADE: (
+        "building",
+        "bridge",
+        "pole",
+        "billboard",
+        "light",
+        "wall",
+        "guard rail",
+        "fence",
+        "hydrant",
+        "traffic sign",
+        "traffic light",
+    ),
+    VEGETATION: ("tree", "bush"),
+    FREE: ("sky",),
+}
+"""What a teacher that reads text is asked for, per class, in the order in which it is asked.
+
+The words that OccNeRF (arXiv 2312.09243) and GaussTR (arXiv 2412.13193) use. `others` has no word: it is what the other
+classes are not. Sky is free along the whole ray.
+"""

@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from occlift.data.nuscenes import NuScenes
+from occlift.data.rigs import rig_of
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
-from occlift.recipes.show import camera_caption, read_images, rig_of
+from occlift.recipes.show import camera_caption, read_images
 from occlift.viz.canvas import captioned, legend, panel, stacked
 from occlift.viz.occupancy import perspective_image, scale_bar, top_view
 from occlift.viz.overlay import resized

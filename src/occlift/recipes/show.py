@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
@@ -16,9 +15,9 @@ from occlift.classes import CATEGORY_TO_CLASS
 from occlift.data.key_frame import BoxAnnotation, KeyFrame
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, read_label
+from occlift.data.rigs import rig_of
 from occlift.data.sensors import read_image, read_lidar
 from occlift.errors import DataError
-from occlift.geometry.cameras import CameraRig
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.progress import track
@@ -153,26 +152,6 @@ def read_images(key_frame: KeyFrame) -> list[UInt8[np.ndarray, "height width 3"]
 def camera_caption(channel: str) -> str:
     """CAM_FRONT_LEFT → front left."""
     return readable_name(channel.removeprefix("CAM_")).lower()
-
-
-def rig_of(key_frame: KeyFrame) -> CameraRig:
-    """The cameras of a key frame as a rig, float64; ego motion between image and lidar is in the transforms.
-
-    Raises:
-        DataError: the images have different sizes.
-    """
-    sizes = {(camera.height, camera.width) for camera in key_frame.cameras}
-    if len(sizes) != 1:
-        raise DataError(f"sample {key_frame.token}: expected images of one size, got {sorted(sizes)}")
-    height, width = sizes.pop()
-    return CameraRig(
-        intrinsics_px=torch.tensor(np.stack([camera.intrinsics_px for camera in key_frame.cameras])).double(),
-        ego_from_camera=torch.tensor(
-            np.stack([key_frame.ego_from_camera(camera) for camera in key_frame.cameras])
-        ).double(),
-        height=height,
-        width=width,
-    )
 
 
 def lidar_in_ego(key_frame: KeyFrame) -> Float[np.ndarray, "n 3"]:

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from occlift.data.key_frame import CameraImage
+from occlift.data.key_frame import CameraImage, KeyFrame
 from occlift.data.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
 from occlift.errors import DataError
 from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
@@ -70,8 +70,11 @@ class OracleSemantics:
     def settings(self) -> Mapping[str, object]:
         return {"teacher": "oracle", "seed": self.seed, **asdict(self.corruption)}
 
-    def semantics(self, image: CameraImage) -> SemanticMap:
-        """The class of every pixel; DataError where the image has no truth maps, or damaged ones."""
+    def semantics(self, frame: KeyFrame) -> list[SemanticMap]:
+        """The class of every pixel, a map per camera; DataError where an image has no truth maps, or damaged ones."""
+        return [self._of_image(image) for image in frame.cameras]
+
+    def _of_image(self, image: CameraImage) -> SemanticMap:
         truth = _truth(image)
         rng = _generator(self.seed, "semantics", image.token)
         class_id = self.corruption.apply(truth.semantics, truth.instance, rng)
@@ -93,8 +96,11 @@ class OracleDepth:
     def settings(self) -> Mapping[str, object]:
         return {"teacher": "oracle", "seed": self.seed, **asdict(self.corruption)}
 
-    def depth(self, image: CameraImage) -> DepthMap:
-        """The depth of every pixel; DataError where the image has no truth maps, or damaged ones."""
+    def depth(self, frame: KeyFrame) -> list[DepthMap]:
+        """The depth of every pixel, a map per camera; DataError where an image has no truth maps, or damaged ones."""
+        return [self._of_image(image) for image in frame.cameras]
+
+    def _of_image(self, image: CameraImage) -> DepthMap:
         truth = _truth(image)
         depth_m = self.corruption.apply(truth.depth_m, _generator(self.seed, "depth", image.token))
         return DepthMap(depth_m=depth_m, confidence=np.ones(depth_m.shape, np.float32))

@@ -1,49 +1,274 @@
-"""Teachers by name, as the command line and label configurations call them."""
+"""Teachers by name, as the command line and label configurations call them.
+
+A name may carry one argument after a colon, `files:FOLDER`, and any other option as `name=value`. Nothing here loads a
+network: importing this module, or asking what is ready, imports neither transformers nor onnxruntime.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from occlift.errors import ConfigError
 from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
+from occlift.teachers.dinov2 import Dino, DinoConfig, Dinov3Config
+from occlift.teachers.files import FilesDepth, FilesDepthConfig, FilesSemantics, FilesSemanticsConfig
+from occlift.teachers.grounded_sam import GroundedSam, GroundedSamConfig, missing_grounded_sam
+from occlift.teachers.hf_depth import DepthAnything, DepthAnythingConfig, DepthPro, DepthProConfig
+from occlift.teachers.lidar import LidarDepth, LidarDepthConfig
+from occlift.teachers.metric3d import Metric3D, Metric3DConfig, missing_metric3d
+from occlift.teachers.options import configured, did_you_mean
 from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, OracleDepth, OracleSemantics
-from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
+from occlift.teachers.sam3 import Sam3, Sam3Config, missing_sam3
+from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher
+from occlift.teachers.weights import missing_weights
 
-SEMANTICS_TEACHERS: Final[Mapping[str, Callable[[int], SemanticsTeacher]]] = {
-    "oracle:perfect": lambda seed: OracleSemantics(corruption=SemanticsCorruption(), seed=seed),
-    "oracle:foundation": lambda seed: OracleSemantics(corruption=FOUNDATION_SEMANTICS, seed=seed),
+Kind = Literal["semantics", "depth", "features"]
+
+_Made = TypeVar("_Made", covariant=True)
+
+_WHATS: Final[Mapping[Kind, str]] = {"semantics": "classes", "depth": "depth", "features": "features"}
+_NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
+_TRUTH_MAPS: Final = "truth maps beside the images (occlift town --maps)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherEntry(Generic[_Made]):
+    """A teacher that can be asked for by name.
+
+    Attributes:
+        config: the frozen dataclass of its options.
+        build: makes it from such a configuration and the seed of its errors (only oracles err by seed).
+        summary: what it is, in a few words.
+        needs: what must be there before it can be used.
+        missing: from a configuration to what is missing and how to get it; None: ready. Loads nothing.
+        preset: values that this name gives to options, over their defaults.
+        argument: the option that stands behind the colon in `name:value`; empty where there is none.
+    """
+
+    config: type
+    build: Callable[[Any, int], _Made]
+    summary: str
+    needs: str
+    missing: Callable[[Any], str | None]
+    preset: Mapping[str, object] = field(default_factory=dict)
+    argument: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherStatus:
+    """What `teacher_table` says about a teacher.
+
+    Attributes:
+        ready: it can be used as it stands, with its default options.
+        note: what is missing and how to get it, or what else there is to know; may be empty.
+    """
+
+    kind: Kind
+    name: str
+    summary: str
+    needs: str
+    ready: bool
+    note: str
+
+
+def _nothing_missing(config: object) -> str | None:
+    return None
+
+
+def _missing_model(config: Any) -> str | None:
+    return missing_weights(config.model, config.revision)
+
+
+SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
+    "oracle:perfect": TeacherEntry(
+        config=SemanticsCorruption,
+        build=lambda config, seed: OracleSemantics(corruption=config, seed=seed),
+        summary="the true classes",
+        needs=_TRUTH_MAPS,
+        missing=_nothing_missing,
+    ),
+    "oracle:foundation": TeacherEntry(
+        config=SemanticsCorruption,
+        preset=vars(FOUNDATION_SEMANTICS),
+        build=lambda config, seed: OracleSemantics(corruption=config, seed=seed),
+        summary="the true classes with errors like those of Grounded-SAM",
+        needs=_TRUTH_MAPS,
+        missing=_nothing_missing,
+    ),
+    "grounded-sam": TeacherEntry(
+        config=GroundedSamConfig,
+        build=lambda config, seed: GroundedSam(config),
+        summary="Grounding DINO's boxes, SAM's masks",
+        needs="weights of a detector and a segmenter",
+        missing=missing_grounded_sam,
+    ),
+    "sam3": TeacherEntry(
+        config=Sam3Config,
+        build=lambda config, seed: Sam3(config),
+        summary="SAM 3, asked by text",
+        needs="weights (a licence must be accepted on the Hub)",
+        missing=missing_sam3,
+        argument="model",
+    ),
+    "files": TeacherEntry(
+        config=FilesSemanticsConfig,
+        build=lambda config, seed: FilesSemantics(config),
+        summary="class maps on disk: your own, OccNeRF's, GaussianFlowOcc's",
+        needs="files:FOLDER",
+        missing=_nothing_missing,
+        argument="root",
+    ),
 }
-"""From a name to what makes the teacher from a seed."""
+"""The teachers of classes."""
 
-DEPTH_TEACHERS: Final[Mapping[str, Callable[[int], DepthTeacher]]] = {
-    "oracle:perfect": lambda seed: OracleDepth(corruption=DepthCorruption(), seed=seed),
-    "oracle:foundation": lambda seed: OracleDepth(corruption=FOUNDATION_DEPTH, seed=seed),
+DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
+    "oracle:perfect": TeacherEntry(
+        config=DepthCorruption,
+        build=lambda config, seed: OracleDepth(corruption=config, seed=seed),
+        summary="the true depth",
+        needs=_TRUTH_MAPS,
+        missing=_nothing_missing,
+    ),
+    "oracle:foundation": TeacherEntry(
+        config=DepthCorruption,
+        preset=vars(FOUNDATION_DEPTH),
+        build=lambda config, seed: OracleDepth(corruption=config, seed=seed),
+        summary="the true depth with errors like those of Metric3Dv2",
+        needs=_TRUTH_MAPS,
+        missing=_nothing_missing,
+    ),
+    "metric3d": TeacherEntry(
+        config=Metric3DConfig,
+        build=lambda config, seed: Metric3D(config),
+        summary="Metric3Dv2, as an ONNX file",
+        needs="onnxruntime and the export",
+        missing=missing_metric3d,
+        argument="model",
+    ),
+    "depth-pro": TeacherEntry(
+        config=DepthProConfig,
+        build=lambda config, seed: DepthPro(config),
+        summary="Depth Pro with the known intrinsics",
+        needs="weights",
+        missing=_missing_model,
+        argument="model",
+    ),
+    "depth-anything": TeacherEntry(
+        config=DepthAnythingConfig,
+        build=lambda config, seed: DepthAnything(config),
+        summary="Depth Anything V2, metric",
+        needs="weights",
+        missing=_missing_model,
+        argument="model",
+    ),
+    "lidar": TeacherEntry(
+        config=LidarDepthConfig,
+        build=lambda config, seed: LidarDepth(config=config),
+        summary="the key frame's own lidar sweep, filled in between its points",
+        needs="LIDAR_TOP sweeps of the key frames",
+        missing=_nothing_missing,
+    ),
+    "files": TeacherEntry(
+        config=FilesDepthConfig,
+        build=lambda config, seed: FilesDepth(config),
+        summary="depth maps on disk: your own, OccNeRF's, GaussianFlowOcc's",
+        needs="files:FOLDER",
+        missing=_nothing_missing,
+        argument="root",
+    ),
 }
-"""From a name to what makes the teacher from a seed."""
+"""The teachers of depth."""
 
-_Made = TypeVar("_Made")
+FEATURE_TEACHERS: Final[Mapping[str, TeacherEntry[FeatureTeacher]]] = {
+    "dinov2": TeacherEntry(
+        config=DinoConfig,
+        build=lambda config, seed: Dino(config),
+        summary="DINOv2, patches of 14 pixels",
+        needs="weights",
+        missing=_missing_model,
+        argument="model",
+    ),
+    "dinov3": TeacherEntry(
+        config=Dinov3Config,
+        build=lambda config, seed: Dino(config),
+        summary="DINOv3, patches of 16 pixels",
+        needs="weights (a licence must be accepted on the Hub)",
+        missing=_missing_model,
+        argument="model",
+    ),
+}
+"""The teachers of features."""
 
 
-def semantics_teacher(name: str, *, seed: int = 0) -> SemanticsTeacher:
+def semantics_teacher(name: str, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS) -> SemanticsTeacher:
     """The teacher of classes called `name`.
 
-    Raises:
-        ConfigError: there is none of this name.
-    """
-    return _make(SEMANTICS_TEACHERS, name, seed, "classes")
-
-
-def depth_teacher(name: str, *, seed: int = 0) -> DepthTeacher:
-    """The teacher of depth called `name`.
+    Args:
+        name: a key of `SEMANTICS_TEACHERS`, or with its argument, such as `files:FOLDER`.
+        seed: of the errors of oracles.
+        options: option → value as text (`occlift.teachers.options`).
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: there is none of this name, an option does not exist or has no such value, or what the teacher
+            needs is missing.
     """
-    return _make(DEPTH_TEACHERS, name, seed, "depth")
+    return _made(SEMANTICS_TEACHERS, "semantics", name, seed, options)
 
 
-def _make(teachers: Mapping[str, Callable[[int], _Made]], name: str, seed: int, what: str) -> _Made:
-    if name not in teachers:
-        raise ConfigError(f"there is no teacher of {what} called {name!r}; choose one of {', '.join(teachers)}")
-    return teachers[name](seed)
+def depth_teacher(name: str, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS) -> DepthTeacher:
+    """The teacher of depth called `name`; arguments and errors as in `semantics_teacher`."""
+    return _made(DEPTH_TEACHERS, "depth", name, seed, options)
+
+
+def feature_teacher(name: str, *, options: Mapping[str, str] = _NO_OPTIONS) -> FeatureTeacher:
+    """The teacher of features called `name`; arguments and errors as in `semantics_teacher`."""
+    return _made(FEATURE_TEACHERS, "features", name, 0, options)
+
+
+def teacher_table() -> tuple[TeacherStatus, ...]:
+    """All teachers with their default options: what they are, what they need, whether it is there. Loads nothing."""
+    kinds: Mapping[Kind, Mapping[str, TeacherEntry[Any]]] = {
+        "semantics": SEMANTICS_TEACHERS,
+        "depth": DEPTH_TEACHERS,
+        "features": FEATURE_TEACHERS,
+    }
+    table = []
+    for kind, entries in kinds.items():
+        for name, entry in entries.items():
+            # What a teacher of files lacks is its folder, which only a user knows.
+            missing = None if entry.argument == "root" else entry.missing(entry.config(**entry.preset))
+            table.append(
+                TeacherStatus(
+                    kind=kind,
+                    name=name,
+                    summary=entry.summary,
+                    needs=entry.needs,
+                    ready=missing is None,
+                    note=missing or "",
+                )
+            )
+    return tuple(table)
+
+
+def _made(
+    entries: Mapping[str, TeacherEntry[_Made]], kind: Kind, name: str, seed: int, options: Mapping[str, str]
+) -> _Made:
+    short, colon, argument = name.partition(":")
+    given = dict(options)
+    if name in entries:
+        short = name
+    elif colon and argument and short in entries and entries[short].argument:
+        option = entries[short].argument
+        if option in given:
+            raise ConfigError(f"{name}: {option} is given twice, as {argument!r} and as {option}={given[option]}")
+        given[option] = argument
+    else:
+        raise ConfigError(
+            f"there is no teacher of {_WHATS[kind]} called {name!r}{did_you_mean(name, list(entries))}; "
+            f"choose one of {', '.join(entries)}"
+        )
+    entry = entries[short]
+    return entry.build(configured(entry.config, entry.preset, given, teacher=short), seed)

@@ -1,0 +1,307 @@
+"""Teachers that read maps from disk: your own, or those that somebody published (`occlift.teachers.layouts`).
+
+Class maps: integer `.npy`, `.npz` or single-channel `.png`. Depth maps: metres along the optical axis as floating point
+`.npy` or `.npz`; integers of any of the three kinds only with `scale_m`, the metres of one unit, because files do not
+say whether they count millimetres (0.001) or 1/256 metres. A depth that is 0 or less, NaN or infinite is unknown.
+
+Maps may be smaller or larger than their images, with the same proportions.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Shaped
+from numpy.typing import NDArray
+
+from occlift.classes import FREE, UNKNOWN
+from occlift.data.key_frame import CameraImage, KeyFrame
+from occlift.data.npz import read_npz
+from occlift.errors import ConfigError, DataError
+from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES, Layout, LayoutName
+from occlift.teachers.teacher import DepthMap, SemanticMap
+
+_FIELDS: Final = ("channel", "stem", "token", "sample", "scene", "suffix")
+_NO_HEADER: Final = ".bin"
+"""Suffix of files that are nothing but int8, row by row, as OccNeRF's are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesSemanticsConfig:
+    """Where class maps lie and what their ids mean.
+
+    Attributes:
+        root: the folder.
+        layout: where the maps lie below it; `plain` is `<channel>/<image name>` with .npy, .npz or .png.
+        pattern: another place than the layout's; fields as in `Layout`.
+        key: of the array in `.npz` files; by default the only one that there is.
+        class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`.
+    """
+
+    root: Path
+    layout: LayoutName = "plain"
+    pattern: str = ""
+    key: str = ""
+    class_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilesDepthConfig:
+    """Where depth maps lie and what their numbers mean.
+
+    Attributes:
+        root, layout, pattern, key: as in `FilesSemanticsConfig`.
+        scale_m: metres per unit; integers are refused without it, floating point numbers are metres without it.
+    """
+
+    root: Path
+    layout: LayoutName = "plain"
+    pattern: str = ""
+    key: str = ""
+    scale_m: float | None = None
+
+
+class FilesSemantics:
+    """A `SemanticsTeacher` that reads class maps from disk. Scores are 1 where a class is known.
+
+    Raises:
+        ConfigError: there is no such folder, or an option cannot be understood.
+    """
+
+    def __init__(self, config: FilesSemanticsConfig) -> None:
+        layout = SEMANTICS_LAYOUTS[config.layout]
+        self._config = config
+        self._maps = _MapFiles(config.root, config.pattern, config.key, layout)
+        class_ids = _class_ids(config.class_ids, layout.class_ids)
+        self._numbers = np.array(sorted(class_ids))
+        self._classes = np.array([class_ids[number] for number in sorted(class_ids)], np.uint8)
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return {
+            "teacher": "files",
+            **self._maps.settings,
+            "layout": self._config.layout,
+            "class_ids": list(self._config.class_ids),
+        }
+
+    def semantics(self, frame: KeyFrame) -> list[SemanticMap]:
+        """The class maps of a key frame.
+
+        Raises:
+            DataError: a file is missing, damaged, of the wrong kind or size, or holds an id that means nothing.
+        """
+        return [self._of_image(frame, camera) for camera in frame.cameras]
+
+    def _of_image(self, frame: KeyFrame, camera: CameraImage) -> SemanticMap:
+        path, ids = self._maps.read(frame, camera)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise DataError(f"{path}: holds {ids.dtype}; expected integers, an id of a class per pixel")
+        numbers, classes = self._numbers, self._classes
+        place = np.minimum(np.searchsorted(numbers, ids), len(numbers) - 1)
+        if not (known := numbers[place] == ids).all():
+            unknown = int(ids[~known][0])
+            raise DataError(
+                f"{path}: holds the id {unknown}, which stands for no class here; say what it means with class_ids, "
+                f"such as {unknown}=255 (255: unknown, 17: sky)"
+            )
+        class_id = classes[place]
+        return SemanticMap(class_id=class_id, score=(class_id != UNKNOWN).astype(np.float32))
+
+
+class FilesDepth:
+    """A `DepthTeacher` that reads depth maps from disk. Confidences are 1 where a depth is known.
+
+    Raises:
+        ConfigError: there is no such folder, or an option cannot be understood.
+    """
+
+    def __init__(self, config: FilesDepthConfig) -> None:
+        if config.scale_m is not None and not 0 < config.scale_m < np.inf:
+            raise ConfigError(f"files: scale_m is {config.scale_m}; expected metres per unit, above 0")
+        self._config = config
+        self._maps = _MapFiles(config.root, config.pattern, config.key, DEPTH_LAYOUTS[config.layout])
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        return {
+            "teacher": "files",
+            **self._maps.settings,
+            "layout": self._config.layout,
+            "scale_m": self._config.scale_m,
+        }
+
+    def depth(self, frame: KeyFrame) -> list[DepthMap]:
+        """The depth maps of a key frame.
+
+        Raises:
+            DataError: a file is missing, damaged, or of the wrong kind or size.
+        """
+        return [self._of_image(frame, camera) for camera in frame.cameras]
+
+    def _of_image(self, frame: KeyFrame, camera: CameraImage) -> DepthMap:
+        path, values = self._maps.read(frame, camera)
+        scale_m = self._config.scale_m
+        if np.issubdtype(values.dtype, np.integer) and scale_m is None:
+            raise DataError(
+                f"{path}: holds {values.dtype}, and a file does not say what one unit is; say it with scale_m, such as "
+                "0.001 for millimetres or 0.00390625 for 1/256 metres"
+            )
+        if not np.issubdtype(values.dtype, np.integer) and not np.issubdtype(values.dtype, np.floating):
+            raise DataError(f"{path}: holds {values.dtype}; expected a number per pixel")
+        depth_m = values.astype(np.float32) * np.float32(1 if scale_m is None else scale_m)
+        known = np.isfinite(depth_m) & (depth_m > 0)
+        depth_m[~known] = np.nan
+        return DepthMap(depth_m=depth_m, confidence=known.astype(np.float32))
+
+
+class _MapFiles:
+    """The maps below a folder."""
+
+    def __init__(self, root: Path, pattern: str, key: str, layout: Layout) -> None:
+        self._root, self._key, self._layout = root.expanduser(), key, layout
+        self._pattern = pattern or layout.pattern
+        if not self._root.is_dir():
+            raise ConfigError(f"files: {root}: no such folder; expected one that holds {self._pattern}")
+        try:
+            fields = {name for _, name, _, _ in Formatter().parse(self._pattern) if name is not None}
+        except ValueError as error:
+            raise ConfigError(f"files: the pattern {self._pattern!r} cannot be understood ({error})") from None
+        if unknown := sorted(fields - set(_FIELDS)):
+            raise ConfigError(
+                f"files: the pattern {self._pattern!r} has a field {{{unknown[0]}}}; there are only "
+                f"{', '.join(f'{{{name}}}' for name in _FIELDS)}"
+            )
+        per_image = fields & {"stem", "token"} or {"channel", "sample"} <= fields
+        if not per_image and not (layout.stacked and "sample" in fields):
+            raise ConfigError(
+                f"files: the pattern {self._pattern!r} names the same file for several images; it needs {{stem}}, "
+                "{token}, or {channel} and {sample}"
+            )
+
+    @property
+    def settings(self) -> dict[str, object]:
+        return {"root": self._root.as_posix(), "pattern": self._pattern, "key": self._key}
+
+    def read(self, frame: KeyFrame, camera: CameraImage) -> tuple[Path, Shaped[np.ndarray, "height width"]]:
+        """The file of an image's map, and the map; its size fits the image."""
+        path = self._path(frame, camera)
+        array = _read(path, self._key, camera)
+        if self._layout.stacked:
+            array = self._slice(path, array, camera)
+        if array.ndim != 2:
+            raise DataError(f"{path}: has shape {list(array.shape)}; expected [height, width], one number per pixel")
+        height, width = array.shape
+        # Within the rounding of a map that was made smaller by any factor.
+        if abs(width * camera.height - height * camera.width) > max(camera.height, camera.width):
+            raise DataError(
+                f"{path}: a map of {(height, width)} pixels (height, width) for the image {camera.path.name} of "
+                f"{(camera.height, camera.width)}; expected the whole image, at any scale, with its proportions"
+            )
+        return path, array
+
+    def _path(self, frame: KeyFrame, camera: CameraImage) -> Path:
+        fields = {
+            "channel": camera.channel,
+            "stem": camera.path.stem,
+            "token": camera.token,
+            "sample": frame.token,
+            "scene": frame.scene,
+        }
+        candidates = [
+            self._root / self._pattern.format(**fields, suffix=suffix)
+            for suffix in (SUFFIXES if "{suffix}" in self._pattern else ("",))
+        ]
+        for path in candidates:
+            if path.is_file():
+                return path
+        others = f" (nor with {', '.join(SUFFIXES[1:])})" if len(candidates) > 1 else ""
+        raise DataError(f"{candidates[0]}: no such file{others}; it should hold the map of {camera.path.name}")
+
+    def _slice(self, path: Path, array: NDArray[Any], camera: CameraImage) -> NDArray[Any]:
+        channels = self._layout.stacked
+        if array.ndim != 3 or len(array) != len(channels):
+            raise DataError(
+                f"{path}: has shape {list(array.shape)}; expected [{len(channels)}, height, width], the maps of "
+                f"{', '.join(channels)}"
+            )
+        return array[channels.index(camera.channel)]
+
+
+def _class_ids(pairs: tuple[str, ...], layout_ids: Mapping[int, int] | None) -> dict[int, int]:
+    classes = {*range(FREE + 1), UNKNOWN}
+    result = dict(layout_ids) if layout_ids is not None else {number: number for number in sorted(classes)}
+    for pair in pairs:
+        number, equals, class_number = pair.partition("=")
+        try:
+            source, target = int(number), int(class_number)
+        except ValueError:
+            source, target = 0, -1
+        if not equals or target not in classes:
+            raise ConfigError(
+                f"files: class_ids holds {pair!r}; expected id=class, where class is 0..16, 17 (sky) or 255 (unknown)"
+            )
+        result[source] = target
+    return result
+
+
+def _read(path: Path, key: str, camera: CameraImage) -> NDArray[Any]:
+    try:
+        if path.suffix == ".npz":
+            return _from_npz(path, key)
+        if path.suffix == ".png":
+            return _from_png(path)
+        if path.suffix == _NO_HEADER:
+            values = np.fromfile(path, np.int8)
+            if values.size != camera.height * camera.width:
+                raise DataError(
+                    f"{path}: holds {values.size} bytes; expected {camera.height * camera.width}, one per pixel of "
+                    f"{camera.path.name} ({camera.height} × {camera.width})"
+                )
+            return values.reshape(camera.height, camera.width)
+        if path.suffix != ".npy":
+            raise DataError(f"{path}: is of no kind that can be read; expected .npy, .npz, .png or {_NO_HEADER}")
+        # Mapped, so that of the maps of six cameras in one file only one is read.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy array ({error}); the file is damaged") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: expected a single array, found an archive; rename it to .npz")
+    return array
+
+
+def _from_npz(path: Path, key: str) -> NDArray[Any]:
+    if key:
+        return read_npz(path, (key,))[key]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: not a readable .npz archive ({error}); the file is damaged") from error
+    if len(names) != 1:
+        raise DataError(f"{path}: holds {', '.join(names) or 'nothing'}; say with key=... which of them is the map")
+    return read_npz(path, names)[names[0]]
+
+
+def _from_png(path: Path) -> NDArray[Any]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            # Greys of 8 or 16 bits; or a palette, whose indices are the ids.
+            if image.mode not in ("L", "P", "I", "I;16", "I;16B"):
+                raise DataError(
+                    f"{path}: a picture of mode {image.mode} with several channels; expected one number per pixel "
+                    "(grey of 8 or 16 bits, or a palette), not colours"
+                )
+            return np.array(image)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable picture ({error}); the file is damaged or cut off") from error

@@ -1,0 +1,61 @@
+"""Networks and tokenizers of transformers by the kind that their `config.json` names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from occlift.errors import ConfigError
+from occlift.teachers.torch_model import loaded
+from occlift.teachers.weights import model_type
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_network(folder: Path, classes: Mapping[str, str], *, device: str) -> tuple[Any, torch.device]:
+    """A network with float32 weights, in evaluation mode, and the device it is on.
+
+    Args:
+        folder: with `config.json` and the weights.
+        classes: from the `model_type` that the config may name to the class of transformers that reads it.
+        device: as `torch_model.torch_device` reads it.
+
+    Raises:
+        ConfigError: the folder holds another kind of network, or not all of its weights; or the device is not there.
+        DataError: `config.json` is missing or damaged.
+    """
+    import transformers
+
+    kind = model_type(folder)
+    if kind not in classes:
+        raise ConfigError(f"{folder}: a network of type {kind!r}; expected one of {', '.join(classes)}")
+
+    def complete(*args: object, **options: object) -> Any:
+        network, info = getattr(transformers, classes[kind]).from_pretrained(*args, output_loading_info=True, **options)
+        # transformers gives weights that a file lacks random values, and only logs it.
+        if info["missing_keys"]:
+            lacking = sorted(info["missing_keys"])
+            raise ValueError(f"{len(lacking)} weights of {classes[kind]} are not in it, the first {lacking[0]}")
+        return network
+
+    network, where, _ = loaded(complete, folder, device=device, precision="float32")
+    return network, where
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer beside a network's weights.
+
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder}: its tokenizer cannot be loaded ({str(error).strip().splitlines()[0]}); expected the "
+            "tokenizer's files beside the weights, fetch them again"
+        ) from error

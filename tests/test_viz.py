@@ -311,6 +311,7 @@ def score_row(name: str, role: str, miou: float) -> ScoreRow:
         role=role,  # type: ignore[arg-type]
         with_camera_mask=scores,
         without_mask=scores,
+        ray_iou=miou / 2,
         class_iou=(*(miou,) * 16, None),
         note=NASTY,
     )
@@ -552,7 +553,8 @@ def test_a_real_frame_becomes_a_report_frame_and_a_scene(real_frame: Path, tmp_p
 def test_real_lidar_lands_on_the_people_it_hits(real_frame: Path) -> None:
     """Lidar points inside the pedestrians' boxes project into the images near the boxes' own projected centres."""
     from occlift.data.nuscenes import NuScenes
-    from occlift.recipes.show import box_in_ego, lidar_in_ego, rig_of
+    from occlift.data.rigs import rig_of
+    from occlift.recipes.show import box_in_ego, lidar_in_ego
 
     data = NuScenes.open(real_frame)
     token = data.key_frame_tokens(data.scenes[0])[0]

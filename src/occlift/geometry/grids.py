@@ -1,11 +1,12 @@
-"""Voxel grids: where a voxel lies, and which voxel a point falls into.
+"""Voxel grids and grids on the ground: where a voxel or a cell lies, and which one a point falls into.
 
-Volumes are indexed [x, y, z]; index = ⌊(p − lower) / voxel size⌋; the centre of voxel i lies at
-lower + (i + 0.5) · voxel size (Occ3D-nuScenes).
+Volumes are indexed [x, y, z], bird's-eye views [x, y]; index = ⌊(p − lower) / size⌋; the centre of voxel or cell i lies
+at lower + (i + 0.5) · size (Occ3D-nuScenes).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,11 +45,7 @@ class VoxelGrid:
 
         Indices of points outside are meaningless for indexing: use the mask.
         """
-        scaled = (points - np.asarray(self.lower_m)) / np.asarray(self.voxel_size_m)
-        inside_grid = np.all((scaled >= 0) & (scaled < np.asarray(self.shape)), axis=-1)
-        # Casting NaN or huge values to int is undefined; those points are outside anyway.
-        index = np.floor(np.where(inside_grid[..., None], scaled, -1.0)).astype(np.int64)
-        return index, inside_grid
+        return _indices(points, self.lower_m, self.voxel_size_m, self.shape)
 
     def occupied_by(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "x y z"]:
         """Which voxels hold at least one of the points (metres, the grid's frame); points outside count nowhere."""
@@ -59,12 +56,57 @@ class VoxelGrid:
 
     def centers(self) -> Float[np.ndarray, "x y z 3"]:
         """Centres of all voxels, metres, in the grid's frame."""
-        axes = [
-            lower + (np.arange(count) + 0.5) * size
-            for lower, size, count in zip(self.lower_m, self.voxel_size_m, self.shape, strict=True)
-        ]
+        axes = (_axis_centers(self.lower_m[i], self.voxel_size_m[i], self.shape[i]) for i in range(3))
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BevGrid:
+    """A grid of cells on the x-y plane, seen from above, in whatever frame its user says (for ours: the ego frame).
+
+    Attributes:
+        lower_m: the corner with the smallest coordinates (x, y), metres.
+        cell_size_m: edge lengths along x and y, metres.
+        shape: the number of cells along x and y.
+    """
+
+    lower_m: tuple[float, float]
+    cell_size_m: tuple[float, float]
+    shape: tuple[int, int]
+
+    def indices(self, points: Float[np.ndarray, "*n 2"]) -> tuple[Int[np.ndarray, "*n 2"], Bool[np.ndarray, "*n"]]:
+        """Cell indices of points (x, y), metres, in the grid's frame, and which of them are inside the grid.
+
+        Indices of points outside are meaningless for indexing: use the mask.
+        """
+        return _indices(points, self.lower_m, self.cell_size_m, self.shape)
+
+    def axis_centers(self) -> tuple[Float[np.ndarray, "x"], Float[np.ndarray, "y"]]:
+        """The x coordinates of the centres of the cells along x, and the y coordinates of those along y, metres."""
+        x, y = (_axis_centers(self.lower_m[i], self.cell_size_m[i], self.shape[i]) for i in range(2))
+        return x, y
+
+    def centers(self) -> Float[np.ndarray, "x y 2"]:
+        """Centres (x, y) of all cells, metres, in the grid's frame."""
+        return np.stack(np.meshgrid(*self.axis_centers(), indexing="ij"), axis=-1)
+
+
+def _indices(
+    points: Float[np.ndarray, "*n axes"], lower_m: Sequence[float], size_m: Sequence[float], shape: Sequence[int]
+) -> tuple[Int[np.ndarray, "*n axes"], Bool[np.ndarray, "*n"]]:
+    scaled = (points - np.asarray(lower_m)) / np.asarray(size_m)
+    inside_grid = np.all((scaled >= 0) & (scaled < np.asarray(shape)), axis=-1)
+    # Casting NaN or huge values to int is undefined; those points are outside anyway.
+    index = np.floor(np.where(inside_grid[..., None], scaled, -1.0)).astype(np.int64)
+    return index, inside_grid
+
+
+def _axis_centers(lower_m: float, size_m: float, count: int) -> Float[np.ndarray, "count"]:
+    return lower_m + (np.arange(count) + 0.5) * size_m
 
 
 OCC3D_GRID: Final = VoxelGrid(lower_m=(-40.0, -40.0, -1.0), voxel_size_m=(0.4, 0.4, 0.4), shape=(200, 200, 16))
 """Occ3D-nuScenes: the ego frame at the lidar's time stamp, x forward, y left, z up."""
+
+BEV_GRID: Final = BevGrid(lower_m=(-50.0, -50.0), cell_size_m=(0.5, 0.5), shape=(200, 200))
+"""Bird's-eye-view segmentation on nuScenes: the ego frame at the lidar's time stamp, x forward, y left."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
-from numba import get_num_threads, njit, prange
+from jaxtyping import Bool, Float, Int
+from numba import njit, prange
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse
@@ -109,32 +109,25 @@ def crossed_voxels(
     return crossed
 
 
-def least_obstruction(
-    weight: UInt8[np.ndarray, "x y z"],
-    grid: VoxelGrid,
-    origins_m: Float[np.ndarray, "rays 3"],
-    ends_m: Float[np.ndarray, "rays 3"],
-) -> UInt8[np.ndarray, "x y z"]:
-    """How much stands, at the least, between a voxel and the origins of the segments that cross it.
-
-    The obstruction of a voxel on one segment is the largest weight of the voxels that the segment crosses before it;
-    the result is its minimum over all segments. With it one pass answers for every threshold w in 1..255 what
-    `crossed_voxels(..., blocked=weight >= w)` would: voxels with an obstruction and a weight of less than w.
-
-    Args:
-        weight: of every voxel; 255 ends a segment.
-        origins_m, ends_m: as in `crossed_voxels`.
+def enter_grid(
+    grid: VoxelGrid, origins_m: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]
+) -> tuple[
+    Float[np.ndarray, "rays 3"], Float[np.ndarray, "rays 3"], Int[np.ndarray, "rays 3"], Float[np.ndarray, " rays"]
+]:
+    """Where rays begin their way through a grid: what a caster needs that walks elsewhere, such as on an accelerator.
 
     Returns:
-        [x, y, z]; 255 where no segment comes, or none but through a weight of 255.
+        the origins in voxels; the reciprocals of the directions in voxels per metre (0 where parallel to the planes);
+        the first voxel of each ray; metres to where it enters that, 0 if it starts inside, +inf if it never does.
     """
-    assert (weight.shape, weight.dtype.name) == (grid.shape, "uint8"), (weight.shape, weight.dtype, grid.shape)
-    origins_m, ends_m = _rows(origins_m), _rows(ends_m)
-    assert origins_m.shape == ends_m.shape, (origins_m.shape, ends_m.shape)
-    # One volume per worker, merged at the end: a minimum does not depend on who found it.
-    least = np.full((get_num_threads(), *grid.shape), 255, np.uint8)
-    _least_obstruction(np.ascontiguousarray(weight), *_corner_and_size(grid), origins_m, ends_m, least)
-    return least.min(axis=0)
+    origins_m, directions = _rows(origins_m), _rows(directions)
+    assert origins_m.shape == directions.shape, (origins_m.shape, directions.shape)
+    start, inverses = np.empty(origins_m.shape), np.empty(origins_m.shape)
+    voxel, entry_range_m = np.full(origins_m.shape, -1, np.int32), np.full(len(origins_m), np.inf)
+    _enter_grid(
+        np.asarray(grid.shape), *_corner_and_size(grid), origins_m, directions, start, inverses, voxel, entry_range_m
+    )
+    return start, inverses, voxel, entry_range_m
 
 
 def observed_by_camera(
@@ -224,6 +217,26 @@ def _first_hit(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _enter_grid(shape, lower_m, size_m, origins_m, directions, start, inverses, voxel, entry_range_m):  # type: ignore[no-untyped-def]
+    nx, ny, nz = shape
+    for ray in range(len(origins_m)):
+        dx, dy, dz = directions[ray, 0], directions[ray, 1], directions[ray, 2]
+        length = np.sqrt(dx * dx + dy * dy + dz * dz)
+        if not (0.0 < length < np.inf):
+            continue
+        ox = (origins_m[ray, 0] - lower_m[0]) / size_m[0]
+        oy = (origins_m[ray, 1] - lower_m[1]) / size_m[1]
+        oz = (origins_m[ray, 2] - lower_m[2]) / size_m[2]
+        dx, dy, dz = dx / length / size_m[0], dy / length / size_m[1], dz / length / size_m[2]
+        ix, iy, iz = reciprocal(dx), reciprocal(dy), reciprocal(dz)
+        x, y, z, t, _ = enter(ox, oy, oz, dx, dy, dz, ix, iy, iz, nx, ny, nz)
+        start[ray, 0], start[ray, 1], start[ray, 2] = ox, oy, oz
+        inverses[ray, 0], inverses[ray, 1], inverses[ray, 2] = ix, iy, iz
+        voxel[ray, 0], voxel[ray, 1], voxel[ray, 2] = x, y, z
+        entry_range_m[ray] = t
+
+
+@njit(cache=True)
 def _segment(lower_m, size_m, origin_m, end_m, nx, ny, nz):  # type: ignore[no-untyped-def]
     """(o, inv, e, (x, y, z, t)) of a segment with t = 1 at its end, where it enters the grid; t = +inf if nowhere."""
     ox, oy, oz = (
@@ -256,25 +269,6 @@ def _crossed_voxels(blocked, lower_m, size_m, origins_m, ends_m, crossed):  # ty
             if not crossed[x, y, z]:
                 crossed[x, y, z] = True
             x, y, z, t, _, tx, ty, tz = step(x, y, z, tx, ty, tz, ox, oy, oz, ix, iy, iz, nx, ny, nz)
-
-
-@njit(cache=True, parallel=True)
-def _least_obstruction(weight, lower_m, size_m, origins_m, ends_m, least):  # type: ignore[no-untyped-def]
-    nx, ny, nz = weight.shape
-    workers = len(least)
-    for worker in prange(workers):
-        # Every so-many-th ray: neighbours take equally long.
-        for ray in range(worker, len(origins_m), workers):
-            (ox, oy, oz), (ix, iy, iz), (end_x, end_y, end_z), (x, y, z, t) = _segment(
-                lower_m, size_m, origins_m[ray], ends_m[ray], nx, ny, nz
-            )
-            tx, ty, tz = next_plane(ox, ix, x), next_plane(oy, iy, y), next_plane(oz, iz, z)
-            met = np.uint8(0)
-            while t < 1.0 and met < 255 and not (x == end_x and y == end_y and z == end_z):
-                if met < least[worker, x, y, z]:
-                    least[worker, x, y, z] = met
-                met = max(met, weight[x, y, z])
-                x, y, z, t, _, tx, ty, tz = step(x, y, z, tx, ty, tz, ox, oy, oz, ix, iy, iz, nx, ny, nz)
 
 
 @njit(cache=True)

@@ -7,10 +7,11 @@ is "per". A kernel calls `enter` once, `next_plane` per axis, and then `step` un
 The traversal is that of Amanatides and Woo, "A Fast Voxel Traversal Algorithm for Ray Tracing" (Eurographics 1987),
 with one change: where a ray crosses the next plane is computed from the plane instead of being summed up, so that
 errors do not grow along the ray. Where a ray crosses planes of two axes at once (through an edge or a corner) it steps
-along x before y before z: it also touches the voxels beside the edge and cannot slip through a diagonal. A point on a
-face belongs to the voxel with the larger index, as in `VoxelGrid.indices`.
+along z before y before x, as the public evaluation of RayIoU does: it also touches the voxels beside the edge and
+cannot slip through a diagonal. A point on a face belongs to the voxel with the larger index, as in `VoxelGrid.indices`.
 
-numba's cache of a kernel looks at the kernel's own file only: whoever changes this module also touches `raycast.py`.
+numba's cache of a kernel looks at the content of the kernel's own file only, not at what it calls (and touching a file
+is no change): whoever changes this module removes `geometry/__pycache__/*.nb?`, or stale kernels go on running.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from numba import njit
 # Direction components below this (per unit of t, in voxels) count as parallel to the planes: such a ray moves by 1e-9
 # voxels in a thousand units, and its reciprocal might overflow.
 _PARALLEL: Final = 1e-12
+# Rays that start this many voxels away meet nothing: from there float64 hardly tells one voxel from the next, and from
+# farther still the search for the voxel of entry would not end.
+_FAR: Final = 2.0**40
 
 
 @njit(cache=True)
@@ -57,7 +61,7 @@ def _index_at(o, d, inv, t, axis, entry_axis):  # type: ignore[no-untyped-def]
     """Index along `axis` of a ray that has just crossed a plane of `entry_axis` at t.
 
     Rounding may put the point on the wrong side of a plane; what counts is which planes were crossed before,
-    with ties in the order of the axes.
+    with ties in the order z, y, x.
     """
     if inv == 0.0:
         return int(np.floor(o))
@@ -66,12 +70,12 @@ def _index_at(o, d, inv, t, axis, entry_axis):  # type: ignore[no-untyped-def]
     step = 1 if inv > 0.0 else -1
     while True:
         crossing = next_plane(o, inv, index)
-        if not (crossing < t or (crossing == t and axis < entry_axis)):
+        if not (crossing < t or (crossing == t and axis > entry_axis)):
             break
         index += step
     while (index - start) * step > 0:
         crossing = next_plane(o, inv, index - step)
-        if crossing < t or (crossing == t and axis < entry_axis):
+        if crossing < t or (crossing == t and axis > entry_axis):
             break
         index -= step
     return index
@@ -84,12 +88,12 @@ def enter(ox, oy, oz, dx, dy, dz, ix, iy, iz, nx, ny, nz):  # type: ignore[no-un
     `ix`, `iy`, `iz` are the reciprocals of the direction.
     """
     tx, ty, tz = _slab_entry(ox, ix, nx), _slab_entry(oy, iy, ny), _slab_entry(oz, iz, nz)
-    t, axis = tx, 0
+    t, axis = tz, 2
     if ty >= t:
         t, axis = ty, 1
-    if tz >= t:
-        t, axis = tz, 2
-    if t == np.inf or not (np.isfinite(ox) and np.isfinite(oy) and np.isfinite(oz)):
+    if tx >= t:
+        t, axis = tx, 0
+    if t == np.inf or not (abs(ox) < _FAR and abs(oy) < _FAR and abs(oz) < _FAR):
         return -1, -1, -1, np.inf, -1
     if t < 0.0:
         return int(ox), int(oy), int(oz), 0.0, -1
@@ -107,10 +111,10 @@ def step(x, y, z, tx, ty, tz, ox, oy, oz, inv_x, inv_y, inv_z, nx, ny, nz):  # t
 
     `tx`, `ty`, `tz` are where the ray crosses the next plane of each axis.
     """
-    if tx <= ty and tx <= tz:
+    if tx < ty and tx < tz:
         x += 1 if inv_x > 0.0 else -1
         return x, y, z, (tx if 0 <= x < nx else np.inf), 0, next_plane(ox, inv_x, x), ty, tz
-    if ty <= tz:
+    if ty < tz:
         y += 1 if inv_y > 0.0 else -1
         return x, y, z, (ty if 0 <= y < ny else np.inf), 1, tx, next_plane(oy, inv_y, y), tz
     z += 1 if inv_z > 0.0 else -1

@@ -1,8 +1,8 @@
-"""Occupancy scores. This text is their definition.
+"""Occupancy scores. This text is their definition; `docs/metrics.md` has the same with examples.
 
 Everything comes from one histogram per mask: h[a, b] = the number of evaluated voxels with truth a and prediction b,
 a and b in 0..17 (17 = free), **summed over all key frames of the split**. A mean of per-frame scores is another
-number and is not offered.
+number and is not offered. Histograms of parts of a split add up to that of the whole, in any order, on any machine.
 
 *Mask*: which voxels are evaluated. `camera`: Occ3D's `mask_camera`; `lidar`: Occ3D's `mask_lidar`; `none`: all.
 *IoU of class c*: h[c,c] / (Σ_b h[c,b] + Σ_a h[a,c] − h[c,c]). A class is *absent* when the denominator is zero, that
@@ -17,12 +17,13 @@ prediction scores very differently under them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from numba import get_num_threads, njit, prange
 
 from occlift.classes import CLASS_NAMES, FREE, NUM_CLASSES, OTHER_FLAT, OTHERS
 from occlift.errors import DataError
@@ -40,6 +41,12 @@ ABSENT_RULES: Final[tuple[AbsentClass, ...]] = ("skipped", "zero")
 
 Histogram = Int[np.ndarray, "18 18"]
 
+# Camera and lidar; `none` needs no mask.
+_MAX_MASKS: Final = 2
+# 0..17, and one more for everything that is no class.
+_CODES: Final = NUM_CLASSES + 1
+_LANES: Final = 4
+
 
 def histogram(
     truth: UInt8[np.ndarray, "*volume"],
@@ -52,22 +59,57 @@ def histogram(
         DataError: shapes differ, the prediction holds a value above 17 anywhere, or the truth does where evaluated.
             A prediction must decide: unknown (255) is not an answer.
     """
-    if truth.shape != prediction.shape or (evaluated is not None and evaluated.shape != truth.shape):
-        raise DataError(
-            f"truth {truth.shape}, prediction {prediction.shape} and mask "
-            f"{None if evaluated is None else evaluated.shape} must have one shape"
-        )
-    if prediction.size and int(prediction.max()) >= NUM_CLASSES:
+    mask: Mask = "none" if evaluated is None else "camera"
+    return histograms(truth, prediction, {mask: evaluated})[mask]
+
+
+def histograms(
+    truth: UInt8[np.ndarray, "*volume"],
+    prediction: UInt8[np.ndarray, "*volume"],
+    evaluated: Mapping[Mask, Bool[np.ndarray, "*volume"] | None],
+) -> dict[Mask, Histogram]:
+    """One histogram per mask, as `histogram` makes them, in one pass over the voxels.
+
+    Args:
+        evaluated: per mask the voxels it evaluates; None: all.
+
+    Raises:
+        DataError: as `histogram`.
+    """
+    # Typed as NumPy arrays, but a caller's tensor or list would reach the kernel as something slow or wrong.
+    assert truth.dtype == prediction.dtype == np.uint8, (truth.dtype, prediction.dtype)
+    masks = [(name, mask) for name, mask in evaluated.items() if mask is not None]
+    assert len(masks) <= _MAX_MASKS, list(evaluated)
+    for name, array in (("prediction", prediction), *((f"mask {name}", mask) for name, mask in masks)):
+        if array.shape != truth.shape:
+            raise DataError(f"truth {truth.shape} and {name} {array.shape} must have one shape")
+    # A voxel belongs to one of four sets: bit i of the set's number says whether mask i evaluates it.
+    first, second = (
+        np.ascontiguousarray(masks[i][1], np.bool_).ravel().view(np.uint8)
+        if i < len(masks)
+        else np.zeros(truth.size, np.uint8)
+        for i in range(_MAX_MASKS)
+    )
+    parts = np.zeros((get_num_threads(), _LANES, 2**_MAX_MASKS, _CODES, _CODES), np.int64)
+    _count(np.ascontiguousarray(truth).ravel(), np.ascontiguousarray(prediction).ravel(), first, second, parts)
+    counts = parts.sum(axis=(0, 1))
+    if counts[:, :, NUM_CLASSES].any():
         raise DataError(
             f"a prediction must hold classes 0..{FREE} (free), got {int(prediction.max())}: decide for every voxel; "
             "unknown (255) is for labels"
         )
-    if evaluated is not None:
-        truth, prediction = truth[evaluated], prediction[evaluated]
-    if truth.size and int(truth.max()) >= NUM_CLASSES:
-        raise DataError(f"the truth must hold classes 0..{FREE} where it is evaluated, got {int(truth.max())}")
-    joint = truth.astype(np.int64).ravel() * NUM_CLASSES + prediction.ravel()
-    return np.bincount(joint, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
+    result: dict[Mask, Histogram] = {}
+    number = {name: bit for bit, (name, _) in enumerate(masks)}
+    for name in evaluated:
+        sets = [code for code in range(len(counts)) if name not in number or code >> number[name] & 1]
+        h = counts[sets].sum(axis=0)
+        if h[NUM_CLASSES].any():
+            found = truth if name not in number else truth[dict(masks)[name]]
+            raise DataError(
+                f"the truth must hold classes 0..{FREE} where it is evaluated (mask {name}), got {int(found.max())}"
+            )
+        result[name] = h[:NUM_CLASSES, :NUM_CLASSES].copy()
+    return result
 
 
 def class_iou(h: Histogram) -> Float[np.ndarray, "18"]:
@@ -99,10 +141,17 @@ def score_name(mask: Mask, classes: ClassSet, absent: AbsentClass) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class OccupancyScores:
-    """The histograms of a split, one per mask, and everything that follows from them."""
+class OccupancyCounts:
+    """The histograms of some key frames, one per mask, and every score that follows from them.
+
+    Counts of parts of a split add up to those of the whole.
+    """
 
     histograms: Mapping[Mask, Histogram]
+
+    def __add__(self, other: OccupancyCounts) -> OccupancyCounts:
+        assert self.histograms.keys() == other.histograms.keys(), (list(self.histograms), list(other.histograms))
+        return OccupancyCounts(histograms={mask: h + other.histograms[mask] for mask, h in self.histograms.items()})
 
     def mean_iou(self, mask: Mask, *, classes: ClassSet = 17, absent: AbsentClass = "skipped") -> float:
         return mean_iou(self.histograms[mask], classes=classes, absent=absent)
@@ -124,18 +173,19 @@ class OccupancyScores:
         return scores
 
 
-def require_same_tokens(predicted: Collection[str], truth: Collection[str]) -> None:
-    """Refuses to score a part of a split as if it were the whole.
+@njit(cache=True, parallel=True)
+def _count(truth, prediction, first_mask, second_mask, parts):  # type: ignore[no-untyped-def]
+    workers = len(parts)
+    for worker in prange(workers):
+        begin, end = len(truth) * worker // workers, len(truth) * (worker + 1) // workers
+        _count_range(truth, prediction, first_mask, second_mask, begin, end, parts[worker])
 
-    Raises:
-        DataError: lists the tokens that only one side has.
-    """
-    without_prediction = sorted(set(truth) - set(predicted))
-    without_truth = sorted(set(predicted) - set(truth))
-    problems = [
-        f"{len(tokens)} without a {what}: {', '.join(tokens[:10])}{', ...' if len(tokens) > 10 else ''}"
-        for tokens, what in ((without_prediction, "prediction"), (without_truth, "truth"))
-        if tokens
-    ]
-    if problems:
-        raise DataError("predictions and truth must hold the same tokens; " + "; ".join(problems))
+
+@njit(cache=True)
+def _count_range(truth, prediction, first_mask, second_mask, begin, end, lanes):  # type: ignore[no-untyped-def]
+    no_class = np.uint32(NUM_CLASSES)
+    # Neighbours are counted in different lanes: most voxels are free and predicted so, and adding to a count has to
+    # wait for the addition before.
+    for i in range(begin, end):
+        row, column = min(np.uint32(truth[i]), no_class), min(np.uint32(prediction[i]), no_class)
+        lanes[i & (_LANES - 1), first_mask[i] + 2 * second_mask[i], row, column] += 1

@@ -22,7 +22,7 @@ from occlift.classes import NUM_CLASSES, UNKNOWN
 from occlift.data.batches import FrameBatch, OccupancyFrames, TrainingOrder, collate_frames
 from occlift.errors import OccliftError
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
-from occlift.metrics.occupancy import OccupancyScores, histogram
+from occlift.metrics.occupancy import OccupancyCounts, histogram
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
 
@@ -104,7 +104,7 @@ class OccupancyTask(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         total = self.trainer.strategy.reduce(torch.from_numpy(self._histogram).to(self.device), reduce_op="sum")
-        scores = OccupancyScores(histograms={"camera": total.cpu().numpy()})
+        scores = OccupancyCounts(histograms={"camera": total.cpu().numpy()})
         self.log("val_miou_17_camera", scores.mean_iou("camera"), rank_zero_only=True)
         self.log("val_miou_15_camera", scores.mean_iou("camera", classes=15), rank_zero_only=True)
         self.log("val_iou_camera", scores.geometric_iou("camera"), rank_zero_only=True)

@@ -49,6 +49,7 @@ class ScoreRow:
         role: how it takes part in the comparison.
         with_camera_mask: over the voxels in Occ3D's camera mask.
         without_mask: over all voxels.
+        ray_iou: RayIoU, mean over its thresholds.
         class_iou: for classes 0..16 with the camera mask, per cent; `None` where a class does not occur.
         note: a few words below the name: what it is, what is special (trained shorter).
     """
@@ -57,6 +58,7 @@ class ScoreRow:
     role: Role
     with_camera_mask: Scores
     without_mask: Scores
+    ray_iou: float
     class_iou: tuple[float | None, ...]
     note: str = ""
 
@@ -199,7 +201,7 @@ def _scores(rows: Sequence[ScoreRow]) -> str:
         return ""
     best = [
         max((_numbers(row)[column] for row in rows if row.role != "reference"), default=float("nan"))
-        for column in range(2 * len(COLUMNS))
+        for column in range(2 * len(COLUMNS) + 1)
     ]
     body = []
     for row in rows:
@@ -223,19 +225,21 @@ def _scores(rows: Sequence[ScoreRow]) -> str:
     return (
         "<section><h2>Scores</h2>"
         '<div class="wide"><table class="scores"><thead><tr><th rowspan="2"></th><th colspan="3">with camera mask</th>'
-        f'<th colspan="3">without mask</th></tr><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f'<th colspan="3">without mask</th><th rowspan="2">RayIoU</th></tr><tr>{heads}</tr></thead>'
+        f'<tbody>{"".join(body)}</tbody></table></div>'
         f'{line}<p class="caption">Per cent, from one confusion matrix over all validation frames on the full Occ3D '
-        "grid. Bold: best of a column, the labels' own score aside.</p>"
+        "grid; RayIoU without mask, mean of 1, 2 and 4 m. Bold: best of a column, the labels' own score aside.</p>"
         f"{_class_scores(rows)}</section>"
     )
 
 
 def _numbers(row: ScoreRow) -> tuple[float, ...]:
-    return tuple(
+    means = (
         number
         for scores in (row.with_camera_mask, row.without_mask)
         for number in (scores.iou, scores.miou_17, scores.miou_15)
     )
+    return (*means, row.ray_iou)
 
 
 def _class_scores(rows: Sequence[ScoreRow]) -> str:

@@ -19,7 +19,10 @@ from occlift.classes import DYNAMIC_CLASSES, FREE, UNKNOWN
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, read_label
 from occlift.labels.audit import agreement
-from occlift.labels.generate import LabelConfig, generate_labels
+from occlift.labels.config import LabelConfig
+from occlift.labels.decide import DecisionConfig
+from occlift.labels.fuse import Moving
+from occlift.labels.generate import generate_labels
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
@@ -27,10 +30,11 @@ from occlift.town.write import write_town
 MOVING = list(DYNAMIC_CLASSES)
 
 
-def row(name: str, root: Path, labels: Path, *, drop_moving: bool) -> str:
+def row(name: str, root: Path, labels: Path, *, moving: Moving) -> str:
     config = LabelConfig(
-        semantics="oracle:perfect", depth="oracle:perfect", min_points=1, free_stride=1, drop_moving=drop_moving
-    )
+        semantics="oracle:perfect", depth="oracle:perfect", decision=DecisionConfig(min_points=1), free_stride=1,
+        moving=moving,
+    )  # fmt: skip
     data = NuScenes.open(root)
     generate_labels(data, labels, config)
     compared = equal = off_boundary = occupied = occupied_equal = ghosts = 0
@@ -68,9 +72,9 @@ def main() -> None:
         write_town(folder / ("static" if static else "moving"), config)
     print("| scene | equal | voxels compared | differing off a boundary | equal among occupied | ghosts |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    print(row("static", folder / "static", folder / "labels-static", drop_moving=True))
-    print(row("moving", folder / "moving", folder / "labels-moving", drop_moving=True))
-    print(row("moving, movers kept", folder / "moving", folder / "labels-kept", drop_moving=False))
+    print(row("static", folder / "static", folder / "labels-static", moving="drop"))
+    print(row("moving", folder / "moving", folder / "labels-moving", moving="drop"))
+    print(row("moving, movers kept", folder / "moving", folder / "labels-kept", moving="keep"))
 
 
 if __name__ == "__main__":

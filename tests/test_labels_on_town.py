@@ -12,12 +12,17 @@ from occlift.classes import DYNAMIC_CLASSES, FREE
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import OccupancyLabel, label_path, read_label
 from occlift.labels.audit import agreement
-from occlift.labels.generate import LabelConfig, generate_labels
+from occlift.labels.config import LabelConfig
+from occlift.labels.decide import DecisionConfig
+from occlift.labels.fuse import Moving
+from occlift.labels.generate import generate_labels
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
 
-PERFECT = LabelConfig(semantics="oracle:perfect", depth="oracle:perfect", min_points=1, free_stride=1)
+PERFECT = LabelConfig(
+    semantics="oracle:perfect", depth="oracle:perfect", decision=DecisionConfig(min_points=1), free_stride=1
+)
 
 
 def _labels(root: Path, out: Path, config: LabelConfig) -> list[tuple[OccupancyLabel, OccupancyLabel]]:
@@ -61,12 +66,16 @@ def test_perfect_teachers_in_a_static_world_give_the_truth_wherever_something_wa
     )
 
 
-@pytest.mark.parametrize(("drop_moving", "has_ghosts"), [(True, False), (False, True)])
+@pytest.mark.parametrize(("moving", "has_ghosts"), [("drop", False), ("keep", True)])
 def test_dropping_moving_classes_of_other_frames_leaves_no_ghosts(
-    tmp_path: Path, drop_moving: bool, has_ghosts: bool
+    tmp_path: Path, moving: Moving, has_ghosts: bool
 ) -> None:
     config = LabelConfig(
-        semantics="oracle:perfect", depth="oracle:perfect", min_points=1, free_stride=1, drop_moving=drop_moving
+        semantics="oracle:perfect",
+        depth="oracle:perfect",
+        decision=DecisionConfig(min_points=1),
+        free_stride=1,
+        moving=moving,
     )
     ghosts = 0
     for label, truth in _labels(_town(tmp_path / "town", static=False), tmp_path / "labels", config):

@@ -76,7 +76,7 @@ def _build(folder: Path) -> tuple[FrameIndex, BoxIndex]:
             # Marked read-only: left alone even by root, who could write.
             continue
         try:
-            write_npz(path, arrays, compressed=False)
+            write_npz(path, arrays, level=0)
             break
         except OSError as error:
             _log.debug("index not cached in %s: %s", path, error)

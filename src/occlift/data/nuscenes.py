@@ -82,6 +82,17 @@ class NuScenes:
         """
         return scenes_of_split(name, self.scenes, str(self.root / self.version))
 
+    def split_tokens(self, name: str) -> tuple[str, ...]:
+        """Sample tokens of a split, scene by scene, each in time order.
+
+        Raises:
+            DataError: the split holds no key frame.
+        """
+        tokens = tuple(token for scene in self.split(name) for token in self.key_frame_tokens(scene))
+        if not tokens:
+            raise DataError(f"{self.root}: the split {name!r} holds no key frame")
+        return tokens
+
     def key_frame_tokens(self, scene: str) -> tuple[str, ...]:
         """The sample tokens of a scene in the order of time.
 

@@ -8,18 +8,22 @@ alone, the layout of Occ3D submissions (https://github.com/Tsinghua-MARS-Lab/Occ
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 
 from occlift.classes import FREE, UNKNOWN
-from occlift.data.npz import read_npz, write_npz
+from occlift.data.npz import MissingArray, read_npz, write_npz
 from occlift.errors import DataError
 from occlift.geometry.grids import OCC3D_GRID
+
+if TYPE_CHECKING:
+    from occlift.data.nuscenes import NuScenes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,11 +34,13 @@ class OccupancyLabel:
         semantics: class per voxel; 17 free, 255 unknown.
         mask_lidar: voxels that lidar observed, as occupied or as free.
         mask_camera: voxels that the cameras observe.
+        confidence: how sure a label of ours is, 0..255 for 0..1 (`occlift.labels.decide`); None in truth.
     """
 
     semantics: UInt8[np.ndarray, "200 200 16"]
     mask_lidar: Bool[np.ndarray, "200 200 16"]
     mask_camera: Bool[np.ndarray, "200 200 16"]
+    confidence: UInt8[np.ndarray, "200 200 16"] | None = None
 
 
 def checked_name(name: str, what: str) -> str:
@@ -67,6 +73,11 @@ def label_path(folder: Path, scene: str, token: str) -> Path:
     return folder / checked_name(scene, "scene name") / checked_name(token, "sample token") / "labels.npz"
 
 
+def label_paths(folder: Path, data: NuScenes, tokens: Iterable[str]) -> list[Path]:
+    """Where the labels of some samples of a data set lie."""
+    return [label_path(folder, data.key_frame(token).scene, token) for token in tokens]
+
+
 def prediction_path(folder: Path, token: str) -> Path:
     """Where the prediction for a key frame lies: `<folder>/<token>.npz`.
 
@@ -91,6 +102,53 @@ def read_label(path: Path, *, allow_unknown: bool = False) -> OccupancyLabel:
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OccupancyTruth:
+    """What a prediction is scored against.
+
+    Attributes:
+        semantics: class per voxel; 17 free, 255 unknown (truth that is a label of ours).
+        masks: by name, `camera` and `lidar`, those that were asked for.
+    """
+
+    semantics: UInt8[np.ndarray, "200 200 16"]
+    masks: Mapping[str, Bool[np.ndarray, "200 200 16"]]
+
+
+def read_confidence(path: Path) -> UInt8[np.ndarray, "200 200 16"]:
+    """How sure a label of ours is, 0..255 for 0..1.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds no confidence (Occ3D's does not).
+    """
+    confidence = read_npz(path, ("confidence",))["confidence"]
+    if confidence.shape != OCC3D_GRID.shape or confidence.dtype != np.uint8:
+        raise DataError(
+            f"{path}: confidence should be uint8 of shape {OCC3D_GRID.shape}, but is {confidence.dtype} of "
+            f"{confidence.shape}; make the label again"
+        )
+    return confidence
+
+
+def read_truth(path: Path, masks: Collection[Literal["camera", "lidar"]]) -> OccupancyTruth:
+    """Reads truth with only those masks that a score needs: some published truth has none.
+
+    Raises:
+        DataError: as `read_label`; a mask that is missing is named.
+    """
+    names = {mask: f"mask_{mask}" for mask in masks}
+    try:
+        arrays = read_npz(path, ("semantics", *names.values()))
+    except MissingArray as error:
+        if error.key == "semantics":
+            raise
+        raise DataError(f"{error}; without it only the mask `none` (all voxels) can be scored") from error
+    return OccupancyTruth(
+        semantics=_checked_semantics(path, arrays["semantics"], allow_unknown=True),
+        masks={mask: _checked_mask(path, name, arrays[name]) for mask, name in names.items()},
+    )
+
+
 def write_label(path: Path, label: OccupancyLabel) -> None:
     """Writes a label in Occ3D's layout, atomically; equal labels give equal bytes.
 
@@ -98,11 +156,13 @@ def write_label(path: Path, label: OccupancyLabel) -> None:
         OSError: the file cannot be written.
     """
     arrays = {"semantics": label.semantics, "mask_lidar": label.mask_lidar, "mask_camera": label.mask_camera}
+    if label.confidence is not None:
+        arrays["confidence"] = label.confidence
     for name, array in arrays.items():
         assert array.shape == OCC3D_GRID.shape, (path, name, array.shape)
     valid = (label.semantics <= FREE) | (label.semantics == UNKNOWN)
     assert valid.all(), (path, np.unique(label.semantics[~valid]))
-    write_npz(path, {name: array.astype(np.uint8) for name, array in arrays.items()}, compressed=True)
+    write_npz(path, {name: array.astype(np.uint8) for name, array in arrays.items()}, level=6)
 
 
 def read_prediction(path: Path) -> UInt8[np.ndarray, "200 200 16"]:
@@ -123,7 +183,7 @@ def write_prediction(path: Path, semantics: UInt8[np.ndarray, "200 200 16"]) -> 
     assert semantics.shape == OCC3D_GRID.shape, (path, semantics.shape)
     assert int(semantics.min()) >= 0, (path, semantics.min())
     assert int(semantics.max()) <= FREE, (path, semantics.max())
-    write_npz(path, {"semantics": semantics.astype(np.uint8)}, compressed=True)
+    write_npz(path, {"semantics": semantics.astype(np.uint8)}, level=6)
 
 
 def _checked_semantics(path: Path, semantics: NDArray[Any], *, allow_unknown: bool) -> UInt8[np.ndarray, "200 200 16"]:

@@ -61,7 +61,7 @@ def write_truth_maps(path: Path, maps: TruthMaps) -> None:
     arrays = {"semantics": maps.semantics, "depth_m": maps.depth_m, "instance": maps.instance}
     for name, array in arrays.items():
         assert array.shape == maps.semantics.shape, (path, name, array.shape, maps.semantics.shape)
-    write_npz(path, arrays, compressed=False)
+    write_npz(path, arrays, level=0)
 
 
 def _check(path: Path, maps: TruthMaps) -> None:

@@ -1,91 +1,110 @@
-"""From the views of several key frames to one cloud in the ego frame of one of them.
+"""Which key frames are fused into a label, and what becomes of objects that may have moved in between.
 
 EasyOcc (arXiv 2509.26087) fuses 13 key frames and takes from all but the current one only what does not move by
-itself, so that a car that drives is not drawn thirteen times.
+itself, so that a car that drives is not drawn thirteen times. The price is that parked cars are seen from one key frame
+alone; two other policies give them back (`Moving`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from occlift.classes import DYNAMIC_CLASSES
-from occlift.geometry.transforms import inverse
-from occlift.labels.unproject import View, strided, unproject
+from occlift.classes import CATEGORY_TO_CLASS, DYNAMIC_CLASSES
+from occlift.data.key_frame import BoxAnnotation
+from occlift.geometry.grids import VoxelGrid
+from occlift.geometry.transforms import inverse, transform_points
+from occlift.labels.unproject import unproject
+from occlift.labels.view import View
+
+WindowPolicy = Literal["centred", "past", "scene"]
+"""Which key frames: around the current one, it and those before it, or all of the scene."""
+
+Moving = Literal["drop", "keep", "still", "boxes"]
+"""What becomes of the points of classes that may move by themselves, seen in *other* key frames than the current one.
+
+`drop`: they are left out (EasyOcc). `keep`: they are fused like everything else, and leave ghosts. `still`: they are
+fused in voxels in which many key frames of the window see such a class, because what drives does not stay that long.
+`boxes`: points inside an annotated box go with the object to where it is in the current key frame; others are left out.
+"""
+
+BOX_MARGIN_M: Final = 0.25
+"""By how much a box is enlarged on every side: depth is not exact, and boxes are annotated tightly."""
+
+EVERYTHING: Final[Bool[np.ndarray, "256"]] = np.ones(256, bool)
+"""Class ids that take part: all. Sky (17) and unknown (255) have no vote, but their rays say what is free."""
+
+WITHOUT_MOVING: Final[Bool[np.ndarray, "256"]] = EVERYTHING & ~np.isin(np.arange(256), list(DYNAMIC_CLASSES))
+"""The same without what may move by itself. Its rays do not take part either: what stood where at another time is
+least certain where things move."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FusedViews:
-    """What the views of a window say, in the current ego frame (at the lidar's time), metres.
+def window(current: int, count: int, frames: int, policy: WindowPolicy = "centred") -> range:
+    """Which of `count` key frames of a scene are fused for number `current`.
 
-    Attributes:
-        points_ego: where pixels end; NaN for pixels that show no point.
-        class_id: what they show.
-        ray_origins_ego: cameras, one per ray.
-        ray_ends_ego: up to where a ray has certainly met nothing; NaN for rays that say nothing.
+    `centred`: 6 before and 6 after for 13 frames; for an even number one more before than after. `past`: `frames` of
+    them that end with the current one. `scene`: all. Where the scene begins or ends the window is cut off, not moved.
     """
-
-    points_ego: Float[np.ndarray, "points 3"]
-    class_id: UInt8[np.ndarray, " points"]
-    ray_origins_ego: Float[np.ndarray, "rays 3"]
-    ray_ends_ego: Float[np.ndarray, "rays 3"]
-
-
-def window(current: int, count: int, frames: int) -> range:
-    """Which of `count` key frames of a scene are fused for number `current`: `frames` of them around it.
-
-    6 before and 6 after for 13; for an even number one more before than after. Where the scene begins or ends the
-    window is cut off, not moved.
-    """
-    return range(max(0, current - frames // 2), min(count, current + (frames - 1) // 2 + 1))
+    if policy == "scene":
+        return range(count)
+    before = frames - 1 if policy == "past" else frames // 2
+    after = 0 if policy == "past" else (frames - 1) // 2
+    return range(max(0, current - before), min(count, current + after + 1))
 
 
-def without_moving(view: View) -> View:
-    """The view without what may move by itself: those pixels neither show a point nor clear a ray.
-
-    Not the ray either: what stood where at another time is least certain where things move.
-    """
-    moving = np.isin(view.class_id, list(DYNAMIC_CLASSES))
-    nothing = np.float32(np.nan)
-    return View(
-        class_id=view.class_id,
-        depth_m=np.where(moving, nothing, view.depth_m),
-        free_depth_m=np.where(moving, nothing, view.free_depth_m),
-        intrinsics_px=view.intrinsics_px,
-        global_from_camera=view.global_from_camera,
-    )
+def moving_points(
+    view: View, destination_from_camera: Float[np.ndarray, "4 4"]
+) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, " n"]]:
+    """Points (metres, the destination frame) of a view that show a class that may move, and their classes."""
+    shown = np.isin(view.class_id, list(DYNAMIC_CLASSES)) & ~np.isnan(view.depth_m)
+    depth_m = np.where(shown, view.depth_m, np.float32(np.nan))
+    points = unproject(depth_m, view.intrinsics_px, destination_from_camera, stride=view.stride)
+    return points[shown], view.class_id[shown]
 
 
-def fuse(
-    views: Iterable[View],
-    global_from_ego: Float[np.ndarray, "4 4"],
-    *,
-    stride: int = 1,
-    free_stride: int = 1,
-) -> FusedViews:
-    """All points and rays of the views, in the ego frame that `global_from_ego` says.
+def carried_by_boxes(
+    points_global: Float[np.ndarray, "n 3"],
+    then: Sequence[BoxAnnotation],
+    now: Sequence[BoxAnnotation],
+) -> Float[np.ndarray, "n 3"]:
+    """Where points on annotated objects are now, metres in the global frame; NaN for points on none.
 
     Args:
-        stride: of the pixels that show points; see `unproject`.
-        free_stride: of the pixels that cast rays.
+        points_global: seen at the time of `then`.
+        then, now: the annotations of two key frames. An object that is not annotated in both carries nothing. A point
+            in several boxes goes with the first.
     """
-    ego_from_global = inverse(global_from_ego)
-    points, classes, origins, ends = [], [], [], []
-    for view in views:
-        # One product per view in double precision: global coordinates are kilometres, depths are float32.
-        ego_from_camera = ego_from_global @ view.global_from_camera
-        points.append(unproject(view.depth_m, view.intrinsics_px, ego_from_camera, stride=stride).reshape(-1, 3))
-        classes.append(strided(view.class_id, stride).ravel())
-        ends.append(
-            unproject(view.free_depth_m, view.intrinsics_px, ego_from_camera, stride=free_stride).reshape(-1, 3)
-        )
-        origins.append(np.broadcast_to(ego_from_camera[:3, 3], ends[-1].shape))
-    return FusedViews(
-        points_ego=np.concatenate(points) if points else np.zeros((0, 3)),
-        class_id=np.concatenate(classes) if classes else np.zeros(0, np.uint8),
-        ray_origins_ego=np.concatenate(origins) if origins else np.zeros((0, 3)),
-        ray_ends_ego=np.concatenate(ends) if ends else np.zeros((0, 3)),
-    )
+    poses_now = {box.instance_token: box.global_from_box for box in now}
+    carried = np.full(points_global.shape, np.nan)
+    waiting = np.ones(len(points_global), bool)
+    for box in then:
+        movable = CATEGORY_TO_CLASS.get(box.category) in DYNAMIC_CLASSES
+        if not movable or box.instance_token not in poses_now:
+            continue
+        points_box = transform_points(inverse(box.global_from_box), points_global)
+        width_m, length_m, height_m = box.size_wlh_m
+        half_m = np.array([length_m, width_m, height_m]) / 2 + BOX_MARGIN_M
+        inside = waiting & (np.abs(points_box) <= half_m).all(axis=1)
+        carried[inside] = transform_points(poses_now[box.instance_token], points_box[inside])
+        waiting &= ~inside
+    return carried
+
+
+def standing_still(
+    grid: VoxelGrid, points_grid: Sequence[Float[np.ndarray, "n 3"]], *, frames: int
+) -> Bool[np.ndarray, "x y z"]:
+    """Voxels in which at least so many key frames have a point of a class that may move.
+
+    An object of length l that drives at v stays in a voxel for l / v: with key frames at 2 Hz a car (4.5 m) that is
+    seen there in 6 of them is slower than 2 m/s.
+
+    Args:
+        points_grid: of every key frame of the window, metres in the frame of the grid.
+    """
+    seen = np.zeros(grid.shape, np.int32)
+    for points in points_grid:
+        seen += grid.occupied_by(points)
+    return seen >= frames

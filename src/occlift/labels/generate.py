@@ -1,66 +1,31 @@
-"""Labels for whole scenes: unproject → fuse → vote → free by ray casting → files.
+"""Labels for whole data sets: which are still to be made, who makes them, and what is noted about it.
 
-For every key frame `<out>/<scene>/<token>/labels.npz` in Occ3D's layout, and beside it `votes.npz`, what the label
-rests on (`occlift.labels.vote`). `manifest.json` in `out` keeps the configuration.
+For every key frame `<out>/<scene>/<token>/labels.npz` in Occ3D's layout, and beside it, if asked for, `votes.npz`: what
+the label rests on. Every file is written under a temporary name and renamed, and whether a label is there says whether
+it was made, so that a run may be killed at any moment: the next one goes on, and ends with the same bytes. One run at a
+time per folder.
 """
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
 
-from occlift.data.key_frame import KeyFrame
 from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_path, write_label
-from occlift.errors import ConfigError, DataError
-from occlift.geometry.grids import OCC3D_GRID
-from occlift.labels.fuse import fuse, window, without_moving
-from occlift.labels.manifest import open_manifest
-from occlift.labels.unproject import View, view_of
-from occlift.labels.visibility import label_of
-from occlift.labels.vote import cast_votes, check_min_points, semantics_from_votes, write_votes
+from occlift.data.occ3d import label_path
+from occlift.errors import ConfigError, OccliftError
+from occlift.labels.config import LabelConfig
+from occlift.labels.keep_maps import MapFolder
+from occlift.labels.manifest import Manifest, append_timings, open_manifest
+from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, LabelSource, Outcome, SceneLabeller
 from occlift.progress import track
 from occlift.teachers.registry import depth_teacher, semantics_teacher
-from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
-
-VOTES_NAME: Final = "votes.npz"
-
-# Part of every digest; goes up when the same configuration would give other labels.
-_ALGORITHM: Final = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelConfig:
-    """How labels are made.
-
-    Attributes:
-        semantics: the teacher of classes; see `occlift.teachers.registry`.
-        depth: the teacher of depth.
-        frames: how many key frames are fused, the current one in the middle (EasyOcc: 13).
-        min_points: a voxel with fewer points is not occupied; 1 to 255. What is best grows with the number of pixels:
-            3 gave the highest IoU for `foundation` on 13 frames of 6×96×176.
-        drop_moving: fuse only the current frame's points of classes that move by themselves. Without it everything
-            that drives leaves ghosts.
-        stride: every so-many-th pixel of every so-many-th row shows a point.
-        free_stride: the same for pixels that cast rays.
-        min_score: pixels whose class is less sure are unknown.
-        min_confidence: pixels whose depth is less sure have none.
-        seed: of the teachers' errors.
-    """
-
-    semantics: str = "oracle:foundation"
-    depth: str = "oracle:foundation"
-    frames: int = 13
-    min_points: int = 3
-    drop_moving: bool = True
-    stride: int = 1
-    free_stride: int = 2
-    min_score: float = 0.0
-    min_confidence: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +48,65 @@ class LabelRun:
     seconds_per_label: float
 
 
-def generate_labels(data: NuScenes, out: Path, config: LabelConfig, *, scenes: Sequence[str] | None = None) -> LabelRun:
+@dataclass(frozen=True, kw_only=True)
+class SceneTask:
+    """The labels of a scene that are still to be made; what a worker is given.
+
+    Attributes:
+        positions: of the key frames in the scene.
+    """
+
+    scene: str
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJob:
+    """Everything that a worker needs to make labels, on whatever machine sees the folders.
+
+    Attributes:
+        root: of the data set.
+        version: of its tables.
+        keep_votes: write the votes beside every label.
+        keep_maps: folder for the teachers' maps; None: they are thrown away.
+    """
+
+    root: Path
+    version: str
+    out: Path
+    config: LabelConfig
+    keep_votes: bool = False
+    keep_maps: Path | None = None
+
+    def labeller(self, data: LabelSource | None = None) -> SceneLabeller:
+        """Loads the teachers; `data` spares opening the data set again."""
+        config = self.config
+        return SceneLabeller(
+            data or NuScenes.open(self.root, self.version),
+            self.out,
+            config,
+            semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options),
+            depth_teacher(config.depth, seed=config.seed, options=config.depth_options),
+            keep_votes=self.keep_votes,
+            keep_maps=MapFolder(self.keep_maps) if self.keep_maps else None,
+        )
+
+
+Engine = Callable[[LabelJob, Sequence[SceneTask]], Iterator[Outcome]]
+"""Makes the labels of all tasks and says, in whatever order, what became of each."""
+
+
+def generate_labels(
+    data: NuScenes,
+    out: Path,
+    config: LabelConfig,
+    *,
+    scenes: Sequence[str] | None = None,
+    workers: int = 1,
+    engine: Engine | None = None,
+    keep_votes: bool = False,
+    keep_maps: Path | None = None,
+) -> LabelRun:
     """Makes the labels of all key frames of some scenes, without those that `out` holds already.
 
     A key frame whose maps are missing or damaged has no label and is left out of its neighbours'; the manifest says
@@ -91,149 +114,138 @@ def generate_labels(data: NuScenes, out: Path, config: LabelConfig, *, scenes: S
 
     Args:
         scenes: names; by default all.
+        workers: processes on this machine, each with teachers of its own; 1: this process.
+        engine: who makes the labels instead, such as `occlift.labels.ray_engine.ray_engine`.
+        keep_votes: write the votes beside every label.
+        keep_maps: folder for the teachers' maps, for the teacher `files`; by default they are thrown away.
 
     Raises:
         ConfigError: a setting is out of range or names no teacher, a scene does not exist, or `out` holds labels of
             another configuration.
         DataError: the manifest in `out` is damaged, or a table of the data set is.
+        OccliftError: the disk is full, or a worker died.
     """
-    _check(config)
+    config.check()
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}; expected 1 or more")
     scenes = data.scenes if scenes is None else scenes
     if missing := [scene for scene in scenes if scene not in data.scenes]:
         raise ConfigError(f"{data.root}: has no scene {', '.join(missing)}; it has {', '.join(data.scenes)}")
-    teachers = _Teachers(config)
-    manifest = open_manifest(out, teachers.settings)
+    job = LabelJob(
+        root=data.root, version=data.version, out=out, config=config, keep_votes=keep_votes, keep_maps=keep_maps
+    )
+    # Teachers are made here even if workers make their own: what is wrong with them is said before anything starts.
+    semantics = semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options)
+    depth = depth_teacher(config.depth, seed=config.seed, options=config.depth_options)
+    manifest = open_manifest(out, config.identity(semantics.settings, depth.settings))
     manifest.write(out)
+    tasks, reused = _unfinished(data, job, scenes, manifest)
+    todo = sum(len(task.positions) for task in tasks)
 
-    todo: list[tuple[str, int]] = []
-    reused = 0
-    for scene in scenes:
-        for position, token in enumerate(data.key_frame_tokens(scene)):
-            path = label_path(out, scene, token)
-            flawed = token in manifest.failed or token in manifest.incomplete
-            if path.exists() and path.with_name(VOTES_NAME).exists() and not flawed:
-                reused += 1
-            else:
-                todo.append((scene, position))
-
+    if engine is None:
+        engine = local_engine(workers) if workers > 1 else _in_process(data)
     started = time.monotonic()
     done = 0
-    window_views = _WindowViews(data, teachers)
-    for scene, position in track(todo, "labels"):
-        token = data.key_frame_tokens(scene)[position]
-        manifest.failed.pop(token, None)
-        manifest.incomplete.pop(token, None)
-        try:
-            without = _make_label(data, out, config, window_views, scene, position)
-        except DataError as error:
-            manifest.failed[token] = str(error)
-            manifest.write(out)
-            continue
-        done += 1
-        if without:
-            manifest.incomplete[token] = without
-            manifest.write(out)
-    manifest.write(out)
+    try:
+        for outcome in track(engine(job, tasks), "labels", total=todo):
+            done += not outcome.failed
+            manifest.record(outcome)
+            append_timings(out, outcome)
+            if outcome.failed or outcome.without:
+                manifest.write(out)
+        manifest.write(out)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OccliftError(
+            f"{out}: the disk is full ({error.strerror}); what is finished is kept. Make room, or choose another disk, "
+            "and run the same command again"
+        ) from error
     return LabelRun(
         out=out,
         done=done,
         reused=reused,
-        failed=dict(manifest.failed),
-        incomplete=dict(manifest.incomplete),
+        failed=manifest.failed,
+        incomplete=manifest.incomplete,
         seconds_per_label=(time.monotonic() - started) / done if done else 0.0,
     )
 
 
-class _Teachers:
-    def __init__(self, config: LabelConfig) -> None:
-        self._config = config
-        self._semantics: SemanticsTeacher = semantics_teacher(config.semantics, seed=config.seed)
-        self._depth: DepthTeacher = depth_teacher(config.depth, seed=config.seed)
+def local_engine(workers: int) -> Engine:
+    """Worker processes on this machine; a scene goes to one of them as a whole, because its windows overlap."""
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that labels depend on, besides the data set."""
-        return {
-            "algorithm": _ALGORITHM,
-            **asdict(self._config),
-            "semantics_teacher": dict(self._semantics.settings),
-            "depth_teacher": dict(self._depth.settings),
-        }
+    def run(job: LabelJob, tasks: Sequence[SceneTask]) -> Iterator[Outcome]:
+        # Not forked: the libraries that run kernels in parallel do not survive it.
+        with ProcessPoolExecutor(
+            min(workers, max(1, len(tasks))),
+            mp_context=get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(job,),
+        ) as pool:
+            futures = [pool.submit(_work, task) for task in tasks]
+            try:
+                for future in as_completed(futures):
+                    yield from future.result()
+            except BrokenProcessPool as error:
+                raise OccliftError(
+                    f"{job.out}: a worker process died (out of memory, or killed); what is finished is kept. Run the "
+                    "same command again, with fewer --workers if memory ran out"
+                ) from error
+            finally:
+                for future in futures:
+                    future.cancel()
 
-    def views(self, frame: KeyFrame) -> _FrameViews:
-        """All images of a key frame, as the teachers see them; DataError where one cannot be had."""
-        views = tuple(
-            view_of(
-                image,
-                self._semantics.semantics(image),
-                self._depth.depth(image),
-                min_score=self._config.min_score,
-                min_confidence=self._config.min_confidence,
-            )
-            for image in frame.cameras
-        )
-        return _FrameViews(all=views, still=tuple(without_moving(view) for view in views))
+    return run
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _FrameViews:
-    """The views of a key frame, and the same without what may move."""
+def _in_process(data: LabelSource) -> Engine:
+    def run(job: LabelJob, tasks: Sequence[SceneTask]) -> Iterator[Outcome]:
+        if tasks:
+            labeller = job.labeller(data)
+            for task in tasks:
+                yield from labeller.labels(task.scene, task.positions)
 
-    all: tuple[View, ...]
-    still: tuple[View, ...]
-
-
-class _WindowViews:
-    """The views of the key frames around the current one: each key frame is looked at once as the window slides."""
-
-    def __init__(self, data: NuScenes, teachers: _Teachers) -> None:
-        self._data = data
-        self._teachers = teachers
-        self._scene = ""
-        self._views: dict[int, _FrameViews | DataError] = {}
-
-    def at(self, scene: str, positions: range) -> Iterator[tuple[int, _FrameViews | DataError]]:
-        """(position, views or why there are none) for a window of a scene; forgets everything outside of it."""
-        if scene != self._scene:
-            self._scene, self._views = scene, {}
-        self._views = {position: self._views[position] for position in positions if position in self._views}
-        tokens = self._data.key_frame_tokens(scene)
-        for position in positions:
-            if position not in self._views:
-                try:
-                    self._views[position] = self._teachers.views(self._data.key_frame(tokens[position]))
-                except DataError as error:
-                    self._views[position] = error
-            yield position, self._views[position]
+    return run
 
 
-def _make_label(
-    data: NuScenes, out: Path, config: LabelConfig, window_views: _WindowViews, scene: str, current: int
-) -> list[str]:
-    """Writes a label; returns the tokens of the window's key frames that it had to do without."""
-    tokens = data.key_frame_tokens(scene)
-    frame = data.key_frame(tokens[current])
-    path = label_path(out, scene, frame.token)
-    views: list[View] = []
-    without: list[str] = []
-    for position, found in window_views.at(scene, window(current, len(tokens), config.frames)):
-        if isinstance(found, DataError):
-            if position == current:
-                raise found
-            without.append(tokens[position])
-        else:
-            views += found.all if position == current or not config.drop_moving else found.still
-    fused = fuse(views, frame.global_from_ego, stride=config.stride, free_stride=config.free_stride)
-    votes = cast_votes(fused, OCC3D_GRID)
-    label = label_of(semantics_from_votes(votes, min_points=config.min_points), frame)
-    # The label last: where it exists, everything does.
-    write_votes(path.with_name(VOTES_NAME), votes)
-    write_label(path, label)
-    return without
+_labeller: SceneLabeller | None = None
+"""Of a worker process: teachers are loaded once."""
 
 
-def _check(config: LabelConfig) -> None:
-    check_min_points(config.min_points)
-    for name in ("frames", "stride", "free_stride"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; expected 1 or more")
+def _start_worker(job: LabelJob) -> None:
+    global _labeller
+    _labeller = job.labeller()
+
+
+def _work(task: SceneTask) -> list[Outcome]:
+    assert _labeller is not None, "the worker was not started"
+    return list(_labeller.labels(task.scene, task.positions))
+
+
+def _unfinished(
+    data: NuScenes, job: LabelJob, scenes: Sequence[str], manifest: Manifest
+) -> tuple[list[SceneTask], int]:
+    """(what is to be made, how many labels are there); sweeps away what a killed run left behind."""
+    tasks, reused = [], 0
+    _sweep(job.out)
+    for scene in scenes:
+        positions = []
+        for position, token in enumerate(data.key_frame_tokens(scene)):
+            path = label_path(job.out, scene, token)
+            _sweep(path.parent)
+            there = path.exists() and (path.with_name(VOTES_NAME).exists() or not job.keep_votes)
+            if there and not path.with_name(INCOMPLETE_NAME).exists():
+                reused += 1
+                manifest.record(Outcome(scene=scene, token=token))
+            else:
+                positions.append(position)
+        if positions:
+            tasks.append(SceneTask(scene=scene, positions=tuple(positions)))
+    return tasks, reused
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporary files; nobody else writes here while this runs."""
+    if folder.is_dir():
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)

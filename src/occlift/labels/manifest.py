@@ -1,49 +1,76 @@
-"""What a folder of labels says about itself: the configuration they were made with, and what went wrong.
+"""What a folder of labels says about itself: the configuration they were made with, and what became of each.
 
-`manifest.json` has `config` (every setting that labels depend on, as JSON values), its `digest`, `failed` (sample token
-→ why it has no label) and `incomplete` (sample token → sample tokens that its label had to do without).
+`manifest.json` has `config` (every setting that labels depend on, the teachers' names and revisions included, as JSON
+values), its `digest`, and per sample token under `labels` a `state`: `done`, `failed` (with a `reason`) or `incomplete`
+(with the tokens its label had to do `without`). Nothing in it depends on when, where or in how many pieces labels were
+made; how long they took is in `timings.csv`.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from occlift.data.atomic import replacing
 from occlift.errors import ConfigError, DataError
+from occlift.labels.scene import Outcome
 
 MANIFEST_NAME: Final = "manifest.json"
+TIMINGS_NAME: Final = "timings.csv"
 
 
 @dataclass(kw_only=True)
 class Manifest:
-    """The manifest of a folder; see the module's docstring."""
+    """The manifest of a folder; see the module's docstring.
+
+    Attributes:
+        labels: sample token → what became of its label.
+    """
 
     config: Mapping[str, Any]
-    failed: dict[str, str] = field(default_factory=dict)
-    incomplete: dict[str, list[str]] = field(default_factory=dict)
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """16 hexadecimal digits; equal configurations have equal digests."""
         return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Sample token → why it has no label."""
+        return {token: entry["reason"] for token, entry in self.labels.items() if entry["state"] == "failed"}
+
+    @property
+    def incomplete(self) -> dict[str, list[str]]:
+        """Sample token → sample tokens that its label had to do without."""
+        return {token: entry["without"] for token, entry in self.labels.items() if entry["state"] == "incomplete"}
+
+    def record(self, outcome: Outcome) -> None:
+        """Notes what became of a label."""
+        if outcome.failed:
+            entry: dict[str, Any] = {"state": "failed", "reason": outcome.failed}
+        elif outcome.without:
+            entry = {"state": "incomplete", "without": list(outcome.without)}
+        else:
+            entry = {"state": "done"}
+        self.labels[outcome.token] = entry
+
     def write(self, folder: Path) -> None:
         """Writes the manifest, atomically; equal manifests give equal bytes."""
-        content = {
-            "config": dict(self.config),
-            "digest": self.digest,
-            "failed": dict(sorted(self.failed.items())),
-            "incomplete": dict(sorted(self.incomplete.items())),
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{MANIFEST_NAME}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(folder / MANIFEST_NAME)
+        entries = ",\n".join(
+            f"  {json.dumps(token)}: {json.dumps(entry)}" for token, entry in sorted(self.labels.items())
+        )
+        content = (
+            f'{{\n "digest": {json.dumps(self.digest)},\n "config": {json.dumps(self.config, sort_keys=True)},\n'
+            f' "labels": {{\n{entries}\n }}\n}}\n'
+        )
+        with replacing(folder / MANIFEST_NAME) as file:
+            file.write(content.encode())
 
 
 def open_manifest(folder: Path, config: Mapping[str, Any]) -> Manifest:
@@ -53,27 +80,53 @@ def open_manifest(folder: Path, config: Mapping[str, Any]) -> Manifest:
         ConfigError: the folder holds labels of another configuration; says what differs.
         DataError: the manifest is damaged.
     """
-    path = folder / MANIFEST_NAME
     wanted = Manifest(config=json.loads(json.dumps(config)))
+    if (folder / MANIFEST_NAME).exists():
+        found = read_manifest(folder)
+        if found.digest != wanted.digest:
+            before, now = _flat(found.config), _flat(wanted.config)
+            differences = [
+                f"{key}: {before.get(key, 'not set')} there, {now.get(key, 'not set')} now"
+                for key in sorted({*before, *now})
+                if before.get(key) != now.get(key)
+            ]
+            raise ConfigError(
+                f"{folder}: holds labels of another configuration ({'; '.join(differences)}); "
+                "choose another folder, or call with the settings that are there"
+            )
+        wanted.labels.update(found.labels)
+    return wanted
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of labels.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    path = folder / MANIFEST_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = Manifest(config=content["config"], failed=content["failed"], incomplete=content["incomplete"])
+        manifest = Manifest(config=dict(content["config"]), labels=dict(content["labels"]))
+        # Looked at now, so that a damaged file is noticed here and not at the end of a night.
+        _ = manifest.failed, manifest.incomplete
     except FileNotFoundError:
-        return wanted
+        raise DataError(f"{path}: no such file; is this a folder of labels made by `occlift label`?") from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a readable manifest ({error!r}); remove the folder and make it again") from error
-    if found.digest != wanted.digest:
-        before, now = _flat(found.config), _flat(wanted.config)
-        differences = [
-            f"{key}: {before.get(key, 'not set')} there, {now.get(key, 'not set')} now"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
-        raise ConfigError(
-            f"{folder}: holds labels of another configuration ({'; '.join(differences)}); "
-            "choose another folder, or call with the settings that are there"
-        )
-    return found
+    return manifest
+
+
+def append_timings(folder: Path, outcome: Outcome) -> None:
+    """Adds what a label took: seconds of the teachers, of fusing, of writing."""
+    path = folder / TIMINGS_NAME
+    fresh = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if fresh:
+            writer.writerow(("token", "teacher_s", "fuse_s", "write_s"))
+        seconds = (outcome.teacher_s, outcome.fuse_s, outcome.write_s)
+        writer.writerow((outcome.token, *(f"{value:.4f}" for value in seconds)))
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

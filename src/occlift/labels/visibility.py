@@ -12,6 +12,7 @@ from occlift.data.key_frame import KeyFrame
 from occlift.data.occ3d import OccupancyLabel
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.raycast import observed_by_camera
+from occlift.labels.decide import Decision
 
 
 def camera_mask(
@@ -35,13 +36,14 @@ def camera_mask(
     return observed
 
 
-def label_of(semantics: UInt8[np.ndarray, "200 200 16"], frame: KeyFrame) -> OccupancyLabel:
-    """The label of a key frame with its masks.
+def label_of(decision: Decision, frame: KeyFrame, *, confidence: bool = False) -> OccupancyLabel:
+    """The label of a key frame with its masks and, if asked for, its confidence.
 
     `mask_camera`: what the cameras of this key frame observe of what is known. `mask_lidar`: everything that is known,
     from whatever key frame; no lidar was used, the name is the place that Occ3D's layout has for it. As in Occ3D, the
     first is a subset of the second.
     """
+    semantics = decision.semantics
     cameras = [
         (image.intrinsics_px, frame.ego_from_camera(image), image.height, image.width) for image in frame.cameras
     ]
@@ -49,4 +51,5 @@ def label_of(semantics: UInt8[np.ndarray, "200 200 16"], frame: KeyFrame) -> Occ
         semantics=semantics,
         mask_lidar=semantics != UNKNOWN,
         mask_camera=camera_mask(semantics, OCC3D_GRID, cameras),
+        confidence=decision.confidence if confidence else None,
     )

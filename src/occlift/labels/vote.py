@@ -1,29 +1,27 @@
-"""From points and rays to votes, and from votes to a label.
+"""From views to votes: what a label rests on.
 
-A point votes for its class in the voxel it falls into. What is kept beside a label is not the decision but what it
-rests on: the votes, and how far rays got (`Votes.obstruction`). From that `semantics_from_votes` decides again at any
-threshold, without looking at an image a second time.
+A pixel votes for its class in the voxel into which its point falls. What is kept beside a label is not the decision
+but the evidence: the votes, how far rays got (`Votes.obstruction`) and how often they passed (`Votes.passed`). From
+that `occlift.labels.decide` makes a label, and makes it again under other rules without looking at an image again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import UInt8, UInt32
+from jaxtyping import Bool, Float, UInt8, UInt32
 from numba import njit
 
-from occlift.classes import FREE, UNKNOWN
+from occlift.classes import FREE
 from occlift.data.npz import read_npz, write_npz
-from occlift.errors import ConfigError, DataError
+from occlift.errors import DataError
+from occlift.geometry.evidence import ray_evidence
 from occlift.geometry.grids import VoxelGrid
-from occlift.geometry.raycast import least_obstruction
-from occlift.labels.fuse import FusedViews
-
-MAX_MIN_POINTS: Final = 255
-"""The largest threshold that can be decided later: obstruction is counted up to here, in one byte."""
+from occlift.labels.unproject import unproject
+from occlift.labels.view import View
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,12 +35,16 @@ class Votes:
         obstruction: per voxel the number of points in the fullest voxel that a ray passed before it (255 for more),
             on the ray where that is least; 255 where no ray came. The voxel is seen to be free at every threshold
             above it: at such a threshold nothing stood in that ray's way.
+        passed: how many rays went through the voxel and ended behind it (255 for more).
+        points_per_ray: how many pixels show points for every pixel that casts a ray.
     """
 
     voxel: UInt32[np.ndarray, " votes"]
     class_id: UInt8[np.ndarray, " votes"]
     count: UInt32[np.ndarray, " votes"]
     obstruction: UInt8[np.ndarray, "x y z"]
+    passed: UInt8[np.ndarray, "x y z"]
+    points_per_ray: float = 1.0
 
     @property
     def points(self) -> UInt32[np.ndarray, "x y z"]:
@@ -52,53 +54,80 @@ class Votes:
         return total.reshape(self.obstruction.shape)
 
 
-def cast_votes(fused: FusedViews, grid: VoxelGrid) -> Votes:
-    """The votes of all points inside the grid, and what the rays passed.
+class Tally:
+    """Counts the votes of views in one grid, in one pass per view without a cloud of points in between.
 
-    Points that are NaN, outside of the grid or of class 17 or 255 do not vote.
+    Its table (44 MB for Occ3D's grid) is used again for the next label after `votes` was called without `keep`.
     """
-    counts = np.zeros(grid.num_voxels * FREE, np.uint32)
-    totals = np.zeros(grid.num_voxels, np.uint32)
-    lower_m, size_m = np.asarray(grid.lower_m, np.float64), np.asarray(grid.voxel_size_m, np.float64)
-    _count(fused.points_ego, fused.class_id, lower_m, size_m, np.asarray(grid.shape), counts, totals)
-    # The table is nearly empty: look only where something fell.
-    hit = np.flatnonzero(totals)
-    row, class_id = np.nonzero(counts.reshape(-1, FREE)[hit])
-    weight = np.minimum(totals, MAX_MIN_POINTS).astype(np.uint8).reshape(grid.shape)
-    return Votes(
-        voxel=hit[row].astype(np.uint32),
-        class_id=class_id.astype(np.uint8),
-        count=counts.reshape(-1, FREE)[hit[row], class_id],
-        obstruction=least_obstruction(weight, grid, fused.ray_origins_ego, fused.ray_ends_ego),
-    )
+
+    def __init__(self, grid: VoxelGrid) -> None:
+        self._grid = grid
+        self._lower_m, self._size_m = np.asarray(grid.lower_m), np.asarray(grid.voxel_size_m)
+        self._counts = np.zeros((grid.num_voxels, FREE), np.uint32)
+        self._origins_m: list[Float[np.ndarray, "3"]] = []
+        self._ends_m: list[Float[np.ndarray, "rays 3"]] = []
+
+    def add_view(self, view: View, grid_from_camera: Float[np.ndarray, "4 4"], voting: Bool[np.ndarray, "256"]) -> None:
+        """The points of a view vote, and its rays pass.
+
+        Args:
+            grid_from_camera: into the frame of the grid; in double precision, a global frame is kilometres wide.
+            voting: which class ids take part. Pixels of the others neither vote nor cast a ray.
+        """
+        # From (u, v, 1) · depth to coordinates in voxels in one product.
+        rotation = (grid_from_camera[:3, :3] @ np.linalg.inv(view.intrinsics_px)) / self._size_m[:, None]
+        origin = (grid_from_camera[:3, 3] - self._lower_m) / self._size_m
+        shape = self._grid.shape
+        _vote_pixels(view.class_id, view.depth_m, view.stride, rotation, origin, voting, *shape, self._counts)
+        ray_depth_m = np.where(voting[view.free_class_id], view.free_depth_m, np.float32(np.nan))
+        ends_m = unproject(ray_depth_m, view.intrinsics_px, grid_from_camera, stride=view.free_stride).reshape(-1, 3)
+        self._origins_m.append(np.ascontiguousarray(grid_from_camera[:3, 3]))
+        self._ends_m.append(ends_m[~np.isnan(ends_m[:, 0])])
+
+    def add_points(self, points_grid: Float[np.ndarray, "points 3"], class_id: UInt8[np.ndarray, " points"]) -> None:
+        """Points (metres, the grid's frame) vote; NaN, outside of the grid, or of class 17 or 255 they do not."""
+        points = (np.asarray(points_grid, np.float64) - self._lower_m) / self._size_m
+        _vote_points(points, np.asarray(class_id, np.uint8), *self._grid.shape, self._counts)
+
+    def votes(self, *, points_per_ray: float = 1.0, keep: bool = False) -> Votes:
+        """The votes since the last call, and what the rays passed; `points_per_ray` as in `Votes`.
+
+        Args:
+            keep: what comes next adds to these votes, instead of starting anew.
+        """
+        hit, totals = _voxels_with_votes(self._counts)
+        counts = self._counts[hit]
+        row, class_id = np.nonzero(counts)
+        weight = np.zeros(self._grid.num_voxels, np.uint8)
+        weight[hit] = np.minimum(totals, 255)
+        number = [len(ends) for ends in self._ends_m]
+        obstruction, passed = ray_evidence(
+            weight.reshape(self._grid.shape),
+            self._grid,
+            np.repeat(np.array(self._origins_m).reshape(-1, 3), number, axis=0),
+            np.concatenate(self._ends_m) if self._ends_m else np.zeros((0, 3)),
+        )
+        if not keep:
+            self._counts[hit] = 0
+            self._origins_m, self._ends_m = [], []
+        return Votes(
+            voxel=hit[row].astype(np.uint32),
+            class_id=class_id.astype(np.uint8),
+            count=counts[row, class_id],
+            obstruction=obstruction,
+            passed=passed,
+            points_per_ray=points_per_ray,
+        )
 
 
-def semantics_from_votes(votes: Votes, *, min_points: int) -> UInt8[np.ndarray, "x y z"]:
-    """The label at a threshold.
-
-    A voxel with at least `min_points` votes is occupied, by the class with the most of them (the lowest id, if several
-    have as many). Of the others those are free (17) that a ray crosses before its end and before the first occupied
-    voxel. What remains is unknown (255).
-
-    Raises:
-        ConfigError: `min_points` is not in 1..255.
-    """
-    check_min_points(min_points)
-    points = votes.points
-    semantics = np.full(votes.obstruction.shape, UNKNOWN, np.uint8)
-    semantics[votes.obstruction < min_points] = FREE
-    # By voxel, then by falling count, then by class; the first of each voxel wins.
-    order = np.lexsort((votes.class_id, -votes.count.astype(np.int64), votes.voxel))
-    voxel, first = np.unique(votes.voxel[order], return_index=True)
-    enough = points.ravel()[voxel] >= min_points
-    semantics.ravel()[voxel[enough]] = votes.class_id[order][first[enough]]
-    return semantics
-
-
-def check_min_points(min_points: int) -> None:
-    """Raises ConfigError if a label cannot be decided at this threshold."""
-    if not 1 <= min_points <= MAX_MIN_POINTS:
-        raise ConfigError(f"min_points is {min_points}; expected 1 to {MAX_MIN_POINTS}")
+_DTYPES: Final = {
+    "voxel": "uint32",
+    "class_id": "uint8",
+    "count": "uint32",
+    "obstruction": "uint8",
+    "passed": "uint8",
+    "points_per_ray": "float64",
+}
 
 
 def write_votes(path: Path, votes: Votes) -> None:
@@ -107,13 +136,11 @@ def write_votes(path: Path, votes: Votes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    arrays = {
-        "voxel": votes.voxel,
-        "class_id": votes.class_id,
-        "count": votes.count,
-        "obstruction": votes.obstruction,
-    }
-    write_npz(path, arrays, compressed=True)
+    write_npz(
+        path,
+        {name: np.atleast_1d(np.asarray(getattr(votes, name), dtype)) for name, dtype in _DTYPES.items()},
+        level=1,
+    )
 
 
 def read_votes(path: Path, grid: VoxelGrid) -> Votes:
@@ -122,29 +149,68 @@ def read_votes(path: Path, grid: VoxelGrid) -> Votes:
     Raises:
         DataError: the file is missing or damaged, or its arrays do not belong together or to this grid.
     """
-    arrays = read_npz(path, ("voxel", "class_id", "count", "obstruction"))
-    votes = Votes(**arrays)
-    dtypes = {"voxel": "uint32", "class_id": "uint8", "count": "uint32", "obstruction": "uint8"}
-    right = all(arrays[name].dtype == dtype for name, dtype in dtypes.items())
-    right = right and votes.obstruction.shape == grid.shape
-    right = right and votes.voxel.ndim == 1 and votes.voxel.shape == votes.class_id.shape == votes.count.shape
+    arrays = read_npz(path, tuple(_DTYPES))
+    votes = Votes(
+        voxel=arrays["voxel"],
+        class_id=arrays["class_id"],
+        count=arrays["count"],
+        obstruction=arrays["obstruction"],
+        passed=arrays["passed"],
+    )
+    right = all(arrays[name].dtype == dtype for name, dtype in _DTYPES.items())
+    right = right and votes.obstruction.shape == votes.passed.shape == grid.shape
+    right = right and arrays["points_per_ray"].shape == (1,) and votes.voxel.ndim == 1
+    right = right and votes.voxel.shape == votes.class_id.shape == votes.count.shape
     if not (right and (votes.voxel < grid.num_voxels).all() and (votes.class_id < FREE).all()):
         raise DataError(
             f"{path}: these are no votes for a grid of {grid.shape} voxels (arrays: "
             + ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
             + "); make the label again"
         )
-    return votes
+    return replace(votes, points_per_ray=float(arrays["points_per_ray"][0]))
 
 
 @njit(cache=True)
-def _count(points, class_id, lower_m, size_m, shape, counts, totals):  # type: ignore[no-untyped-def]
+def _vote_pixels(class_id, depth_m, stride, rotation, origin, voting, nx, ny, nz, counts):  # type: ignore[no-untyped-def]
+    rows, columns = depth_m.shape
+    for row in range(rows):
+        v = row * stride + stride // 2 + 0.5
+        # What the ray of a pixel does not owe to its column.
+        ray_x = rotation[0, 1] * v + rotation[0, 2]
+        ray_y = rotation[1, 1] * v + rotation[1, 2]
+        ray_z = rotation[2, 1] * v + rotation[2, 2]
+        for column in range(columns):
+            found = class_id[row, column]
+            if found >= FREE or not voting[found]:
+                continue
+            u = column * stride + stride // 2 + 0.5
+            depth = float(depth_m[row, column])
+            x = origin[0] + depth * (rotation[0, 0] * u + ray_x)
+            y = origin[1] + depth * (rotation[1, 0] * u + ray_y)
+            z = origin[2] + depth * (rotation[2, 0] * u + ray_z)
+            # Written so that NaN fails.
+            if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
+                counts[(int(x) * ny + int(y)) * nz + int(z), found] += 1
+
+
+@njit(cache=True)
+def _vote_points(points, class_id, nx, ny, nz, counts):  # type: ignore[no-untyped-def]
     for i in range(len(points)):
-        x = (points[i, 0] - lower_m[0]) / size_m[0]
-        y = (points[i, 1] - lower_m[1]) / size_m[1]
-        z = (points[i, 2] - lower_m[2]) / size_m[2]
-        # Written so that NaN fails.
-        if class_id[i] < FREE and 0 <= x < shape[0] and 0 <= y < shape[1] and 0 <= z < shape[2]:
-            voxel = (int(x) * shape[1] + int(y)) * shape[2] + int(z)
-            counts[voxel * FREE + class_id[i]] += 1
-            totals[voxel] += 1
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        if class_id[i] < FREE and 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
+            counts[(int(x) * ny + int(y)) * nz + int(z), class_id[i]] += 1
+
+
+@njit(cache=True)
+def _voxels_with_votes(counts):  # type: ignore[no-untyped-def]
+    hit = np.empty(len(counts), np.int64)
+    totals = np.empty(len(counts), np.int64)
+    number = 0
+    for voxel in range(len(counts)):
+        total = 0
+        for c in range(counts.shape[1]):
+            total += counts[voxel, c]
+        if total > 0:
+            hit[number], totals[number] = voxel, total
+            number += 1
+    return hit[:number], totals[:number]

@@ -1,0 +1,81 @@
+"""How labels are made: everything that they depend on, besides the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from occlift.errors import ConfigError
+from occlift.labels.decide import DecisionConfig
+from occlift.labels.fuse import Moving, WindowPolicy
+
+# Part of every digest; goes up when the same configuration would give other labels.
+_ALGORITHM: Final = 2
+
+_RAYS_PER_IMAGE: Final = 4096
+"""Every 0.8° of a camera that sees 70°: at 40 m two rays are 0.6 m apart, and a dozen key frames fill in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig:
+    """How labels are made.
+
+    Attributes:
+        semantics: the teacher of classes; see `occlift.teachers.registry`.
+        semantics_options: settings of this teacher, by name.
+        depth: the teacher of depth.
+        depth_options: settings of this teacher, by name.
+        frames: how many key frames are fused (EasyOcc: 13).
+        window: which ones.
+        moving: what becomes of moving classes seen in other key frames. With `keep` everything that drives leaves
+            ghosts.
+        still_frames: for `moving="still"`: in how many key frames a voxel must show a moving class.
+        stride: every so-many-th pixel of every so-many-th row shows a point.
+        free_stride: the same for pixels that cast rays; by default as many as make about 4,000 rays of an image.
+        min_score: pixels whose class is less sure are unknown.
+        min_confidence: pixels whose depth is less sure have none.
+        decision: how votes become a label.
+        confidence: write how sure each voxel is beside its class; as much again on the disk.
+        seed: of the teachers' errors.
+    """
+
+    semantics: str = "oracle:foundation"
+    semantics_options: Mapping[str, str] = field(default_factory=dict)
+    depth: str = "oracle:foundation"
+    depth_options: Mapping[str, str] = field(default_factory=dict)
+    frames: int = 13
+    window: WindowPolicy = "centred"
+    moving: Moving = "drop"
+    still_frames: int = 6
+    stride: int = 1
+    free_stride: int | None = None
+    min_score: float = 0.0
+    min_confidence: float = 0.0
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
+    confidence: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises ConfigError if a setting is out of range."""
+        self.decision.check()
+        for name in ("frames", "still_frames", "stride", "free_stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; expected 1 or more")
+
+    def free_stride_of(self, height: int, width: int) -> int:
+        """The stride of the pixels that cast rays, for maps of this size."""
+        return self.free_stride or max(1, round((height * width / _RAYS_PER_IMAGE) ** 0.5))
+
+    def identity(self, semantics: Mapping[str, object], depth: Mapping[str, object]) -> dict[str, Any]:
+        """Everything that labels depend on, as JSON values; `semantics` and `depth` are the teachers' own settings."""
+        plain = asdict(self)
+        # Infinity is no JSON.
+        plain["decision"]["carve"] = None if plain["decision"]["carve"] == float("inf") else plain["decision"]["carve"]
+        return {
+            "algorithm": _ALGORITHM,
+            **plain,
+            "semantics_teacher": dict(semantics),
+            "depth_teacher": dict(depth),
+        }

@@ -1,0 +1,145 @@
+"""From votes to a label: which voxels are occupied, by what, which are free, and how sure that is.
+
+Pure functions of the votes, so that other rules can be tried without looking at an image again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from jaxtyping import UInt8
+
+from occlift.classes import (
+    BARRIER,
+    BICYCLE,
+    CLASS_NAMES,
+    DRIVEABLE_SURFACE,
+    FREE,
+    MOTORCYCLE,
+    OTHER_FLAT,
+    PEDESTRIAN,
+    SIDEWALK,
+    TERRAIN,
+    TRAFFIC_CONE,
+    UNKNOWN,
+)
+from occlift.errors import ConfigError
+from occlift.labels.vote import Votes
+
+MAX_MIN_POINTS: Final = 255
+"""The largest threshold that can be decided later: obstruction is counted up to here, in one byte."""
+
+THIN_CLASSES: Final = (BARRIER, BICYCLE, MOTORCYCLE, PEDESTRIAN, TRAFFIC_CONE)
+"""Classes whose objects stand in a voxel or two of ground, and are outvoted there by the ground around their feet."""
+
+_CONFIDENCE_STEPS: Final = 16
+
+GROUND_CLASSES: Final = (DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionConfig:
+    """When a voxel is occupied, and by what.
+
+    Attributes:
+        min_points: a voxel with fewer points is not occupied; 1 to 255. What is best grows with the number of pixels:
+            3 gave the highest IoU for `foundation` on 13 frames of 6×96×176.
+        class_min_points: other thresholds for some classes, by name: a voxel that this class wins needs as many points.
+        thin_share: a thin class (`THIN_CLASSES`) wins over the ground classes in a voxel in which it has at least this
+            share of the votes, and enough of them; 1 leaves it to the majority.
+        carve: a voxel that more than this many rays passed for every ray that ended in it is not occupied; infinite:
+            rays do not overrule points.
+    """
+
+    min_points: int = 3
+    class_min_points: Mapping[str, int] = field(default_factory=dict)
+    thin_share: float = 1.0
+    carve: float = float("inf")
+
+    def check(self) -> None:
+        """Raises ConfigError if a label cannot be decided by these rules."""
+        unknown = [name for name in self.class_min_points if name not in CLASS_NAMES[:FREE]]
+        if unknown:
+            raise ConfigError(
+                f"there is no class {', '.join(unknown)}; expected some of {', '.join(CLASS_NAMES[:FREE])}"
+            )
+        for name, value in (("min_points", self.min_points), *self.class_min_points.items()):
+            if not 1 <= value <= MAX_MIN_POINTS:
+                raise ConfigError(f"the threshold {name} is {value}; expected 1 to {MAX_MIN_POINTS} points")
+        if not 0 < self.thin_share <= 1:
+            raise ConfigError(f"thin_share is {self.thin_share}; expected a share above 0, up to 1")
+        if not self.carve > 0:
+            raise ConfigError(f"carve is {self.carve}; expected a ratio above 0")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Decision:
+    """A label as far as votes decide it.
+
+    Attributes:
+        semantics: 0..16 occupied, 17 free, 255 unknown.
+        confidence: 0..255 for 0..1, in 16 steps (finer ones say nothing and double the file). Occupied: the winner's
+            share of all evidence about the voxel: points, rays that passed (as many points each as there are per ray)
+            and `min_points` more, as a doubt that fades. Free: p of p + 1 for p rays that passed. Unknown: 0.
+    """
+
+    semantics: UInt8[np.ndarray, "x y z"]
+    confidence: UInt8[np.ndarray, "x y z"]
+
+
+def decide(votes: Votes, config: DecisionConfig) -> Decision:
+    """The label that the votes give.
+
+    A voxel with at least `min_points` points is occupied, by the class with the most of them; if several have as many,
+    by the one with the lowest id. Of the others those are free (17) that a ray crosses before its end and before the
+    first voxel with `min_points` points. What remains is unknown (255). `DecisionConfig` has the exceptions.
+
+    Raises:
+        ConfigError: a rule is out of range.
+    """
+    config.check()
+    shape = votes.obstruction.shape
+    semantics = np.full(shape, UNKNOWN, np.uint8)
+    semantics[votes.obstruction < config.min_points] = FREE
+    passed = votes.passed.ravel().astype(np.float64)
+    confidence = np.where(semantics.ravel() == FREE, passed / (passed + 1), 0)
+
+    count = votes.count.astype(np.int64)
+    starts = np.flatnonzero(np.diff(votes.voxel.astype(np.int64), prepend=-1))
+    voxel = votes.voxel[starts].astype(np.int64)
+    points = np.add.reduceat(count, starts) if len(starts) else np.zeros(0, np.int64)
+    winner = _winners(votes, count, points, starts, config)
+    needed = np.full(FREE, config.min_points)
+    for name, threshold in config.class_min_points.items():
+        needed[CLASS_NAMES.index(name)] = threshold
+    class_id = votes.class_id[winner]
+    occupied = points >= needed[class_id]
+    if np.isfinite(config.carve):
+        occupied &= passed[voxel] * votes.points_per_ray <= config.carve * points
+    voxel, points, winner, class_id = voxel[occupied], points[occupied], winner[occupied], class_id[occupied]
+    semantics.ravel()[voxel] = class_id
+    doubt = passed[voxel] * votes.points_per_ray + config.min_points
+    confidence[voxel] = count[winner] / (points + doubt)
+    steps = np.round(np.round(confidence * _CONFIDENCE_STEPS) * (255 / _CONFIDENCE_STEPS)).astype(np.uint8)
+    return Decision(semantics=semantics, confidence=steps.reshape(shape))
+
+
+def _winners(
+    votes: Votes, count: np.ndarray, points: np.ndarray, starts: np.ndarray, config: DecisionConfig
+) -> np.ndarray:
+    """Per voxel the row of the votes that wins it."""
+    number = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(count))))
+    strength = count.copy()
+    if config.thin_share < 1:
+        thin = np.isin(votes.class_id, THIN_CLASSES)
+        strong = thin & (count >= config.min_points) & (count >= config.thin_share * points[number])
+        contested = np.zeros(len(starts), bool)
+        contested[number[strong]] = True
+        # Where a thin class is strong enough, the ground does not stand for election.
+        strength[contested[number] & np.isin(votes.class_id, GROUND_CLASSES)] = 0
+    # By voxel, then by falling strength, then by class; the first of each voxel wins.
+    order = np.lexsort((votes.class_id, -strength, number))
+    return order[starts]

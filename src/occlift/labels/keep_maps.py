@@ -1,0 +1,34 @@
+"""Teachers' maps on the disk, where the teacher `files` finds them again.
+
+`<folder>/semantics/<channel>/<image name>.npz` and `<folder>/depth/<channel>/<image name>.npz`: what
+`--semantics files:FOLDER/semantics --depth files:FOLDER/depth` reads. Scores and confidences are not kept. A class map
+of 900×1600 takes about 30 kB, a depth map of a network some 3 MB: this is why labels are made without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from occlift.data.key_frame import KeyFrame
+from occlift.data.npz import write_npz
+from occlift.teachers.teacher import DepthMap, SemanticMap
+
+
+@dataclass(frozen=True)
+class MapFolder:
+    """A folder of maps; each file is written atomically, so the same maps may be kept twice."""
+
+    folder: Path
+
+    def keep(self, frame: KeyFrame, semantics: Sequence[SemanticMap], depth: Sequence[DepthMap]) -> None:
+        """Writes the maps of a key frame.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        for image, class_map, depth_map in zip(frame.cameras, semantics, depth, strict=True):
+            name = f"{image.channel}/{image.path.stem}.npz"
+            write_npz(self.folder / "semantics" / name, {"semantics": class_map.class_id}, level=1)
+            write_npz(self.folder / "depth" / name, {"depth_m": depth_map.depth_m}, level=1)

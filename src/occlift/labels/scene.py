@@ -1,0 +1,305 @@
+"""The labels of one scene, one after the other, with a window of views that slides along.
+
+Maps are made once per key frame, fused into the labels of its neighbours, and thrown away. What is held at a time are
+the views of one window (5 bytes per pixel, and a quarter of that for the rays of every other pixel) and a table of 44
+MB: 13 key frames of six images of 900×1600 take 0.6 GB.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from occlift.data.atomic import replacing
+from occlift.data.key_frame import BoxAnnotation, KeyFrame
+from occlift.data.occ3d import OccupancyLabel, label_path, write_label
+from occlift.errors import DataError
+from occlift.geometry.grids import OCC3D_GRID
+from occlift.geometry.transforms import inverse, transform_points
+from occlift.labels.config import LabelConfig
+from occlift.labels.decide import decide
+from occlift.labels.fuse import (
+    EVERYTHING,
+    WITHOUT_MOVING,
+    Moving,
+    carried_by_boxes,
+    moving_points,
+    standing_still,
+    window,
+)
+from occlift.labels.view import View, view_of
+from occlift.labels.visibility import label_of
+from occlift.labels.vote import Tally, Votes, write_votes
+from occlift.teachers.teacher import DepthMap, DepthTeacher, SemanticMap, SemanticsTeacher
+
+VOTES_NAME: Final = "votes.npz"
+
+INCOMPLETE_NAME: Final = "incomplete.json"
+"""Beside a label that had to do without some key frames of its window: their sample tokens."""
+
+
+class LabelSource(Protocol):
+    """What labels need of a data set; `NuScenes` has it."""
+
+    def key_frame_tokens(self, scene: str) -> Sequence[str]: ...
+
+    def key_frame(self, token: str) -> KeyFrame: ...
+
+    def boxes(self, token: str) -> Sequence[BoxAnnotation]: ...
+
+
+class MapSink(Protocol):
+    """Where maps go that are to be kept."""
+
+    def keep(self, frame: KeyFrame, semantics: Sequence[SemanticMap], depth: Sequence[DepthMap]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one label.
+
+    Attributes:
+        failed: why there is none; empty if there is.
+        without: sample tokens of its window that it had to do without.
+        teacher_s: wall clock of making maps for it: those of its window that were not there yet.
+        fuse_s: of fusing, voting and deciding.
+        write_s: of writing files.
+    """
+
+    scene: str
+    token: str
+    failed: str = ""
+    without: tuple[str, ...] = ()
+    teacher_s: float = 0.0
+    fuse_s: float = 0.0
+    write_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sight:
+    """What the teachers saw of one key frame."""
+
+    views: tuple[View, ...]
+
+    @property
+    def points_per_ray(self) -> float:
+        """How many pixels show points for every pixel that casts a ray."""
+        return (self.views[0].free_stride / self.views[0].stride) ** 2
+
+    @cached_property
+    def moving_global(self) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, " n"]]:
+        """Points of classes that may move, metres, and their classes; only some policies ask for them."""
+        found = [moving_points(view, view.global_from_camera) for view in self.views]
+        return np.concatenate([points for points, _ in found]), np.concatenate([ids for _, ids in found])
+
+
+class SceneLabeller:
+    """Makes the labels of a scene.
+
+    Attributes:
+        keep_votes: write the votes beside every label.
+        keep_maps: where the teachers' maps go; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        data: LabelSource,
+        out: Path,
+        config: LabelConfig,
+        semantics: SemanticsTeacher,
+        depth: DepthTeacher,
+        *,
+        keep_votes: bool = False,
+        keep_maps: MapSink | None = None,
+    ) -> None:
+        self._data, self._out, self._config = data, out, config
+        self._semantics, self._depth = semantics, depth
+        self._keep_votes, self._keep_maps = keep_votes, keep_maps
+        self._tally = Tally(OCC3D_GRID)
+        self._scene = ""
+        self._seen: dict[int, _Sight | DataError] = {}
+
+    def labels(self, scene: str, positions: Sequence[int]) -> Iterator[Outcome]:
+        """Writes the labels of these key frames of the scene, in time order, and says what became of each.
+
+        A key frame of which the teachers cannot make maps has no label, and is left out of its neighbours'.
+        """
+        for position in sorted(positions):
+            yield self.label(scene, position)
+
+    def votes(self, scene: str, position: int) -> Votes:
+        """The votes of one label, without writing anything.
+
+        Raises:
+            DataError: there are no maps of this key frame.
+        """
+        return self._vote(scene, position)[0]
+
+    def sweep(
+        self, scene: str, position: int, *, frames: Collection[int], moving: Collection[Moving]
+    ) -> dict[tuple[Moving, int], Votes]:
+        """The votes of one label under other policies and numbers of frames, without writing anything.
+
+        The teachers look once at the widest window; the narrower ones are fused on the way to it. Every entry equals
+        what `votes` gives where the configuration has these `frames` and this `moving`.
+
+        Raises:
+            DataError: there are no maps of this key frame.
+        """
+        tokens = self._data.key_frame_tokens(scene)
+        windows = {n: window(position, len(tokens), n, self._config.window) for n in sorted(set(frames))}
+        sights = self._look(scene, windows[max(windows)])
+        if isinstance(own := sights[position], DataError):
+            raise own
+        swept = {}
+        for policy in moving:
+            # What stands still, and what boxes carry, is fused anew: it is a matter of the whole window.
+            grows = policy in ("drop", "keep")
+            fused = range(0)
+            for number, positions in windows.items():
+                new = [p for p in positions if not (grows and p in fused)]
+                usable = {p: sight for p in new if not isinstance(sight := sights[p], DataError)}
+                self._fuse(usable, position, tokens, policy)
+                fused = positions
+                keep = grows and number < max(windows)
+                swept[policy, number] = self._tally.votes(points_per_ray=own.points_per_ray, keep=keep)
+        return swept
+
+    def label(self, scene: str, position: int) -> Outcome:
+        """Writes the label of one key frame; quickest after that of the key frame before it.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        token = self._data.key_frame_tokens(scene)[position]
+        path = label_path(self._out, scene, token)
+        started = time.perf_counter()
+        try:
+            votes, without, teacher_s = self._vote(scene, position)
+        except DataError as error:
+            return Outcome(scene=scene, token=token, failed=str(error), teacher_s=time.perf_counter() - started)
+        decision = decide(votes, self._config.decision)
+        label = label_of(decision, self._data.key_frame(token), confidence=self._config.confidence)
+        fused = time.perf_counter()
+        self._write(path, label, votes, without)
+        return Outcome(
+            scene=scene,
+            token=token,
+            without=without,
+            teacher_s=teacher_s,
+            fuse_s=fused - started - teacher_s,
+            write_s=time.perf_counter() - fused,
+        )
+
+    def _write(self, path: Path, label: OccupancyLabel, votes: Votes, without: tuple[str, ...]) -> None:
+        """The label last: where it exists, everything does. A note that says it is flawed comes before it, and goes
+        after it: whatever moment this is killed at, a flawed label never looks whole."""
+        note = path.with_name(INCOMPLETE_NAME)
+        if without:
+            with replacing(note) as file:
+                file.write((json.dumps(list(without)) + "\n").encode())
+        if self._keep_votes:
+            write_votes(path.with_name(VOTES_NAME), votes)
+        write_label(path, label)
+        if not without:
+            note.unlink(missing_ok=True)
+
+    def _vote(self, scene: str, current: int) -> tuple[Votes, tuple[str, ...], float]:
+        """(votes, tokens that were left out, seconds that the teachers took)."""
+        tokens = self._data.key_frame_tokens(scene)
+        positions = window(current, len(tokens), self._config.frames, self._config.window)
+        started = time.perf_counter()
+        sights = self._look(scene, positions)
+        teacher_s = time.perf_counter() - started
+        if isinstance(own := sights[current], DataError):
+            raise own
+        without = tuple(tokens[p] for p in positions if isinstance(sights[p], DataError))
+        usable = {position: sight for position, sight in sights.items() if not isinstance(sight, DataError)}
+        self._fuse(usable, current, tokens, self._config.moving)
+        return self._tally.votes(points_per_ray=own.points_per_ray), without, teacher_s
+
+    def _fuse(self, sights: dict[int, _Sight], current: int, tokens: Sequence[str], moving: Moving) -> None:
+        """What these sights, by position, show votes in the grid of the current key frame."""
+        ego_from_global = inverse(self._data.key_frame(tokens[current]).global_from_ego)
+        others = self._moving(ego_from_global, sights, current, tokens, moving)
+        for position, sight in sights.items():
+            voting = EVERYTHING if position == current or moving == "keep" else WITHOUT_MOVING
+            for view in sight.views:
+                self._tally.add_view(view, ego_from_global @ view.global_from_camera, voting)
+        for points_ego, class_id in others:
+            self._tally.add_points(points_ego, class_id)
+
+    def _moving(
+        self,
+        ego_from_global: Float[np.ndarray, "4 4"],
+        sights: dict[int, _Sight],
+        current: int,
+        tokens: Sequence[str],
+        moving: Moving,
+    ) -> list[tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, " n"]]]:
+        """What may move, seen in other key frames, as far as the policy has a use for it: points (metres, the current
+        ego frame; NaN: none) and their classes."""
+        if moving in ("drop", "keep"):
+            return []
+        points, classes = {}, {}
+        for position, sight in sights.items():
+            points_global, classes[position] = sight.moving_global
+            if moving == "boxes" and position != current:
+                points_global = carried_by_boxes(
+                    points_global, self._data.boxes(tokens[position]), self._data.boxes(tokens[current])
+                )
+            points[position] = transform_points(ego_from_global, points_global)
+        if moving == "still":
+            still = standing_still(OCC3D_GRID, list(points.values()), frames=self._config.still_frames)
+            for position, points_ego in points.items():
+                index, inside_grid = OCC3D_GRID.indices(points_ego)
+                stays = inside_grid & still[tuple(np.where(inside_grid[:, None], index, 0).T)]
+                points[position] = np.where(stays[:, None], points_ego, np.nan)
+        return [(points[position], classes[position]) for position in points if position != current]
+
+    def _look(self, scene: str, positions: range) -> dict[int, _Sight | DataError]:
+        """What the teachers see at these positions; forgets everything outside of them."""
+        if scene != self._scene:
+            self._scene, self._seen = scene, {}
+        self._seen = {position: self._seen[position] for position in positions if position in self._seen}
+        tokens = self._data.key_frame_tokens(scene)
+        for position in positions:
+            if position not in self._seen:
+                try:
+                    self._seen[position] = self._sight(tokens[position])
+                except DataError as error:
+                    self._seen[position] = error
+        return {position: self._seen[position] for position in positions}
+
+    def _sight(self, token: str) -> _Sight:
+        frame, config = self._data.key_frame(token), self._config
+        semantics, depth = self._semantics.semantics(frame), self._depth.depth(frame)
+        for image, depth_map in zip(frame.cameras, depth, strict=True):
+            # A network that broke down, or a file of the wrong unit: nothing of it must look like empty space.
+            if not (np.isfinite(depth_map.depth_m) & (depth_map.depth_m > 0)).any():
+                raise DataError(
+                    f"{image.path}: the depth map ({config.depth}) has no pixel that is finite and above 0 m"
+                )
+        views = tuple(
+            view_of(
+                image,
+                class_map,
+                depth_map,
+                stride=config.stride,
+                free_stride=config.free_stride_of(*depth_map.depth_m.shape),
+                min_score=config.min_score,
+                min_confidence=config.min_confidence,
+            )
+            for image, class_map, depth_map in zip(frame.cameras, semantics, depth, strict=True)
+        )
+        if self._keep_maps:
+            self._keep_maps.keep(frame, semantics, depth)
+        return _Sight(views=views)

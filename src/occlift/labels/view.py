@@ -1,0 +1,156 @@
+"""What the teachers say about one image, cleaned up, in the form in which it waits for its labels.
+
+A key frame is looked at once and then fused into the labels of all key frames around it, so a view keeps only what
+voting needs: a class and a depth per pixel (5 bytes), and the depths of the few pixels that cast rays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+from numba import njit
+
+from occlift.classes import FREE, UNKNOWN
+from occlift.data.key_frame import CameraImage
+from occlift.errors import DataError
+from occlift.teachers.teacher import DepthMap, SemanticMap
+
+_FREE_WINDOW_PX: Final = (5, 3)
+"""Rows and columns of the window in which the nearest depth ends a ray that says what is free.
+
+The surface between two neighbouring pixels lies somewhere between their depths, and on ground that is seen at a grazing
+angle these are metres apart: rays that went all the way to their own depth would call ground voxels free in which no
+pixel happens to end. Two rows up and down, because the ray of a pixel is still in the voxel above the ground when it
+passes the place that the next row shows. On a street seen at 96 × 176 pixels, 13 frames fused, with the ground low in
+its voxels, this took the share of seen occupied voxels that are called free from 6 % (3 % for every other pixel) to
+0.1 %, for 1 to 2 % less of the volume known. It is also what keeps depth that bleeds over an edge from clearing the
+object in front.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """One image as its teachers saw it, with its camera.
+
+    Attributes:
+        class_id: 0..16; 17 sky; 255 nothing known. Every `stride`-th pixel of every `stride`-th row, starting in the
+            middle of the first stride.
+        depth_m: of the same pixels: metres along the optical axis, of the centre of the pixel; NaN where nothing is
+            known, and in the sky.
+        stride: of the pixels that show points.
+        free_depth_m: of every `free_stride`-th pixel, the depth up to which its ray has certainly met nothing: the
+            smallest depth in a small window around it. Infinite in the sky, NaN where nothing is known.
+        free_class_id: of those pixels.
+        free_stride: of the pixels that cast rays.
+        intrinsics_px: 3×3, for the whole map.
+        global_from_camera: 4×4, at the image's own time stamp.
+    """
+
+    class_id: UInt8[np.ndarray, "height width"]
+    depth_m: Float32[np.ndarray, "height width"]
+    stride: int
+    free_depth_m: Float32[np.ndarray, "rows columns"]
+    free_class_id: UInt8[np.ndarray, "rows columns"]
+    free_stride: int
+    intrinsics_px: Float[np.ndarray, "3 3"]
+    global_from_camera: Float[np.ndarray, "4 4"]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the maps take."""
+        return self.class_id.nbytes + self.depth_m.nbytes + self.free_depth_m.nbytes + self.free_class_id.nbytes
+
+
+def view_of(
+    image: CameraImage,
+    semantics: SemanticMap,
+    depth: DepthMap,
+    *,
+    stride: int = 1,
+    free_stride: int = 1,
+    min_score: float = 0.0,
+    min_confidence: float = 0.0,
+) -> View:
+    """What the teachers say about an image, cleaned up.
+
+    Pixels whose class has a lower score than `min_score` become unknown; pixels whose depth has a lower confidence
+    than `min_confidence`, or is not finite and positive, have no depth. The sky has none either.
+
+    Raises:
+        DataError: the two maps differ in size, or have not the proportions of the image.
+    """
+    height, width = depth.depth_m.shape
+    if semantics.class_id.shape != (height, width):
+        raise DataError(
+            f"{image.path}: the class map has {semantics.class_id.shape} pixels (height, width) and the depth map "
+            f"{(height, width)}; both teachers must work at one resolution"
+        )
+    if abs(width * image.height - height * image.width) > max(image.height, image.width):
+        raise DataError(
+            f"{image.path}: maps of {(height, width)} pixels (height, width) cannot cover an image of "
+            f"{(image.height, image.width)}; a map must show the whole image"
+        )
+    class_id = np.empty((height, width), np.uint8)
+    depth_m = np.empty((height, width), np.float32)
+    _clean(
+        np.asarray(semantics.class_id, np.uint8),
+        np.asarray(semantics.score, np.float32),
+        np.asarray(depth.depth_m, np.float32),
+        np.asarray(depth.confidence, np.float32),
+        float(min_score),
+        float(min_confidence),
+        class_id,
+        depth_m,
+    )
+    free_depth_m = np.empty(strided(depth_m, free_stride).shape, np.float32)
+    _free_depth(class_id, depth_m, free_stride, _FREE_WINDOW_PX[0] // 2, _FREE_WINDOW_PX[1] // 2, free_depth_m)
+    return View(
+        class_id=np.ascontiguousarray(strided(class_id, stride)),
+        depth_m=np.ascontiguousarray(strided(depth_m, stride)),
+        stride=stride,
+        free_depth_m=free_depth_m,
+        free_class_id=np.ascontiguousarray(strided(class_id, free_stride)),
+        free_stride=free_stride,
+        intrinsics_px=image.intrinsics_px * np.array([[width / image.width], [height / image.height], [1.0]]),
+        global_from_camera=image.global_from_camera,
+    )
+
+
+def strided(image: np.ndarray, stride: int) -> np.ndarray:
+    """Every `stride`-th pixel of every `stride`-th row of an image [height, width], as a view into it."""
+    return image[stride // 2 :: stride, stride // 2 :: stride]
+
+
+@njit(cache=True)
+def _clean(class_id, score, depth_m, confidence, min_score, min_confidence, out_class, out_depth_m):  # type: ignore[no-untyped-def]
+    rows, columns = class_id.shape
+    for row in range(rows):
+        for column in range(columns):
+            # Written so that a score or a depth that is NaN counts as unknown.
+            known = score[row, column] >= min_score
+            found = class_id[row, column] if known else np.uint8(UNKNOWN)
+            out_class[row, column] = found
+            depth = depth_m[row, column]
+            has_depth = depth > 0.0 and np.isfinite(depth) and confidence[row, column] >= min_confidence
+            out_depth_m[row, column] = depth if has_depth and found != FREE else np.float32(np.nan)
+
+
+@njit(cache=True)
+def _free_depth(class_id, depth_m, stride, half_rows, half_columns, out_m):  # type: ignore[no-untyped-def]
+    rows, columns = depth_m.shape
+    for i in range(out_m.shape[0]):
+        row = i * stride + stride // 2
+        for j in range(out_m.shape[1]):
+            column = j * stride + stride // 2
+            if class_id[row, column] != FREE and np.isnan(depth_m[row, column]):
+                out_m[i, j] = np.nan
+                continue
+            nearest = np.float32(np.inf)
+            for r in range(max(0, row - half_rows), min(rows, row + half_rows + 1)):
+                for c in range(max(0, column - half_columns), min(columns, column + half_columns + 1)):
+                    if depth_m[r, c] < nearest:
+                        nearest = depth_m[r, c]
+            out_m[i, j] = nearest

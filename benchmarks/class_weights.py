@@ -14,7 +14,7 @@ from pathlib import Path
 
 from occlift.data.nuscenes import NuScenes
 from occlift.recipes.easyocc import TrainConfig, predict, train
-from occlift.recipes.scores import evaluate, split_tokens
+from occlift.recipes.evaluation import evaluate
 from occlift.town.scene_writer import GTS
 
 
@@ -38,13 +38,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     arguments = parser.parse_args()
     town = arguments.demo / "town"
-    tokens = split_tokens(NuScenes.open(town), "val")
+    tokens = NuScenes.open(town).split_tokens("val")
     print("| class weights | IoU | mIoU 17 | mIoU 15 |\n| --- | ---: | ---: | ---: |", flush=True)
     for number, (name, config) in enumerate(variants(arguments.steps).items()):
         run = arguments.folder / str(number)
         trained = train(town, arguments.demo / "labels", run, config)
         predict(town, run / "predictions", checkpoint=trained.checkpoint)
-        scores = evaluate(run / "predictions", town / GTS, tokens=tokens, masks=("camera",)).scores
+        scores = evaluate(run / "predictions", town / GTS, tokens=tokens, masks=("camera",)).counts
         means = (scores.mean_iou("camera"), scores.mean_iou("camera", classes=15))
         print(f"| {name} | {scores.geometric_iou('camera'):.2f} | {means[0]:.2f} | {means[1]:.2f} |", flush=True)
 

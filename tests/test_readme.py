@@ -7,13 +7,15 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from occlift import cli
 from occlift.data.nuscenes import NuScenes
-from occlift.labels.generate import LabelConfig
+from occlift.labels.config import LabelConfig
+from occlift.labels.decide import DecisionConfig
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
 
@@ -52,11 +54,11 @@ def _smaller(arguments: list[str]) -> list[str]:
 
 def test_the_step_by_step_commands_run_one_after_the_other(tmp_path: Path) -> None:
     commands = _commands("The same, step by step")
-    assert [c[1] for c in commands] == ["town", "label", "train", "predict", "evaluate"]
+    assert [c[1] for c in commands] == ["town", "label", "train", "predict", "evaluate", "compare"]
     for command in commands:
         done = _run(_smaller(command[1:]), tmp_path)
         assert done.returncode == 0, done.stderr
-    assert "mIoU 17" in done.stdout
+    assert "RayIoU" in done.stdout
     assert (tmp_path / "runs/scores.json").exists()
 
 
@@ -141,7 +143,7 @@ def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "town", "label", "train", "predict", "evaluate", "show"):
+    for command in ("demo", "town", "label", "teachers", "train", "predict", "evaluate", "merge", "compare", "show"):
         assert command in done.stdout
 
 
@@ -160,10 +162,14 @@ def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> 
 
 
 def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
-    library = LabelConfig()
-    for name, parameter in inspect.signature(cli.label).parameters.items():
+    parameters = inspect.signature(cli.label).parameters
+    library, decision = LabelConfig(), DecisionConfig()
+    for name, parameter in parameters.items():
         if hasattr(library, name):
             assert parameter.default == getattr(library, name), name
+        if hasattr(decision, name) and name != "class_min_points":
+            assert parameter.default == getattr(decision, name), name
+    assert {f.name for f in fields(decision)} <= parameters.keys()
     town = TownConfig()
     for name, parameter in inspect.signature(cli.town).parameters.items():
         if hasattr(town, name):

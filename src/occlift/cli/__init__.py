@@ -7,16 +7,14 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
+from occlift.cli.files import write_text
+from occlift.cli.labels import audit, label
 from occlift.errors import OccliftError
-
-if TYPE_CHECKING:
-    from occlift.recipes.demo import DemoRun
-    from occlift.recipes.scores import Evaluation
 
 app = tyro.extras.SubcommandApp()
 
@@ -29,10 +27,11 @@ def demo(
     ] = "standard",
 ) -> None:
     """Everything once: a town, labels, training, baselines, scores, a report. No GPU, no downloads."""
+    from occlift.cli.tables import print_demo
     from occlift.recipes.demo import DemoConfig, run_demo
 
     config = DemoConfig.standard() if size == "standard" else DemoConfig.smoke()
-    _print_demo(run_demo(out, config, command=_command()))
+    print_demo(run_demo(out, config, command=_command()))
 
 
 @app.command(name="town")
@@ -59,35 +58,17 @@ def town(
     print(f"{run.root}: {run.scenes} scenes, {run.key_frames} key frames ({run.reused} scenes stood there already)")
 
 
-@app.command(name="label")
-def label(
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
-    out: Annotated[Path, arg(help="folder of the labels, in Occ3D's layout")],
-    semantics: Annotated[str, arg(help="the teacher of classes")] = "oracle:foundation",
-    depth: Annotated[str, arg(help="the teacher of depth")] = "oracle:foundation",
-    frames: Annotated[int, arg(help="key frames fused into one label, the current one in the middle")] = 13,
-    min_points: Annotated[int, arg(help="points that make a voxel occupied")] = 3,
-    keep_moving: Annotated[bool, arg(help="fuse moving classes of other frames too: everything leaves ghosts")] = False,
-    stride: Annotated[int, arg(help="every so-many-th pixel gives a point")] = 1,
-    free_stride: Annotated[int, arg(help="every so-many-th pixel casts a ray")] = 2,
-    seed: Annotated[int, arg(help="of the oracle's errors")] = 0,
-    split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "all",
-) -> None:
-    """Make occupancy labels from what teachers see in the images."""
-    from occlift.data.nuscenes import NuScenes
-    from occlift.labels.generate import LabelConfig, generate_labels
+app.command(name="label")(label)
+app.command(name="audit")(audit)
 
-    config = LabelConfig(
-        semantics=semantics, depth=depth, frames=frames, min_points=min_points, drop_moving=not keep_moving,
-        stride=stride, free_stride=free_stride, seed=seed,
-    )  # fmt: skip
-    data = NuScenes.open(root)
-    run = generate_labels(data, out, config, scenes=data.split(split))
-    print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
-    if run.failed:
-        for token, reason in list(run.failed.items())[:10]:
-            print(f"  no label for {token}: {reason}", file=sys.stderr)
-        raise OccliftError(f"{len(run.failed)} labels could not be made; {run.out / 'manifest.json'} says why")
+
+@app.command(name="teachers")
+def teachers() -> None:
+    """List the teachers, what each needs, and whether it is there."""
+    from occlift.cli.tables import print_teachers
+    from occlift.teachers.registry import teacher_table
+
+    print_teachers(teacher_table())
 
 
 @app.command(name="train")
@@ -169,24 +150,83 @@ def evaluate(
     mask: Annotated[
         tuple[Literal["camera", "lidar", "none"], ...], arg(help="evaluated voxels; by default all three")
     ] = ("camera", "lidar", "none"),
-    root: Annotated[Path | None, arg(help="with --split: the data set whose split must be complete")] = None,
-    split: Annotated[str | None, arg(help="score exactly this split of ROOT")] = None,
+    rays: Annotated[bool, arg(help="RayIoU too; needs --root for the lidar poses")] = False,
+    root: Annotated[Path | None, arg(help="the data set: for --split and --rays")] = None,
+    split: Annotated[
+        str | None, arg(help="score exactly this split of ROOT; by default every scene that is predicted, whole")
+    ] = None,
     json: Annotated[Path | None, arg(help="write histograms and every named score here")] = None,
+    allow_missing: Annotated[
+        bool, arg(help="leave out samples that are missing on one side, instead of refusing")
+    ] = False,
+    part: Annotated[str, arg(help="i/n: score the i-th of n parts, for `occlift merge`", metavar="I/N")] = "1/1",
+    device: Annotated[str, arg(help="where rays are cast, as torch names it; same answer everywhere")] = "cpu",
 ) -> None:
-    """Score predictions: IoU and every mIoU by name."""
+    """Score predictions: IoU, every mIoU by name, RayIoU."""
+    from occlift.cli.tables import print_evaluation
     from occlift.data.nuscenes import NuScenes
     from occlift.errors import ConfigError
-    from occlift.recipes.scores import evaluate as run_evaluation
-    from occlift.recipes.scores import split_tokens
+    from occlift.recipes.evaluation import evaluate as run_evaluation
 
-    if (root is None) != (split is None):
-        raise ConfigError("--root and --split go together: the split of which data set must be complete?")
-    tokens = split_tokens(NuScenes.open(root), split) if root and split else None
-    evaluation = run_evaluation(predictions, truth, tokens=tokens, masks=mask)
+    if root is None and (split or rays):
+        raise ConfigError(f"{'--split' if split else '--rays'} needs --root: of which data set?")
+    number, slash, parts = part.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal()):
+        raise ConfigError(f"--part {part}: expected I/N, such as 1/4")
+    data = NuScenes.open(root) if root else None
+    evaluation = run_evaluation(
+        predictions, truth, tokens=data.split_tokens(split) if data and split else None, masks=mask,
+        rays=data if rays else None, device=device, allow_missing=allow_missing, part=(int(number), int(parts)),
+    )  # fmt: skip
     if json:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(evaluation.to_json(), encoding="utf-8")
-    _print_evaluation(evaluation)
+        write_text(json, evaluation.to_json())
+    print_evaluation(evaluation)
+
+
+@app.command(name="merge")
+def merge(
+    parts: Annotated[Positional[tuple[Path, ...]], arg(help="what `occlift evaluate --json` wrote", metavar="JSON")],
+    json: Annotated[Path, arg(help="write the evaluation of all samples here")],
+) -> None:
+    """Add up evaluations of parts of a split; equal to scoring it whole, to the last bit."""
+    from occlift.cli.tables import print_evaluation
+    from occlift.recipes.evaluation import merge as run_merge
+    from occlift.recipes.evaluation import read_evaluation
+
+    evaluation = run_merge([read_evaluation(path) for path in parts])
+    write_text(json, evaluation.to_json())
+    print_evaluation(evaluation)
+
+
+@app.command(name="compare")
+def compare(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(help="what `occlift evaluate --json` wrote", metavar="JSON")],
+    names: Annotated[tuple[str, ...], arg(help="of the runs; by default their files'")] = (),
+    mask: Annotated[tuple[Literal["camera", "lidar", "none"], ...], arg(help="of the columns")] = ("camera", "none"),
+    absent: Annotated[
+        Literal["skipped", "zero"], arg(help="how classes count that neither truth nor prediction holds")
+    ] = "skipped",
+    per_class: Annotated[
+        Literal["camera", "lidar", "none", "rays"] | None, arg(help="IoU per class, by this mask or by rays")
+    ] = None,
+    markdown: Annotated[bool, arg(help="print Markdown")] = False,
+    picture: Annotated[
+        Path | None, arg(help="draw bars per class here, as PNG (camera mask, unless --per-class says otherwise)")
+    ] = None,
+) -> None:
+    """Compare runs: every score beside the others', the best marked."""
+    from occlift.cli.tables import print_comparison
+    from occlift.recipes.compare import compare as run_comparison
+
+    comparison = run_comparison(runs, names)
+    tables = [comparison.table(masks=mask, absent=absent), *([comparison.class_table(per_class)] if per_class else [])]
+    if markdown:
+        print("\n".join(table.markdown() for table in tables), end="")
+    else:
+        for table in tables:
+            print_comparison(table)
+    if picture:
+        comparison.picture(picture, per_class or "camera")
 
 
 @app.command(name="show")
@@ -216,53 +256,6 @@ def _is_first_process() -> bool:
 def _command() -> str:
     """What was typed, as a user would type it again."""
     return shlex.join(["occlift", *sys.argv[1:]])
-
-
-def _percent(value: float) -> str:
-    return "–" if value != value else f"{value:.2f}"
-
-
-def _print_evaluation(evaluation: Evaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    scores = evaluation.scores
-    table = Table(title=f"{evaluation.frames} key frames, per cent", title_justify="left")
-    for column in ("mask", "IoU", "mIoU 17", "mIoU 15", "mIoU 17, absent = 0", "mIoU 15, absent = 0"):
-        table.add_column(column, justify="left" if column == "mask" else "right")
-    for mask in scores.histograms:
-        means = [
-            scores.mean_iou(mask, classes=classes, absent=absent)
-            for absent in ("skipped", "zero")
-            for classes in (17, 15)
-        ]
-        table.add_row(mask, *map(_percent, (scores.geometric_iou(mask), *means)))
-    Console().print(table)
-
-
-def _print_demo(run: DemoRun) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="Unseen scenes of the town, per cent", title_justify="left")
-    table.add_column("")
-    for mask in ("camera mask", "no mask"):
-        for score in ("IoU", "mIoU 17", "mIoU 15"):
-            table.add_column(f"{score}\n{mask}", justify="right")
-    for row in run.rows:
-        masked, unmasked = row.with_camera_mask, row.without_mask
-        values = (masked.iou, masked.miou_17, masked.miou_15, unmasked.iou, unmasked.miou_17, unmasked.miou_15)
-        table.add_row(row.name, *map(_percent, values))
-    console = Console()
-    console.print(table)
-    for row in run.rows:
-        console.print(f"{row.name}: {row.note}", highlight=False)
-    console.print(
-        f"EasyOcc has {run.ratio:.2f} times the mIoU (17 classes, camera mask) of the better of prior and blind."
-    )
-    console.print(f"{run.seconds:.0f} s, peak memory {run.peak_memory_gb:.1f} GB.", highlight=False)
-    console.print(f"Report: {run.report}", soft_wrap=True, highlight=False)
-    console.print(f"3-D scene: {run.scene}", soft_wrap=True, highlight=False)
 
 
 def main() -> None:

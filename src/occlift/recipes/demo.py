@@ -21,12 +21,14 @@ from occlift.classes import CLASS_NAMES, FREE
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, prediction_path, read_label, read_prediction
 from occlift.errors import ConfigError, DataError
-from occlift.labels.generate import LabelConfig, generate_labels
+from occlift.labels.config import LabelConfig
+from occlift.labels.generate import generate_labels
 from occlift.progress import track
+from occlift.recipes.baselines import label_predictions, prior_predictions
 from occlift.recipes.easyocc import TrainConfig, predict, train
+from occlift.recipes.evaluation import Evaluation, evaluate
 from occlift.recipes.report import environment_facts, overview_image, report_frame, write_frame_scene
 from occlift.recipes.run_folder import LAST_CHECKPOINT, peak_memory_bytes
-from occlift.recipes.scores import Evaluation, evaluate, label_predictions, prior_predictions, split_tokens
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
@@ -116,7 +118,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
         written = write_town(town, config.town)
         clock.reused = written.reused == written.scenes
     data = NuScenes.open(town)
-    tokens = split_tokens(data, "val")
+    tokens = data.split_tokens("val")
     with stages.timed("labels", f"{config.label.frames} frames fused, {config.label.semantics}") as clock:
         made = generate_labels(data, labels, config.label)
         if made.failed:
@@ -137,8 +139,8 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
             label_predictions(town, labels, predictions["labels"])
             for name, run in runs.items():
                 predict(town, predictions[name], checkpoint=run / LAST_CHECKPOINT)
-    with stages.timed("scores", "camera mask, lidar mask, no mask"):
-        evaluations = {name: evaluate(path, town / GTS, tokens=tokens) for name, path in predictions.items()}
+    with stages.timed("scores", "camera mask, lidar mask, no mask, rays"):
+        evaluations = {name: evaluate(path, town / GTS, tokens=tokens, rays=data) for name, path in predictions.items()}
         for name, evaluation in evaluations.items():
             _write(out / "scores" / f"{name.lower()}.json", evaluation.to_json())
     rows = tuple(_row(name, role, evaluations[name], _note(name, config)) for name, role in ROWS)
@@ -239,7 +241,7 @@ def _note(name: str, config: DemoConfig) -> str:
 
 
 def _row(name: str, role: Role, evaluation: Evaluation, note: str) -> ScoreRow:
-    scores = evaluation.scores
+    scores = evaluation.counts
     means = {
         mask: Scores(
             iou=scores.geometric_iou(mask),
@@ -249,8 +251,10 @@ def _row(name: str, role: Role, evaluation: Evaluation, note: str) -> ScoreRow:
         for mask in ("camera", "none")
     }
     per_class = scores.class_iou("camera")
+    assert evaluation.rays is not None, evaluation.predictions
     return ScoreRow(
         name=name, role=role, with_camera_mask=means["camera"], without_mask=means["none"], note=note,
+        ray_iou=evaluation.rays.named()["ray_iou"],
         class_iou=tuple(None if np.isnan(per_class[c]) else per_class[c] for c in CLASS_NAMES[:FREE]),
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """EasyOcc trained on labels, and its predictions.
 
 Both functions take paths and a configuration and return a frozen result; files are the interface between them. Scores
-and the baselines beside which they must be read: `occlift.recipes.scores`.
+and the baselines beside which they must be read: `occlift.recipes.baselines`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import numpy as np
 
 from occlift.classes import NUM_CLASSES, UNKNOWN
 from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import prediction_path, read_label, write_prediction
+from occlift.data.occ3d import label_paths, prediction_path, read_label, write_prediction
 from occlift.errors import ConfigError, DataError
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.progress import track
 from occlift.recipes.run_folder import LAST_CHECKPOINT, claim_run_folder, peak_memory_bytes
-from occlift.recipes.scores import label_paths, split_tokens
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
 
@@ -143,14 +142,14 @@ def train(
     if resume is not None:
         checkpoint_parts(resume)
     data = NuScenes.open(root)
-    tokens = split_tokens(data, config.split)
+    tokens = data.split_tokens(config.split)
     counts = class_counts(data, labels, tokens)
     claim_run_folder(out, config.to_dict(), labels, resume=resume)
     size = {"height": config.model.image_height, "width": config.model.image_width}
     frames = OccupancyFrames(data, tokens, **size, labels=labels, blind=config.blind, cache_bytes=config.cache_bytes)
     validation = None
     if validation_labels is not None:
-        every = split_tokens(data, config.validation_split)
+        every = data.split_tokens(config.validation_split)
         chosen = np.linspace(0, len(every) - 1, min(config.validation_frames, len(every))).round().astype(int)
         validation = OccupancyFrames(
             data,
@@ -255,7 +254,7 @@ def predict(
     data = NuScenes.open(root)
     frames = OccupancyFrames(
         data,
-        split_tokens(data, split) if tokens is None else tokens,
+        data.split_tokens(split) if tokens is None else tokens,
         height=network.config.image_height,
         width=network.config.image_width,
         blind=blind,
@@ -289,7 +288,7 @@ def class_counts(data: NuScenes, labels: Path, tokens: Sequence[str]) -> np.ndar
         DataError: a label is missing or damaged, or every voxel of all of them is unknown.
     """
     counts = np.zeros(NUM_CLASSES, np.int64)
-    for path in track(label_paths(data, labels, tokens), "count classes"):
+    for path in track(label_paths(labels, data, tokens), "count classes"):
         semantics = read_label(path, allow_unknown=True).semantics
         counts += np.bincount(semantics.ravel(), minlength=UNKNOWN + 1)[:NUM_CLASSES]
     if not counts.any():

@@ -1,0 +1,165 @@
+"""Commands about labels: make them, and look at them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+
+from occlift.cli.files import write_text
+from occlift.errors import OccliftError
+
+
+def label(
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    out: Annotated[Path, arg(help="folder of the labels, in Occ3D's layout")],
+    semantics: Annotated[str, arg(help="the teacher of classes; `occlift teachers` lists them")] = "oracle:foundation",
+    semantics_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
+    depth: Annotated[str, arg(help="the teacher of depth")] = "oracle:foundation",
+    depth_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
+    frames: Annotated[int, arg(help="key frames fused into one label")] = 13,
+    window: Annotated[
+        Literal["centred", "past", "scene"], arg(help="which: around the current one, it and those before, or all")
+    ] = "centred",
+    moving: Annotated[
+        Literal["drop", "keep", "still", "boxes"],
+        arg(help="moving classes in other frames: left out, fused, fused where they stand still, carried by boxes"),
+    ] = "drop",
+    still_frames: Annotated[int, arg(help="for still: key frames in which a voxel must show a moving class")] = 6,
+    min_points: Annotated[int, arg(help="points that make a voxel occupied")] = 3,
+    class_min_points: Annotated[tuple[str, ...], arg(help="other thresholds, as class=points")] = (),
+    thin_share: Annotated[float, arg(help="share of votes with which thin classes win over the ground")] = 1.0,
+    carve: Annotated[float, arg(help="rays passed per ray ended above which a voxel is not occupied")] = float("inf"),
+    stride: Annotated[int, arg(help="every so-many-th pixel gives a point")] = 1,
+    free_stride: Annotated[
+        int | None, arg(help="every so-many-th casts a ray; by default about 4,000 an image")
+    ] = None,
+    min_score: Annotated[float, arg(help="pixels whose class is less sure are unknown")] = 0.0,
+    min_confidence: Annotated[float, arg(help="pixels whose depth is less sure have none")] = 0.0,
+    confidence: Annotated[bool, arg(help="write how sure each voxel is; as much again on the disk")] = False,
+    seed: Annotated[int, arg(help="of the oracle's errors")] = 0,
+    split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "all",
+    workers: Annotated[int, arg(help="processes on this machine, each with its own teachers")] = 1,
+    keep_votes: Annotated[bool, arg(help="write what each label rests on, for `occlift audit --sweep`")] = False,
+    keep_maps: Annotated[Path | None, arg(help="keep the teachers' maps here; by default they are thrown away")] = None,
+) -> None:
+    """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
+    from occlift.data.nuscenes import NuScenes
+    from occlift.labels.config import LabelConfig
+    from occlift.labels.decide import DecisionConfig
+    from occlift.labels.generate import generate_labels
+
+    thresholds = {name: _integer(value, "--class-min-points") for name, value in _pairs(class_min_points).items()}
+    decision = DecisionConfig(
+        min_points=min_points, class_min_points=thresholds, thin_share=thin_share, carve=carve
+    )  # fmt: skip
+    config = LabelConfig(
+        semantics=semantics, semantics_options=_pairs(semantics_option), depth=depth,
+        depth_options=_pairs(depth_option), frames=frames, window=window, moving=moving, still_frames=still_frames,
+        stride=stride, free_stride=free_stride, min_score=min_score, min_confidence=min_confidence, decision=decision,
+        confidence=confidence, seed=seed,
+    )  # fmt: skip
+    data = NuScenes.open(root)
+    run = generate_labels(
+        data, out, config, scenes=data.split(split), workers=workers, keep_votes=keep_votes, keep_maps=keep_maps
+    )
+    print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
+    for token, without in list(run.incomplete.items())[:10]:
+        print(f"  {token} had to do without {', '.join(without)}", file=sys.stderr)
+    if run.failed:
+        for token, reason in list(run.failed.items())[:10]:
+            print(f"  no label for {token}: {reason}", file=sys.stderr)
+        raise OccliftError(f"{len(run.failed)} labels could not be made; {run.out / 'manifest.json'} says why")
+
+
+def audit(
+    labels: Annotated[Positional[Path], arg(help="folder of labels in Occ3D's layout", metavar="LABELS")],
+    truth: Annotated[Path | None, arg(help="folder gts/<scene>/<token>/labels.npz; without it what needs none")] = None,
+    root: Annotated[
+        Path | None, arg(help="the data set: for the agreement of neighbours, --split, and sweeps that look again")
+    ] = None,
+    split: Annotated[str | None, arg(help="exactly this split of ROOT; by default everything that has a label")] = None,
+    mask: Annotated[
+        tuple[Literal["camera", "lidar", "none"], ...], arg(help="evaluated voxels of the truth; by default all three")
+    ] = ("camera", "lidar", "none"),
+    sweep: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(
+            help="score other labels, as frames=1,3,5 or min_points=1,2,4 or moving=drop,keep; may be given for each",
+            metavar="NAME=VALUES",
+        ),
+    ] = (),
+    out: Annotated[Path, arg(help="folder of the figures and numbers of a sweep")] = Path("runs/audit"),
+    shift_voxels: Annotated[int, arg(help="move labels up by so many voxels before they are scored")] = 0,
+    write_shifted: Annotated[Path | None, arg(help="write the labels so moved to this folder")] = None,
+    json: Annotated[Path | None, arg(help="write every number here")] = None,
+    allow_missing: Annotated[bool, arg(help="leave out samples that lack label or truth, instead of refusing")] = False,
+) -> None:
+    """Look at labels: against truth, their ground, their neighbours; and what other settings would give."""
+    from occlift.cli.tables import print_audit, print_comparison
+    from occlift.data.nuscenes import NuScenes
+    from occlift.errors import ConfigError
+    from occlift.recipes import audit as recipe
+
+    if split and root is None:
+        raise ConfigError("--split needs --root: of which data set?")
+    if write_shifted and not shift_voxels:
+        raise ConfigError("--write-shifted needs --shift-voxels: by how many?")
+    if sweep and truth is None:
+        raise ConfigError("--sweep needs --truth: labels are scored against it")
+    axes = _axes(sweep)
+    data = NuScenes.open(root) if root else None
+    tokens = data.split_tokens(split) if data and split else None
+    found = recipe.audit(
+        labels, truth=truth, data=data, tokens=tokens, masks=mask, shift_voxels=shift_voxels,
+        allow_missing=allow_missing,
+    )  # fmt: skip
+    if json:
+        write_text(json, found.to_json())
+    print_audit(found)
+    if write_shifted:
+        number = recipe.write_shifted(labels, write_shifted, shift_voxels)
+        print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
+    if axes and truth:
+        from occlift.recipes.label_sweep import sweep as run_sweep
+
+        swept = run_sweep(
+            labels, truth, data=data, tokens=tokens, masks=mask, shift_voxels=shift_voxels,
+            allow_missing=allow_missing, **axes,
+        )  # fmt: skip
+        write_text(out / "sweep.json", swept.to_json())
+        print_comparison(swept.table())
+        for path in (out / "sweep.json", *swept.write_figures(out)):
+            print(path)
+
+
+def _axes(options: tuple[str, ...]) -> dict[str, Any]:
+    """What `--sweep` says, as arguments of `occlift.recipes.label_sweep.sweep`."""
+    from occlift.errors import ConfigError
+
+    axes: dict[str, Any] = {}
+    for name, values in _pairs(options).items():
+        if name not in ("frames", "min_points", "moving"):
+            raise ConfigError(f"--sweep {name}: expected frames, min_points or moving")
+        words = values.split(",")
+        axes[name] = tuple(words) if name == "moving" else tuple(_integer(w, f"--sweep {name}") for w in words)
+    return axes
+
+
+def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+    """name=value, several times."""
+    from occlift.errors import ConfigError
+
+    if wrong := [option for option in options if "=" not in option]:
+        raise ConfigError(f"{wrong[0]!r} is no setting; expected name=value")
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
+
+
+def _integer(text: str, option: str) -> int:
+    from occlift.errors import ConfigError
+
+    if not text.isdecimal():
+        raise ConfigError(f"{option}: {text!r} is no whole number")
+    return int(text)

@@ -1,0 +1,177 @@
+"""What commands print as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from occlift.recipes.score_table import shown
+
+if TYPE_CHECKING:
+    from occlift.recipes.audit import Audit
+    from occlift.recipes.demo import DemoRun
+    from occlift.recipes.evaluation import Evaluation
+    from occlift.recipes.score_table import ScoreTable
+    from occlift.teachers.registry import TeacherStatus
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Every variant of the scores: mask, class set and rule for absent classes stand beside each number."""
+    console = Console()
+    counts = evaluation.counts
+    table = Table(title=f"{evaluation.frames} key frames, per cent", title_justify="left")
+    for column in ("mask", "IoU", "mIoU 17", "mIoU 15", "mIoU 17, absent = 0", "mIoU 15, absent = 0"):
+        table.add_column(column, justify="left" if column == "mask" else "right")
+    for mask in counts.histograms:
+        means = [
+            counts.mean_iou(mask, classes=classes, absent=absent)
+            for absent in ("skipped", "zero")
+            for classes in (17, 15)
+        ]
+        table.add_row(mask, *map(shown, (counts.geometric_iou(mask), *means)))
+    console.print(table)
+    console.print("mIoU: mean over the classes that occur in truth or prediction; absent = 0 divides by all 17 or 15.")
+    if evaluation.rays:
+        named = evaluation.rays.named()
+        table = Table(title="RayIoU, no mask, 17 classes, absent skipped, per cent", title_justify="left")
+        for column in ("RayIoU", "at 1 m", "at 2 m", "at 4 m"):
+            table.add_column(column, justify="right")
+        table.add_row(*(shown(named[key]) for key in ("ray_iou", "ray_iou_1m", "ray_iou_2m", "ray_iou_4m")))
+        console.print(table)
+    _print_left_out(console, evaluation.without_prediction, "prediction")
+    _print_left_out(console, evaluation.without_truth, "truth")
+
+
+def print_audit(audit: Audit) -> None:
+    """Scores against truth in both readings, per class, and what needs no truth: ground, unknown, neighbours."""
+    console = Console(highlight=False)
+    counts = audit.counts
+    if counts:
+        table = Table(title=f"{len(audit.tokens)} labels against truth, per cent", title_justify="left")
+        for column in ("mask", "voxels", "unknown", "IoU", "mIoU 17", "mIoU 15", "mIoU 17, absent = 0"):
+            table.add_column(column, justify="left" if column in ("mask", "voxels") else "right")
+        for name, counted in (("all", counts.unknown_as_free), ("known", counts.known)):
+            for mask in counted.histograms:
+                unknown = shown(counts.unknown_share(mask)) if counted is counts.unknown_as_free else ""
+                means = (
+                    counted.mean_iou(mask),
+                    counted.mean_iou(mask, classes=15),
+                    counted.mean_iou(mask, absent="zero"),
+                )
+                table.add_row(mask, name, unknown, *map(shown, (counted.geometric_iou(mask), *means)))
+        console.print(table)
+        console.print("all: what a label does not know counts as free; known: only what the label knows.")
+        mask = next(iter(counts.unknown_as_free.histograms))
+        table = Table(title=f"Per class, mask {mask}, unknown as free, per cent", title_justify="left")
+        for column in ("class", "precision", "recall", "IoU"):
+            table.add_column(column, justify="left" if column == "class" else "right")
+        scores = (audit.precision(mask), audit.recall(mask), counts.unknown_as_free.class_iou(mask))
+        for name in scores[0]:
+            table.add_row(name, *(shown(score[name]) for score in scores))
+        console.print(table)
+    moved = f", moved by {audit.shift_voxels:+d} voxels" if audit.shift_voxels else ""
+    console.print(
+        f"{len(audit.tokens)} labels{moved}: {audit.unknown_share_of_grid:.1f} % of the grid unknown; ground around "
+        f"the ego at z = {audit.ground_height_m:+.1f} m in the ego frame (median, to the voxel)",
+        soft_wrap=True,
+    )
+    if audit.ground_offset:
+        shares = ", ".join(
+            f"{share:.1f} % {level:+d}" for level, share in audit.ground_offset.shares().items() if share >= 0.05
+        )
+        median = audit.ground_offset.median
+        console.print(
+            f"Ground against the truth's: {median:+.1f} voxels, {audit.ground_offset_m:+.1f} m (median of "
+            f"{audit.ground_offset.total} columns; {shares})",
+            soft_wrap=True,
+        )
+        if abs(median) >= 1:
+            console.print(
+                f"The truth's road lies elsewhere: try --shift-voxels {audit.shift_voxels - round(median)}",
+                style="bold",
+            )
+    if audit.neighbours:
+        table = Table(
+            title=f"Neighbouring key frames, {audit.neighbours.pairs} pairs, per cent of what both know",
+            title_justify="left",
+        )
+        for column in ("", "standing: IoU", "standing: same class", "moving: IoU", "moving: same class"):
+            table.add_column(column, justify="right" if column else "left")
+        for name, found in (("labels", audit.neighbours), ("truth", audit.truth_neighbours)):
+            if found:
+                kinds = (found.static, found.dynamic)
+                table.add_row(name, *(shown(score) for kind in kinds for score in (kind.iou, kind.equal_share)))
+        console.print(table)
+    _print_left_out(console, audit.without_label, "label")
+    _print_left_out(console, audit.without_truth, "truth")
+
+
+def _print_left_out(console: Console, tokens: Sequence[str], what: str) -> None:
+    if tokens:
+        some = ", ".join(tokens[:10]) + (", ..." if len(tokens) > 10 else "")
+        console.print(
+            f"NOT THE SCORE OF THE SPLIT: {len(tokens)} samples without a {what} were left out: {some}",
+            style="bold red",
+            soft_wrap=True,
+        )
+
+
+def print_comparison(scores: ScoreTable) -> None:
+    """A table of runs or classes; the best numbers carry an asterisk."""
+    console = Console()
+    table = Table(title=scores.title, title_justify="left")
+    table.add_column(scores.corner, overflow="fold")
+    for column in scores.columns:
+        table.add_column(column.replace(", ", "\n").replace("camera mask", "camera"), justify="right", no_wrap=True)
+    for name, values, marks in zip(scores.rows, scores.values, scores.best, strict=True):
+        cells = [
+            f"[bold]{shown(value)}*[/]" if mark else f"{shown(value)} "
+            for value, mark in zip(values, marks, strict=True)
+        ]
+        table.add_row(name, *cells)
+    console.print(table)
+    if any(map(any, scores.best)):
+        console.print("* best")
+    for note in scores.notes:
+        console.print(note, style="bold red", soft_wrap=True)
+
+
+def print_teachers(teachers: Sequence[TeacherStatus]) -> None:
+    """What can be asked for with --semantics, --depth and as features."""
+    console = Console(highlight=False)
+    table = Table()
+    for column in ("kind", "name", "what it is", "needs", "ready"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("kind", "name", "ready"))
+    for status in teachers:
+        table.add_row(status.kind, status.name, status.summary, status.needs, "yes" if status.ready else "no")
+    console.print(table)
+    for status in teachers:
+        if not status.ready:
+            console.print(f"{status.name}: {status.note}", soft_wrap=True)
+
+
+def print_demo(run: DemoRun) -> None:
+    """The scores of a demo, and where its report lies."""
+    table = Table(title="Unseen scenes of the town, per cent", title_justify="left")
+    table.add_column("")
+    for mask in ("camera mask", "no mask"):
+        for score in ("IoU", "mIoU 17", "mIoU 15"):
+            table.add_column(f"{score}\n{mask}", justify="right")
+    table.add_column("RayIoU", justify="right")
+    for row in run.rows:
+        masked, unmasked = row.with_camera_mask, row.without_mask
+        values = (masked.iou, masked.miou_17, masked.miou_15, unmasked.iou, unmasked.miou_17, unmasked.miou_15)
+        table.add_row(row.name, *map(shown, (*values, row.ray_iou)))
+    console = Console()
+    console.print(table)
+    for row in run.rows:
+        console.print(f"{row.name}: {row.note}", highlight=False)
+    console.print(
+        f"EasyOcc has {run.ratio:.2f} times the mIoU (17 classes, camera mask) of the better of prior and blind."
+    )
+    console.print(f"{run.seconds:.0f} s, peak memory {run.peak_memory_gb:.1f} GB.", highlight=False)
+    console.print(f"Report: {run.report}", soft_wrap=True, highlight=False)
+    console.print(f"3-D scene: {run.scene}", soft_wrap=True, highlight=False)

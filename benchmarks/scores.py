@@ -35,6 +35,7 @@ from occlift.recipes.evaluation import evaluate
 from occlift.town.scene_writer import GTS
 
 NUSCENES_VAL = 6019
+NUMPY_BLOCK = 14_040
 
 
 def best_of_three(call: Callable[[], object]) -> float:
@@ -55,10 +56,64 @@ def plain_histogram(truth: np.ndarray, prediction: np.ndarray, evaluated: np.nda
     return np.bincount(joint, minlength=NUM_CLASSES**2).reshape(NUM_CLASSES, NUM_CLASSES)
 
 
-def numpy_first_hit(
+def tuned_numpy_first_hit(
     occupied: np.ndarray, origins_m: np.ndarray, directions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(flat voxel or −1, exit range): all rays in lock-step, those that are done taken out after every step."""
+    """(flat voxel or −1, exit range): rays in lock-step, those that are done taken out after every step.
+
+    As fast as plain NumPy was found to be: one array per axis, and blocks of rays that stay in the processor's cache.
+    """
+    blocks = [
+        _numpy_block_first_hit(occupied, origins_m[i : i + NUMPY_BLOCK], directions[i : i + NUMPY_BLOCK])
+        for i in range(0, len(origins_m), NUMPY_BLOCK)
+    ]
+    voxels, exits_m = zip(*blocks, strict=True)
+    return np.concatenate(voxels), np.concatenate(exits_m)
+
+
+def _numpy_block_first_hit(
+    occupied: np.ndarray, origins_m: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    nx, ny, nz = occupied.shape
+    origin = (origins_m - np.asarray(OCC3D_GRID.lower_m)) / np.asarray(OCC3D_GRID.voxel_size_m)
+    direction = directions / np.asarray(OCC3D_GRID.voxel_size_m)
+    index = np.floor(origin).astype(np.int64)
+    sign = np.where(direction >= 0, 1, -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        plane = np.where(direction != 0, (index + (sign > 0) - origin) / direction, np.inf)
+        delta = np.where(direction != 0, sign / direction, np.inf)
+    voxel, exit_m = np.full(len(origin), -1), np.full(len(origin), np.inf)
+    flat, ray = occupied.ravel(), np.arange(len(origin))
+    columns = (np.ascontiguousarray(column) for array in (index, sign, plane, delta) for column in array.T)
+    x, y, z, sign_x, sign_y, sign_z, tx, ty, tz, delta_x, delta_y, delta_z = columns
+    while len(ray):
+        inside = (x >= 0) & (x < nx) & (y >= 0) & (y < ny) & (z >= 0) & (z < nz)
+        here = (x * ny + y) * nz + z
+        met = np.zeros(len(ray), bool)
+        met[inside] = flat[here[inside]]
+        if met.any():
+            voxel[ray[met]], exit_m[ray[met]] = here[met], np.minimum(np.minimum(tx, ty), tz)[met]
+        going = inside & ~met
+        if not going.all():
+            state = (ray, x, y, z, sign_x, sign_y, sign_z, tx, ty, tz, delta_x, delta_y, delta_z)
+            ray, x, y, z, sign_x, sign_y, sign_z, tx, ty, tz, delta_x, delta_y, delta_z = (a[going] for a in state)
+        # Of planes at the same t: z before y before x.
+        along_z = tz <= np.minimum(tx, ty)
+        along_y = ~along_z & (ty <= tx)
+        along_x = ~(along_z | along_y)
+        x, y, z = x + sign_x * along_x, y + sign_y * along_y, z + sign_z * along_z
+        tx, ty, tz = (
+            np.where(along_x, tx + delta_x, tx),
+            np.where(along_y, ty + delta_y, ty),
+            np.where(along_z, tz + delta_z, tz),
+        )
+    return voxel, exit_m
+
+
+def simple_numpy_first_hit(
+    occupied: np.ndarray, origins_m: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(flat voxel or −1, exit range): all rays in lock-step, as one writes it down, those that are done taken out."""
     size, lower, shape = 0.4, np.asarray(OCC3D_GRID.lower_m), np.asarray(OCC3D_GRID.shape)
     origin = (origins_m - lower) / size
     direction = directions / size
@@ -132,15 +187,17 @@ def main() -> None:
     starts = np.repeat(origins[0], len(directions), axis=0)
     rays = np.tile(directions, (len(origins[0]), 1))
     print(f"\n## First hit of {len(rays):,} rays, one core\n")
-    print("| caster | M rays/s | ratio to NumPy |")
-    print("| --- | ---: | ---: |")
-    numpy_s = best_of_three(lambda: numpy_first_hit(occupied, starts, rays))
+    print("| caster | M rays/s | ratio to simple NumPy | to tuned NumPy |")
+    print("| --- | ---: | ---: | ---: |")
+    simple_s = best_of_three(lambda: simple_numpy_first_hit(occupied, starts, rays))
+    tuned_s = best_of_three(lambda: tuned_numpy_first_hit(occupied, starts, rays))
     compiled_s = best_of_three(lambda: first_hit(occupied, OCC3D_GRID, starts, rays))
     pair_s = best_of_three(lambda: ray_histogram(truths[0].semantics, predictions[0], origins[0]))
     torch.set_num_threads(1)
     torch_s = best_of_three(lambda: ray_histogram(truths[0].semantics, predictions[0], origins[0], device="cpu:0"))
     rows = [
-        ("vectorised NumPy, one volume", len(rays) / numpy_s),
+        ("vectorised NumPy as one writes it down, one volume", len(rays) / simple_s),
+        ("vectorised NumPy, tuned, one volume", len(rays) / tuned_s),
         ("compiled, one volume", len(rays) / compiled_s),
         ("compiled, truth and prediction in one walk, counted", 2 * len(rays) / pair_s),
         ("torch on the CPU, truth and prediction, counted", 2 * len(rays) / torch_s),
@@ -149,10 +206,11 @@ def main() -> None:
         cuda_s = best_of_three(lambda: ray_histogram(truths[0].semantics, predictions[0], origins[0], device="cuda"))
         rows.append((f"torch on {torch.cuda.get_device_name()}, counted", 2 * len(rays) / cuda_s))
     for name, rate in rows:
-        print(f"| {name} | {rate / 1e6:.3f} | {rate * numpy_s / len(rays):.1f} |")
+        ratios = [rate * seconds / len(rays) for seconds in (simple_s, tuned_s)]
+        print(f"| {name} | {rate / 1e6:.3f} | {ratios[0]:.1f} | {ratios[1]:.1f} |")
     hits = first_hit(occupied, OCC3D_GRID, starts, rays)
     flat = np.where(hits.found, np.ravel_multi_index(tuple(np.maximum(hits.voxel, 0).T), OCC3D_GRID.shape), -1)
-    differing = int((flat != numpy_first_hit(occupied, starts, rays)[0]).sum())
+    differing = int((flat != tuned_numpy_first_hit(occupied, starts, rays)[0]).sum())
     print(f"\nNumPy and compiled meet another voxel on {differing} of {len(rays):,} rays (t summed up or computed).")
 
     print("\n## A split\n")

@@ -5,12 +5,19 @@ Truth and prediction are met by the same rays, and most of a ray is empty in bot
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numba import get_num_threads, njit, prange
 
 from occlift.geometry.grids import VoxelGrid
-from occlift.geometry.traversal import enter, next_plane, reciprocal, step
+from occlift.geometry.traversal import enter, next_plane, pass_empty, reciprocal
+
+# What a ray may stop for in a voxel, as bits; the border around the grid stops every ray.
+_IN_FIRST: Final = 1
+_IN_SECOND: Final = 2
+_BORDER: Final = 7
 
 
 def count_first_hits(
@@ -49,24 +56,33 @@ def count_first_hits(
     # Written out, to be what the other casters compute to the last bit.
     x, y, z = directions.T
     steps = np.ascontiguousarray(directions / np.sqrt(x * x + y * y + z * z)[:, None] / size_m)
+    codes = np.full([n + 2 for n in grid.shape], _BORDER, np.uint8)
+    codes[1:-1, 1:-1, 1:-1] = (first < empty) * np.uint8(_IN_FIRST) + (second < empty) * np.uint8(_IN_SECOND)
     counts = np.zeros((get_num_threads(), empty, empty + 1, len(bins_m) + 1), np.int64)
     _count_first_hits(
-        np.ascontiguousarray(first), np.ascontiguousarray(second), starts, steps, empty, np.asarray(bins_m), counts
+        codes.ravel(),
+        np.ascontiguousarray(first),
+        np.ascontiguousarray(second),
+        starts,
+        steps,
+        empty,
+        np.asarray(bins_m),
+        counts,
     )
     return counts.sum(axis=0)
 
 
 @njit(cache=True, parallel=True)
-def _count_first_hits(first, second, starts, steps, empty, bins_m, counts):  # type: ignore[no-untyped-def]
+def _count_first_hits(codes, first, second, starts, steps, empty, bins_m, counts):  # type: ignore[no-untyped-def]
     workers = len(counts)
     rays = len(starts) * len(steps)
     for worker in prange(workers):
         begin, end = rays * worker // workers, rays * (worker + 1) // workers
-        _count_range(first, second, starts, steps, begin, end, empty, bins_m, counts[worker])
+        _count_range(codes, first, second, starts, steps, begin, end, empty, bins_m, counts[worker])
 
 
 @njit(cache=True)
-def _count_range(first, second, starts, steps, begin, end, empty, bins_m, counts):  # type: ignore[no-untyped-def]
+def _count_range(codes, first, second, starts, steps, begin, end, empty, bins_m, counts):  # type: ignore[no-untyped-def]
     nx, ny, nz = first.shape
     for ray in range(begin, end):
         origin, direction = ray // len(steps), ray % len(steps)
@@ -77,14 +93,17 @@ def _count_range(first, second, starts, steps, begin, end, empty, bins_m, counts
         tx, ty, tz = next_plane(ox, ix, x), next_plane(oy, iy, y), next_plane(oz, iz, z)
         a, b = empty, empty
         range_a, range_b = 0.0, 0.0
-        while t < np.inf:
-            if a == empty and first[x, y, z] < empty:
-                a, range_a = int(first[x, y, z]), min(tx, ty, tz)
-            if b == empty and second[x, y, z] < empty:
-                b, range_b = int(second[x, y, z]), min(tx, ty, tz)
-            if a < empty and b < empty:
+        missing = _IN_FIRST | _IN_SECOND if t < np.inf else 0
+        while missing != 0:
+            x, y, z, tx, ty, tz = pass_empty(codes, missing, x, y, z, tx, ty, tz, ox, oy, oz, ix, iy, iz, nx, ny, nz)
+            if not (0 <= x < nx and 0 <= y < ny and 0 <= z < nz):
                 break
-            x, y, z, t, _, tx, ty, tz = step(x, y, z, tx, ty, tz, ox, oy, oz, ix, iy, iz, nx, ny, nz)
+            if missing & _IN_FIRST and first[x, y, z] < empty:
+                a, range_a = int(first[x, y, z]), min(tx, ty, tz)
+                missing &= ~_IN_FIRST
+            if missing & _IN_SECOND and second[x, y, z] < empty:
+                b, range_b = int(second[x, y, z]), min(tx, ty, tz)
+                missing &= ~_IN_SECOND
         if a < empty:
             edge = len(bins_m)
             if b < empty:

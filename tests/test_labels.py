@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from occlift.classes import (
     CAR,
     DRIVEABLE_SURFACE,
+    DYNAMIC_CLASSES,
     FREE,
     MANMADE,
     PEDESTRIAN,
@@ -36,6 +38,7 @@ from occlift.labels.manifest import TIMINGS_NAME, read_manifest
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View, strided, view_of
 from occlift.labels.vote import Tally, Votes, read_votes
+from occlift.labels.vote_torch import count_votes
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
 FORWARD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -595,6 +598,30 @@ def test_votes_equal_their_twin(static: TinyData) -> None:
     )
     assert found == expected
     assert list(found) == sorted(found)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_votes_on_a_device_are_the_same_votes(static: TinyData, lattice: World, stride: int) -> None:
+    frame = static.frames["tiny"][2]
+    tally, counts = Tally(OCC3D_GRID), 0
+    for image in frame.cameras:
+        maps = lattice.maps(image)
+        ones = np.ones(maps.depth_m.shape, np.float32)
+        view = view_of(
+            image, SemanticMap(class_id=maps.semantics, score=ones), DepthMap(depth_m=maps.depth_m, confidence=ones),
+            stride=stride,
+        )  # fmt: skip
+        tally.add_view(view, frame.ego_from_camera(image), WITHOUT_MOVING)
+        depth_m = np.where(maps.semantics == FREE, np.nan, maps.depth_m).astype(np.float32)
+        counts = counts + count_votes(
+            torch.from_numpy(maps.semantics), torch.from_numpy(depth_m), image.intrinsics_px,
+            frame.ego_from_camera(image), OCC3D_GRID, without=DYNAMIC_CLASSES, stride=stride,
+        )  # fmt: skip
+    votes = tally.votes()
+    assert isinstance(counts, torch.Tensor)
+    found = counts.reshape(-1, FREE).numpy()
+    assert found.sum() == votes.count.sum() > 100
+    assert np.array_equal(found[votes.voxel, votes.class_id], votes.count)
 
 
 def box_at(x_m: float, *, token: str = "a car") -> BoxAnnotation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from pathlib import Path
 
@@ -65,3 +66,15 @@ def test_every_module_says_what_it_is_and_none_hard_codes_a_device(path: Path) -
         node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     ]
     assert "cuda" not in calls
+
+
+def test_kernels_are_compiled_again_when_what_they_call_changes() -> None:
+    """numba's cache would go on with the old traversal: it looks at a kernel's own file only."""
+    traversal = SOURCE / "occlift/geometry/traversal.py"
+    digest = hashlib.sha256(traversal.read_bytes()).hexdigest()[:12]
+    callers = [path for path in MODULES if "from occlift.geometry.traversal import" in path.read_text(encoding="utf-8")]
+    assert len(callers) >= 3
+    for path in callers:
+        found = re.search(r"^# Of traversal\.py, .*: (\w+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert found, f"{path}: does not name the digest of traversal.py ({digest})"
+        assert found[1] == digest, f"{path}: names {found[1]} as the digest of traversal.py; write {digest}"

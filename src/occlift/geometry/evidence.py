@@ -9,6 +9,8 @@ from numba import get_num_threads, njit, prange
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.traversal import enter, next_plane, reciprocal, step
 
+# Of traversal.py, whose functions are compiled into the kernels here: d719dde17e68
+
 
 def ray_evidence(
     weight: UInt8[np.ndarray, "x y z"],

@@ -18,6 +18,8 @@ from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse
 from occlift.geometry.traversal import enter, next_plane, reciprocal, step
 
+# Of traversal.py, whose functions are compiled into the kernels here: d719dde17e68
+
 # Of the segment's length: a face that is met closer than this to the segment's end is the face it ends on.
 _AT_END: Final = 1.0 - 1e-9
 

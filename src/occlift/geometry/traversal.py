@@ -11,8 +11,9 @@ errors do not grow along the ray. Where a ray crosses planes of two axes at once
 along z before y before x, as the public evaluation of RayIoU does: it also touches the voxels beside the edge and
 cannot slip through a diagonal. A point on a face belongs to the voxel with the larger index, as in `VoxelGrid.indices`.
 
-numba's cache of a kernel looks at the content of the kernel's own file only, not at what it calls (and touching a file
-is no change): whoever changes this module removes `geometry/__pycache__/*.nb?`, or stale kernels go on running.
+numba's cache of a kernel looks at the kernel's own file only, not at what it calls. So files with kernels that call
+these name the digest of this one; whoever changes it changes them (`tests/test_conventions.py` says to what), and no
+kernel of an older version goes on running.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from numba import get_num_threads, njit, prange
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.traversal import enter, next_plane, pass_empty, reciprocal
 
+# Of traversal.py, whose functions are compiled into the kernels here: d719dde17e68
+
 # What a ray may stop for in a voxel, as bits; the border around the grid stops every ray.
 _IN_FIRST: Final = 1
 _IN_SECOND: Final = 2

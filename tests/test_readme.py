@@ -54,7 +54,7 @@ def _smaller(arguments: list[str]) -> list[str]:
 
 def test_the_step_by_step_commands_run_one_after_the_other(tmp_path: Path) -> None:
     commands = _commands("The same, step by step")
-    assert [c[1] for c in commands] == ["town", "label", "train", "predict", "evaluate", "compare"]
+    assert [c[1] for c in commands] == ["town", "label", "audit", "train", "predict", "evaluate", "compare"]
     for command in commands:
         done = _run(_smaller(command[1:]), tmp_path)
         assert done.returncode == 0, done.stderr
@@ -98,7 +98,7 @@ def test_the_commands_for_nuscenes_run_on_a_data_set_of_its_format(fleet: dict[s
             done = _run(_smaller(arguments), Path(fleet["folder"]))
             assert done.returncode == 0, done.stderr
         ran.append(name)
-    assert ran == ["show", "train easyocc", "predict", "evaluate", "predict"]
+    assert ran == ["teachers", "show", "train easyocc", "predict", "evaluate", "predict"]
 
 
 def test_two_processes_train_together_and_report_once(fleet: dict[str, str]) -> None:
@@ -143,7 +143,7 @@ def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "town", "label", "teachers", "train", "predict", "evaluate", "merge", "compare", "show"):
+    for command in ("demo", "town", "label", "audit", "teachers", "train", "predict", "evaluate", "merge", "compare", "show"):
         assert command in done.stdout
 
 

@@ -226,7 +226,7 @@ def _scores(rows: Sequence[ScoreRow]) -> str:
         "<section><h2>Scores</h2>"
         '<div class="wide"><table class="scores"><thead><tr><th rowspan="2"></th><th colspan="3">with camera mask</th>'
         f'<th colspan="3">without mask</th><th rowspan="2">RayIoU</th></tr><tr>{heads}</tr></thead>'
-        f'<tbody>{"".join(body)}</tbody></table></div>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
         f'{line}<p class="caption">Per cent, from one confusion matrix over all validation frames on the full Occ3D '
         "grid; RayIoU without mask, mean of 1, 2 and 4 m. Bold: best of a column, the labels' own score aside.</p>"
         f"{_class_scores(rows)}</section>"

@@ -514,8 +514,6 @@ def test_a_missing_or_cut_off_table_is_named(root: Path, table: str) -> None:
     [
         ("sample", "scene_token"),
         ("sample_data", "sample_token"),
-        ("sample_data", "ego_pose_token"),
-        ("sample_data", "calibrated_sensor_token"),
         ("calibrated_sensor", "sensor_token"),
         ("sample_annotation", "sample_token"),
         ("sample_annotation", "instance_token"),
@@ -549,10 +547,9 @@ def test_a_dangling_attribute_is_named(tmp_path: Path) -> None:
             r"calibrated_sensor\.json: row c-CAM_FRONT: field camera_intrinsic of CAM_FRONT should be a 3×3 matrix",
         ),
         (
-            lambda rows: rows["ego_pose"][0].update(rotation=[0, 0, 0, 0]),
-            r"ego_pose\.json: row pose-CAM_FRONT_LEFT-0-0: field rotation should be a quaternion",
+            lambda rows: rows["ego_pose"].clear(),
+            r"sample_data\.json: row CAM_FRONT_LEFT-0-0: field ego_pose_token is .*, but ego_pose",
         ),
-        (lambda rows: rows["sample_data"][0].update(height=0), r"row CAM_FRONT_LEFT-0-0: an image of CAM_FRONT_LEFT"),
         (lambda rows: rows["sample_annotation"][0].update(visibility_token="5"), r"row b00: field visibility_token"),
         (lambda rows: rows["sample"][0].update(timestamp=2**70), r"sample\.json: row 0, field timestamp"),
     ],
@@ -560,6 +557,76 @@ def test_a_dangling_attribute_is_named(tmp_path: Path) -> None:
 def test_inconsistent_rows_are_named(tmp_path: Path, change: Change, message: str) -> None:
     with pytest.raises(DataError, match=message):
         NuScenes.open(changed(tmp_path, change))
+
+
+def _lose_calibration(rows: Tables) -> None:
+    rows["sample_data"][2].update(calibrated_sensor_token="lost")
+
+
+def _own_calibration(**values: object) -> Change:
+    """The camera of record 2 has a calibration of its own with these values, as every scene of nuScenes has."""
+
+    def change(rows: Tables) -> None:
+        rows["calibrated_sensor"].append({**rows["calibrated_sensor"][1], "token": "own", **values})
+        rows["sample_data"][2].update(calibrated_sensor_token="own")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda rows: rows["ego_pose"].pop(2),
+            r"sample_data\.json: row CAM_FRONT-0-0: field ego_pose_token is 'pose-CAM_FRONT-0-0', but ego_pose",
+        ),
+        (
+            lambda rows: rows["ego_pose"][2].update(rotation=[0, 0, 0, 0]),
+            r"ego_pose\.json: row pose-CAM_FRONT-0-0: field rotation should be a quaternion",
+        ),
+        (
+            _lose_calibration,
+            r"row CAM_FRONT-0-0: field calibrated_sensor_token is 'lost', but calibrated_sensor\.json has no such row",
+        ),
+        # It may be a camera's, and the file does not say.
+        (
+            lambda rows: rows["sample_data"][2].update(calibrated_sensor_token="lost", filename="a.jpg"),
+            r"row CAM_FRONT-0-0: field calibrated_sensor_token is 'lost'",
+        ),
+        (_own_calibration(camera_intrinsic=[]), r"row own: field camera_intrinsic of CAM_FRONT should be a 3×3 matrix"),
+        (_own_calibration(rotation=[0, 0, 0, 0]), r"calibrated_sensor\.json: row own: field rotation"),
+        (
+            lambda rows: rows["sample_data"][2].update(height=0),
+            r"row CAM_FRONT-0-0: an image of CAM_FRONT needs height",
+        ),
+        (
+            lambda rows: rows["ego_pose"].pop(12),
+            r"row LIDAR_TOP-0-0: field ego_pose_token is 'pose-LIDAR_TOP-0-0', but ego_pose\.json has",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_record_costs_its_sample_alone(tmp_path: Path, change: Change, message: str) -> None:
+    root = changed(tmp_path, change)
+    for data in (NuScenes.open(root), NuScenes.open(root)):  # from the tables, then from the cache
+        with pytest.raises(DataError, match=message) as error:
+            data.key_frame("t00")
+        assert str(error.value).startswith(str(root / VERSION))
+        assert len(data.boxes("t00")) == 1
+        for token in (*data.key_frame_tokens("hill")[1:], *data.key_frame_tokens("lake")):
+            assert len(data.key_frame(token).cameras) == 6
+
+
+def test_records_that_are_not_used_may_be_faulty(tmp_path: Path) -> None:
+    def change(rows: Tables) -> None:
+        radar = next(row for row in rows["sample_data"] if row["token"] == "RADAR_FRONT-0-0")
+        radar.update(calibrated_sensor_token="lost")
+        # Of two records of one sensor the later one counts.
+        whole = next(row for row in rows["sample_data"] if row["token"] == "CAM_BACK-0-1")
+        rows["sample_data"].insert(0, {**whole, "token": "earlier", "ego_pose_token": "lost"})
+
+    data = NuScenes.open(changed(tmp_path, change))
+    assert len(data.key_frame("t00").cameras) == 6
+    assert "CAM_BACK-0-1" in [camera.token for camera in data.key_frame("t01").cameras]
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The index of key frames and their sensor records, as flat arrays.
 
-Rows of sweeps (`is_key_frame` false) and of other sensors than `CHANNELS` are left out, and not checked. What was
-kept is checked here, once: every token names a row that exists, every quaternion is one, every camera has
-intrinsics.
+Rows of sweeps (`is_key_frame` false) and of other sensors than `CHANNELS` are left out, and not checked. What was kept
+is checked here, once. A table that is damaged as a whole, or names that lead nowhere, are refused. What is wrong with
+the pose, the calibration or the image size of a single record is kept as a text and costs its sample, no other.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from occlift.data.key_frame import CAMERA_CHANNELS, LIDAR_CHANNEL
 from occlift.data.occ3d import checked_name
 from occlift.data.packed import PackedStrings
 from occlift.data.references import (
-    check_quaternions,
+    are_rotations,
     dangling,
     matrix,
+    no_rotation,
     positions_of,
     resolve,
     starts,
@@ -43,6 +44,8 @@ from occlift.errors import DataError
 CHANNELS: Final = (*CAMERA_CHANNELS, LIDAR_CHANNEL)
 """The sensors of the index, in the order of the columns of `FrameIndex.records`; the lidar is last."""
 
+_UNKNOWN_COLUMN: Final = len(CHANNELS)
+
 FRAME_TABLES: Final = ("calibrated_sensor", "ego_pose", "sample", "sample_data", "scene", "sensor")
 """The tables that the frame index is made of."""
 
@@ -59,6 +62,8 @@ class FrameIndex:
         record_*: per sensor record: token, file name relative to the root, time stamp, image size (height, width), the
             index of its calibration, and global_from_ego at its time as translation and quaternion (w, x, y, z).
         calibration_*: ego_from_sensor as translation and quaternion, and the intrinsics in pixels (NaN if no camera).
+        faulty_samples, faults: key frames of which a record cannot be used, and per such key frame what is wrong with
+            it; the text begins with the file name of a table.
     """
 
     scene_names: PackedStrings
@@ -76,14 +81,16 @@ class FrameIndex:
     calibration_translations_m: Float[np.ndarray, "calibrations 3"]
     calibration_quaternions: Float[np.ndarray, "calibrations 4"]
     calibration_intrinsics_px: Float[np.ndarray, "calibrations 3 3"]
+    faulty_samples: Int[np.ndarray, "faults"]
+    faults: PackedStrings
 
 
 def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
     """Builds the frame index from the tables in `folder`, and says where each sample token stands in it.
 
     Raises:
-        DataError: a table is missing or damaged; a token names no row; a scene name or a token occurs twice, or is
-            unsafe as a file name; an image has no size, a camera no intrinsics, a pose no rotation.
+        DataError: a table is missing or damaged; a record or a sample belongs to none; a scene name or a token occurs
+            twice, or is unsafe as a file name; no key frame has records that can be used.
     """
     scenes_path, samples_path = table_path(folder, "scene"), table_path(folder, "sample")
     scenes = read_table(scenes_path, SceneRow)
@@ -104,41 +111,45 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
     calibrations_path = table_path(folder, "calibrated_sensor")
     calibrations = read_table(calibrations_path, CalibratedSensorRow)
     calibration_positions = positions_of(calibrations_path, tokens_of(calibrations))
-    columns = _channel_columns(folder, calibrations)
+    columns, other_channels = _channel_columns(folder, calibrations)
     calibration_quaternions = matrix([row.rotation for row in calibrations], 4)
-    check_quaternions(calibrations_path, calibration_quaternions, tokens_of(calibrations))
+    intrinsics_px, calibration_faults = _checked_calibrations(calibrations, calibration_quaternions, columns)
 
     records_path = table_path(folder, "sample_data")
     records = np.full((len(samples), len(CHANNELS)), -1, dtype=np.int32)
     rows: list[SampleDataRow] = []
     calibration_of_row: list[int] = []
+    sample_of_row: list[int] = []
+    faults: dict[int, str] = {}
+    row_faults: dict[int, str] = {}
     for block in read_blocks(records_path, SampleDataRow):
         for row in block:
             if not row.is_key_frame:
                 continue
-            calibration = resolve(
-                calibration_positions,
-                records_path,
-                row,
-                "calibrated_sensor_token",
-                row.calibrated_sensor_token,
-                "calibrated_sensor",
-            )
             sample = resolve(sample_positions, records_path, row, "sample_token", row.sample_token, "sample")
-            column = columns[calibration]
+            calibration = calibration_positions.get(row.calibrated_sensor_token, -1)
+            column = columns[calibration] if calibration >= 0 else _column_by_file(row, other_channels)
             if column is None:
                 continue
+            fault = calibration_faults.get(calibration) or _fault(row, calibration, column)
+            if column == _UNKNOWN_COLUMN:
+                faults[sample] = fault
+                continue
+            if fault:
+                row_faults[len(rows)] = fault
             # Should a sample have two records of one sensor, the later row counts, as in the devkit.
             records[sample, column] = len(rows)
             rows.append(row)
             calibration_of_row.append(calibration)
-            if column < len(CAMERA_CHANNELS) and not (row.height and row.width):
-                raise DataError(
-                    f"{records_path}: row {row.token}: an image of {CHANNELS[column]} needs height and width in "
-                    f"pixels, got {row.height} × {row.width}"
-                )
+            sample_of_row.append(sample)
 
-    translations, quaternions = _ego_poses(folder, rows)
+    translations, quaternions, pose_faults = _ego_poses(folder, rows)
+    for record, fault in sorted({**pose_faults, **row_faults}.items()):
+        if record in records[sample_of_row[record]]:
+            faults.setdefault(sample_of_row[record], fault)
+    if faults and len(faults) == len(samples):
+        raise DataError(f"{folder}/{faults[min(faults)]}")
+    faulty_samples = sorted(faults)
     frames = FrameIndex(
         scene_names=PackedStrings.pack(scene.name for scene in scenes),
         scene_starts=starts(counts),
@@ -154,46 +165,86 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
         record_quaternions=quaternions,
         calibration_translations_m=matrix([row.translation for row in calibrations], 3),
         calibration_quaternions=calibration_quaternions,
-        calibration_intrinsics_px=_intrinsics(calibrations_path, calibrations, columns),
+        calibration_intrinsics_px=intrinsics_px,
+        faulty_samples=np.array(faulty_samples, dtype=np.int64),
+        faults=PackedStrings.pack(faults[sample] for sample in faulty_samples),
     )
     return frames, sample_positions
 
 
-def _channel_columns(folder: Path, calibrations: Sequence[CalibratedSensorRow]) -> list[int | None]:
-    """Per calibration, the column of its sensor in `CHANNELS`; None for sensors that are not read."""
+def _channel_columns(
+    folder: Path, calibrations: Sequence[CalibratedSensorRow]
+) -> tuple[list[int | None], frozenset[str]]:
+    """Per calibration, the column of its sensor in `CHANNELS`, None for sensors that are not read; and the channels of
+    those sensors."""
     path = table_path(folder, "sensor")
     sensors = read_table(path, SensorRow)
     positions = positions_of(path, tokens_of(sensors))
     columns = {channel: column for column, channel in enumerate(CHANNELS)}
     of_sensor = [columns.get(sensor.channel) for sensor in sensors]
     calibrations_path = table_path(folder, "calibrated_sensor")
-    return [
+    of_calibration = [
         of_sensor[resolve(positions, calibrations_path, row, "sensor_token", row.sensor_token, "sensor")]
         for row in calibrations
     ]
+    return of_calibration, frozenset(sensor.channel for sensor in sensors) - set(CHANNELS)
 
 
-def _intrinsics(
-    path: Path, calibrations: Sequence[CalibratedSensorRow], columns: Sequence[int | None]
-) -> Float[np.ndarray, "calibrations 3 3"]:
-    intrinsics = np.full((len(calibrations), 3, 3), np.nan)
-    for row, (calibration, column) in enumerate(zip(calibrations, columns, strict=True)):
+def _column_by_file(row: SampleDataRow, other_channels: frozenset[str]) -> int | None:
+    """The column of a record whose calibration is lost, by the folder of its file: `samples/<channel>/`.
+
+    None for sensors that are not read. Where the folder does not say, the record may be that of a camera, and nobody
+    must do without a camera unawares: `_UNKNOWN_COLUMN`.
+    """
+    channel = row.filename.rpartition("/")[0].rpartition("/")[2]
+    if channel in other_channels:
+        return None
+    return CHANNELS.index(channel) if channel in CHANNELS else _UNKNOWN_COLUMN
+
+
+def _fault(row: SampleDataRow, calibration: int, column: int) -> str:
+    """What is wrong with a record, its pose aside; empty if nothing is."""
+    path = Path("sample_data.json")
+    if calibration < 0:
+        token = row.calibrated_sensor_token
+        return str(dangling(path, row, "calibrated_sensor_token", token, "calibrated_sensor"))
+    if column < len(CAMERA_CHANNELS) and not (row.height and row.width):
+        return (
+            f"{path}: row {row.token}: an image of {CHANNELS[column]} needs height and width in pixels, got "
+            f"{row.height} × {row.width}"
+        )
+    return ""
+
+
+def _checked_calibrations(
+    calibrations: Sequence[CalibratedSensorRow],
+    quaternions: Float[np.ndarray, "calibrations 4"],
+    columns: Sequence[int | None],
+) -> tuple[Float[np.ndarray, "calibrations 3 3"], dict[int, str]]:
+    """Intrinsics, NaN where there are none; and what is wrong with calibrations, by their positions."""
+    path = Path("calibrated_sensor.json")
+    intrinsics_px = np.full((len(calibrations), 3, 3), np.nan)
+    faults: dict[int, str] = {}
+    for position, (row, column) in enumerate(zip(calibrations, columns, strict=True)):
         if column is None or column >= len(CAMERA_CHANNELS):
             continue
-        lines = calibration.camera_intrinsic
-        if [len(line) for line in lines] != [3, 3, 3]:
-            raise DataError(
-                f"{path}: row {calibration.token}: field camera_intrinsic of {CHANNELS[column]} should be a "
-                f"3×3 matrix, got {lines}"
+        lines = row.camera_intrinsic
+        if [len(line) for line in lines] == [3, 3, 3]:
+            intrinsics_px[position] = lines
+        else:
+            faults[position] = (
+                f"{path}: row {row.token}: field camera_intrinsic of {CHANNELS[column]} should be a 3×3 matrix, got "
+                f"{lines}"
             )
-        intrinsics[row] = lines
-    return intrinsics
+    for position in np.flatnonzero(~are_rotations(quaternions)).tolist():
+        faults[position] = str(no_rotation(path, calibrations[position].token, quaternions[position]))
+    return intrinsics_px, faults
 
 
 def _ego_poses(
     folder: Path, records: Sequence[SampleDataRow]
-) -> tuple[Float[np.ndarray, "records 3"], Float[np.ndarray, "records 4"]]:
-    """The ego pose of every record, without keeping the table's other rows."""
+) -> tuple[Float[np.ndarray, "records 3"], Float[np.ndarray, "records 4"], dict[int, str]]:
+    """The ego pose of every record, without keeping the table's other rows; and what is wrong with them, by record."""
     path = table_path(folder, "ego_pose")
     unique = {record.ego_pose_token: None for record in records}
     positions = {token: position for position, token in enumerate(unique)}
@@ -205,9 +256,14 @@ def _ego_poses(
             if position is not None:
                 poses[position] = row.translation + row.rotation
                 found[position] = True
-    if not found.all():
-        missing = next(record for record in records if not found[positions[record.ego_pose_token]])
-        raise dangling(table_path(folder, "sample_data"), missing, "ego_pose_token", missing.ego_pose_token, "ego_pose")
-    check_quaternions(path, poses[:, 3:], list(positions))
-    of_record = poses[[positions[record.ego_pose_token] for record in records]]
-    return np.ascontiguousarray(of_record[:, :3]), np.ascontiguousarray(of_record[:, 3:])
+    of_record = np.array([positions[record.ego_pose_token] for record in records], dtype=np.int64)
+    usable = found & are_rotations(poses[:, 3:])
+    faults: dict[int, str] = {}
+    for number in np.flatnonzero(~usable[of_record]).tolist():
+        record, position = records[number], of_record[number]
+        if found[position]:
+            faults[number] = str(no_rotation(Path(path.name), record.ego_pose_token, poses[position, 3:]))
+        else:
+            error = dangling(Path("sample_data.json"), record, "ego_pose_token", record.ego_pose_token, "ego_pose")
+            faults[number] = str(error)
+    return np.ascontiguousarray(poses[of_record, :3]), np.ascontiguousarray(poses[of_record, 3:]), faults

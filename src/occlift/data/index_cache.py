@@ -26,7 +26,7 @@ from occlift.data.packed import PackedStrings
 from occlift.data.references import table_path
 from occlift.errors import DataError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """To be raised with every change of what the arrays mean or which there are."""
 
 FILE_NAME: Final = ".occlift-index.npz"

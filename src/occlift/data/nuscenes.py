@@ -43,6 +43,7 @@ class NuScenes:
         self._boxes = boxes
         self._sample_positions = {token: position for position, token in enumerate(frames.sample_tokens)}
         self._scene_positions = {name: position for position, name in enumerate(self.scenes)}
+        self._faults = dict(zip(frames.faulty_samples.tolist(), frames.faults, strict=True))
         # A fleet has few calibrations and many key frames.
         self._ego_from_sensor = cache(self._calibration)
 
@@ -109,10 +110,12 @@ class NuScenes:
         """A key frame with its calibration and poses; files are not opened and may be missing.
 
         Raises:
-            DataError: there is no such sample, it has no LIDAR_TOP sweep (which defines the ego frame), or a file
-                name leads out of the data set.
+            DataError: there is no such sample, one of its sensors has no pose or calibration that can be used, it has
+                no LIDAR_TOP sweep (which defines the ego frame), or a file name leads out of the data set.
         """
         sample = self._position(token)
+        if fault := self._faults.get(sample):
+            raise DataError(f"{self.root / self.version}/{fault}")
         frames = self._frames
         scene = int(np.searchsorted(frames.scene_starts, sample, side="right")) - 1
         *cameras, lidar = frames.records[sample].tolist()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from occlift.data.tables import Row
@@ -66,14 +66,24 @@ def check_quaternions(path: Path, quaternions: Float[np.ndarray, "n 4"], tokens:
     Raises:
         DataError: one is not finite or zero.
     """
+    rotates = are_rotations(quaternions)
+    if not rotates.all():
+        row = int(np.argmin(rotates))
+        raise no_rotation(path, tokens[row], quaternions[row])
+
+
+def are_rotations(quaternions: Float[np.ndarray, "n 4"]) -> Bool[np.ndarray, " n"]:
+    """Which quaternions stand for a rotation: those that are finite and not zero."""
     norms = np.linalg.norm(quaternions, axis=1)
-    bad = ~(np.isfinite(norms) & (norms > 1e-9))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise DataError(
-            f"{path}: row {tokens[row]}: field rotation should be a quaternion (w, x, y, z) of non-zero length, got "
-            f"{quaternions[row].tolist()}"
-        )
+    return np.isfinite(norms) & (norms > 1e-9)
+
+
+def no_rotation(path: Path, token: str, quaternion: Float[np.ndarray, "4"]) -> DataError:
+    """The error for a row of the table `path` whose rotation is none."""
+    return DataError(
+        f"{path}: row {token}: field rotation should be a quaternion (w, x, y, z) of non-zero length, got "
+        f"{quaternion.tolist()}"
+    )
 
 
 def matrix(rows: Sequence[Sequence[float]], columns: int) -> NDArray[np.float64]:

@@ -20,6 +20,17 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def small_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A town of two scenes with four key frames each, images of 48×88 and their maps; not to be changed."""
+    from occlift.town.config import TownConfig
+    from occlift.town.write import write_town
+
+    root = tmp_path_factory.mktemp("town")
+    write_town(root, TownConfig(scenes=2, frames=4, seed=5, image_height=48, image_width=88, maps=True))
+    return root
+
+
+@pytest.fixture(scope="session")
 def real_frame() -> Path:
     """The root of the data set with one real nuScenes key frame; it may not be redistributed, so it may be missing."""
     root = Path(os.environ.get("OCCLIFT_REAL_FRAME", REPOSITORY.parent / "shared/real/nuscenes-one-frame"))

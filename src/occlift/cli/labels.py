@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
 from occlift.cli.files import write_text
 from occlift.errors import OccliftError
+
+if TYPE_CHECKING:
+    from occlift.labels.engine import Engine
 
 
 def label(
@@ -41,7 +44,14 @@ def label(
     confidence: Annotated[bool, arg(help="write how sure each voxel is; as much again on the disk")] = False,
     seed: Annotated[int, arg(help="of the oracle's errors")] = 0,
     split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "all",
-    workers: Annotated[int, arg(help="processes on this machine, each with its own teachers")] = 1,
+    workers: Annotated[int, arg(help="processes, each with its own teachers")] = 1,
+    engine: Annotated[
+        Literal["local", "ray"], arg(help="where the processes run: on this machine, or in a Ray cluster")
+    ] = "local",
+    address: Annotated[
+        str | None, arg(help="of the Ray cluster; by default RAY_ADDRESS, or a cluster of this machine alone")
+    ] = None,
+    gpus_per_worker: Annotated[float, arg(help="with ray: 0.5 puts two workers on a GPU, 0 hides all GPUs")] = 0.0,
     keep_votes: Annotated[bool, arg(help="write what each label rests on, for `occlift audit --sweep`")] = False,
     keep_maps: Annotated[Path | None, arg(help="keep the teachers' maps here; by default they are thrown away")] = None,
 ) -> None:
@@ -63,8 +73,9 @@ def label(
     )  # fmt: skip
     data = NuScenes.open(root)
     run = generate_labels(
-        data, out, config, scenes=data.split(split), workers=workers, keep_votes=keep_votes, keep_maps=keep_maps
-    )
+        data, out, config, scenes=data.split(split), workers=workers,
+        engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
+    )  # fmt: skip
     print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
     for token, without in list(run.incomplete.items())[:10]:
         print(f"  {token} had to do without {', '.join(without)}", file=sys.stderr)
@@ -133,6 +144,19 @@ def audit(
         print_comparison(swept.table())
         for path in (out / "sweep.json", *swept.write_figures(out)):
             print(path)
+
+
+def _engine(name: str, address: str | None, workers: int, gpus_per_worker: float) -> Engine | None:
+    """None: this machine's own processes."""
+    from occlift.errors import ConfigError
+
+    if name == "ray":
+        from occlift.labels.ray_engine import ray_engine
+
+        return ray_engine(address, workers=workers, gpus_per_worker=gpus_per_worker)
+    if address is not None or gpus_per_worker:
+        raise ConfigError(f"{'--gpus-per-worker' if address is None else '--address'} needs --engine ray")
+    return None
 
 
 def _axes(options: tuple[str, ...]) -> dict[str, Any]:

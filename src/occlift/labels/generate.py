@@ -3,29 +3,33 @@
 For every key frame `<out>/<scene>/<token>/labels.npz` in Occ3D's layout, and beside it, if asked for, `votes.npz`: what
 the label rests on. Every file is written under a temporary name and renamed, and whether a label is there says whether
 it was made, so that a run may be killed at any moment: the next one goes on, and ends with the same bytes. One run at a
-time per folder.
+time per folder (`occlift.labels.folder_lock`).
 """
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Final
 
+from occlift.data.atomic import sweep
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path
-from occlift.errors import ConfigError, OccliftError
+from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
+from occlift.labels.engine import Engine, LabelJob, LabelTask, disk_full_said, in_process
+from occlift.labels.folder_lock import sole_run
 from occlift.labels.keep_maps import MapFolder
+from occlift.labels.local_engine import local_engine
 from occlift.labels.manifest import Manifest, append_timings, open_manifest
-from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, LabelSource, Outcome, SceneLabeller
+from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, Outcome
 from occlift.progress import track
 from occlift.teachers.registry import depth_teacher, semantics_teacher
+
+_MANIFEST_EVERY_S: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,54 +50,6 @@ class LabelRun:
     failed: Mapping[str, str] = field(default_factory=dict)
     incomplete: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seconds_per_label: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SceneTask:
-    """The labels of a scene that are still to be made; what a worker is given.
-
-    Attributes:
-        positions: of the key frames in the scene.
-    """
-
-    scene: str
-    positions: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelJob:
-    """Everything that a worker needs to make labels, on whatever machine sees the folders.
-
-    Attributes:
-        root: of the data set.
-        version: of its tables.
-        keep_votes: write the votes beside every label.
-        keep_maps: folder for the teachers' maps; None: they are thrown away.
-    """
-
-    root: Path
-    version: str
-    out: Path
-    config: LabelConfig
-    keep_votes: bool = False
-    keep_maps: Path | None = None
-
-    def labeller(self, data: LabelSource | None = None) -> SceneLabeller:
-        """Loads the teachers; `data` spares opening the data set again."""
-        config = self.config
-        return SceneLabeller(
-            data or NuScenes.open(self.root, self.version),
-            self.out,
-            config,
-            semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options),
-            depth_teacher(config.depth, seed=config.seed, options=config.depth_options),
-            keep_votes=self.keep_votes,
-            keep_maps=MapFolder(self.keep_maps) if self.keep_maps else None,
-        )
-
-
-Engine = Callable[[LabelJob, Sequence[SceneTask]], Iterator[Outcome]]
-"""Makes the labels of all tasks and says, in whatever order, what became of each."""
 
 
 def generate_labels(
@@ -123,129 +79,90 @@ def generate_labels(
         ConfigError: a setting is out of range or names no teacher, a scene does not exist, or `out` holds labels of
             another configuration.
         DataError: the manifest in `out` is damaged, or a table of the data set is.
-        OccliftError: the disk is full, or a worker died.
+        AnotherRun: another run is writing into `out` or `keep_maps`.
+        OccliftError: the disk is full, or workers die again and again.
     """
     config.check()
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more")
-    scenes = data.scenes if scenes is None else scenes
+    scenes = data.scenes if scenes is None else tuple(dict.fromkeys(scenes))
     if missing := [scene for scene in scenes if scene not in data.scenes]:
         raise ConfigError(f"{data.root}: has no scene {', '.join(missing)}; it has {', '.join(data.scenes)}")
-    job = LabelJob(
-        root=data.root, version=data.version, out=out, config=config, keep_votes=keep_votes, keep_maps=keep_maps
-    )
     # Teachers are made here even if workers make their own: what is wrong with them is said before anything starts.
     semantics = semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options)
     depth = depth_teacher(config.depth, seed=config.seed, options=config.depth_options)
-    manifest = open_manifest(out, config.identity(semantics.settings, depth.settings))
-    manifest.write(out)
-    tasks, reused = _unfinished(data, job, scenes, manifest)
-    todo = sum(len(task.positions) for task in tasks)
-
+    identity = config.identity(semantics.settings, depth.settings)
     if engine is None:
-        engine = local_engine(workers) if workers > 1 else _in_process(data)
-    started = time.monotonic()
+        engine = local_engine(workers) if workers > 1 else in_process(data)
+    with disk_full_said(out, keep_maps), sole_run(out) as name, _sole_keeper(keep_maps, out):
+        job = LabelJob(
+            root=data.root, version=data.version, out=out, config=config, run=name, keep_votes=keep_votes,
+            keep_maps=keep_maps,
+        )  # fmt: skip
+        return _run(data, job, scenes, open_manifest(out, identity), engine)
+
+
+def _run(data: NuScenes, job: LabelJob, scenes: Sequence[str], manifest: Manifest, engine: Engine) -> LabelRun:
+    out = job.out
+    manifest.write(out)
+    todo, reused = _unfinished(data, job, scenes, manifest)
+    unfinished = {task.token: task for tasks in todo for task in tasks}
+    started = written = time.monotonic()
     done = 0
     try:
-        for outcome in track(engine(job, tasks), "labels", total=todo):
-            done += not outcome.failed
-            manifest.record(outcome)
-            append_timings(out, outcome)
-            if outcome.failed or outcome.without:
-                manifest.write(out)
+        with closing(engine(job, todo)) as outcomes:
+            for outcome in track(outcomes, "labels", total=len(unfinished)):
+                done += not outcome.failed
+                del unfinished[outcome.token]
+                manifest.record(outcome)
+                append_timings(out, outcome)
+                # For whoever looks at it meanwhile; what a killed run did not note is found or made again.
+                if time.monotonic() > written + _MANIFEST_EVERY_S:
+                    manifest.write(out)
+                    written = time.monotonic()
+    finally:
+        for task in unfinished.values():
+            job.sweep(task)
+        if job.keep_maps:
+            MapFolder(job.keep_maps).sweep()
         manifest.write(out)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise OccliftError(
-            f"{out}: the disk is full ({error.strerror}); what is finished is kept. Make room, or choose another disk, "
-            "and run the same command again"
-        ) from error
+    asked = {token for scene in scenes for token in data.key_frame_tokens(scene)}
     return LabelRun(
         out=out,
         done=done,
         reused=reused,
-        failed=manifest.failed,
-        incomplete=manifest.incomplete,
+        failed={token: reason for token, reason in manifest.failed.items() if token in asked},
+        incomplete={token: without for token, without in manifest.incomplete.items() if token in asked},
         seconds_per_label=(time.monotonic() - started) / done if done else 0.0,
     )
 
 
-def local_engine(workers: int) -> Engine:
-    """Worker processes on this machine; a scene goes to one of them as a whole, because its windows overlap."""
-
-    def run(job: LabelJob, tasks: Sequence[SceneTask]) -> Iterator[Outcome]:
-        # Not forked: the libraries that run kernels in parallel do not survive it.
-        with ProcessPoolExecutor(
-            min(workers, max(1, len(tasks))),
-            mp_context=get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(job,),
-        ) as pool:
-            futures = [pool.submit(_work, task) for task in tasks]
-            try:
-                for future in as_completed(futures):
-                    yield from future.result()
-            except BrokenProcessPool as error:
-                raise OccliftError(
-                    f"{job.out}: a worker process died (out of memory, or killed); what is finished is kept. Run the "
-                    "same command again, with fewer --workers if memory ran out"
-                ) from error
-            finally:
-                for future in futures:
-                    future.cancel()
-
-    return run
-
-
-def _in_process(data: LabelSource) -> Engine:
-    def run(job: LabelJob, tasks: Sequence[SceneTask]) -> Iterator[Outcome]:
-        if tasks:
-            labeller = job.labeller(data)
-            for task in tasks:
-                yield from labeller.labels(task.scene, task.positions)
-
-    return run
-
-
-_labeller: SceneLabeller | None = None
-"""Of a worker process: teachers are loaded once."""
-
-
-def _start_worker(job: LabelJob) -> None:
-    global _labeller
-    _labeller = job.labeller()
-
-
-def _work(task: SceneTask) -> list[Outcome]:
-    assert _labeller is not None, "the worker was not started"
-    return list(_labeller.labels(task.scene, task.positions))
+@contextmanager
+def _sole_keeper(keep_maps: Path | None, out: Path) -> Iterator[None]:
+    """Holds the folder of maps too: what is swept away there must be nobody's."""
+    with nullcontext() if keep_maps is None or keep_maps.resolve() == out.resolve() else sole_run(keep_maps):
+        yield
 
 
 def _unfinished(
     data: NuScenes, job: LabelJob, scenes: Sequence[str], manifest: Manifest
-) -> tuple[list[SceneTask], int]:
-    """(what is to be made, how many labels are there); sweeps away what a killed run left behind."""
-    tasks, reused = [], 0
-    _sweep(job.out)
+) -> tuple[list[list[LabelTask]], int]:
+    """(what is to be made, scene by scene; how many labels are there); sweeps away what a killed run left behind."""
+    unfinished, reused = [], 0
+    sweep(job.out)
+    if job.keep_maps:
+        MapFolder(job.keep_maps).sweep()
     for scene in scenes:
-        positions = []
+        tasks = []
         for position, token in enumerate(data.key_frame_tokens(scene)):
             path = label_path(job.out, scene, token)
-            _sweep(path.parent)
+            sweep(path.parent)
             there = path.exists() and (path.with_name(VOTES_NAME).exists() or not job.keep_votes)
             if there and not path.with_name(INCOMPLETE_NAME).exists():
                 reused += 1
                 manifest.record(Outcome(scene=scene, token=token))
             else:
-                positions.append(position)
-        if positions:
-            tasks.append(SceneTask(scene=scene, positions=tuple(positions)))
-    return tasks, reused
-
-
-def _sweep(folder: Path) -> None:
-    """Removes temporary files; nobody else writes here while this runs."""
-    if folder.is_dir():
-        for path in folder.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+                tasks.append(LabelTask(scene=scene, position=position, token=token))
+        if tasks:
+            unfinished.append(tasks)
+    return unfinished, reused

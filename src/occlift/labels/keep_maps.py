@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from occlift.data.atomic import sweep
 from occlift.data.key_frame import KeyFrame
 from occlift.data.npz import write_npz
 from occlift.teachers.teacher import DepthMap, SemanticMap
@@ -21,6 +22,11 @@ class MapFolder:
     """A folder of maps; each file is written atomically, so the same maps may be kept twice."""
 
     folder: Path
+
+    def sweep(self) -> None:
+        """Removes what killed processes left behind; nobody may be writing here."""
+        for folder in self.folder.glob("*/*"):
+            sweep(folder)
 
     def keep(self, frame: KeyFrame, semantics: Sequence[SemanticMap], depth: Sequence[DepthMap]) -> None:
         """Writes the maps of a key frame.

@@ -119,11 +119,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def append_timings(folder: Path, outcome: Outcome) -> None:
     """Adds what a label took: seconds of the teachers, of fusing, of writing."""
-    path = folder / TIMINGS_NAME
-    fresh = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
+    with (folder / TIMINGS_NAME).open("a", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        if fresh:
+        # Not whether it is there: on a full disk a file may be made and stay empty.
+        if file.tell() == 0:
             writer.writerow(("token", "teacher_s", "fuse_s", "write_s"))
         seconds = (outcome.teacher_s, outcome.fuse_s, outcome.write_s)
         writer.writerow((outcome.token, *(f"{value:.4f}" for value in seconds)))

@@ -1,0 +1,133 @@
+"""What an engine is: whatever makes the labels of many scenes, in this process or in many.
+
+An engine is given a `LabelJob`, which says everything about the labels and travels between machines, and what is still
+to be made. It says label by label what became of it. Which labels there are to make, and what is noted about them, is
+`occlift.labels.generate`'s business.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from occlift.data.atomic import sweep
+from occlift.data.nuscenes import NuScenes
+from occlift.data.occ3d import label_path
+from occlift.errors import OccliftError
+from occlift.labels.config import LabelConfig
+from occlift.labels.folder_lock import worker_of
+from occlift.labels.keep_maps import MapFolder
+from occlift.labels.scene import LabelSource, Outcome, SceneLabeller
+from occlift.teachers.registry import depth_teacher, semantics_teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTask:
+    """A label that is to be made.
+
+    Attributes:
+        position: of its key frame in the scene.
+        token: of the sample.
+    """
+
+    scene: str
+    position: int
+    token: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJob:
+    """Everything that a worker needs to make labels, on whatever machine sees the folders.
+
+    Attributes:
+        root: of the data set.
+        version: of its tables.
+        run: name of the run that holds `out` (`occlift.labels.folder_lock`).
+        keep_votes: write the votes beside every label.
+        keep_maps: folder for the teachers' maps; None: they are thrown away.
+    """
+
+    root: Path
+    version: str
+    out: Path
+    config: LabelConfig
+    run: str
+    keep_votes: bool = False
+    keep_maps: Path | None = None
+
+    def labeller(self, data: LabelSource | None = None) -> SceneLabeller:
+        """Loads the teachers; `data` spares opening the data set again."""
+        config = self.config
+        return SceneLabeller(
+            data or NuScenes.open(self.root, self.version),
+            self.out,
+            config,
+            semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options),
+            depth_teacher(config.depth, seed=config.seed, options=config.depth_options),
+            keep_votes=self.keep_votes,
+            keep_maps=MapFolder(self.keep_maps) if self.keep_maps else None,
+        )
+
+    @contextmanager
+    def worker(self) -> Iterator[Callable[[LabelTask], Outcome]]:
+        """What makes labels in a process other than that of the run. While it is open, no other run begins.
+
+        Raises:
+            AnotherRun: the run is over.
+            OccliftError: the data set cannot be opened, a teacher cannot be made, or the disk is full.
+        """
+        with worker_of(self.out, self.run):
+            labeller = self.labeller()
+
+            def make(task: LabelTask) -> Outcome:
+                with disk_full_said(self.out, self.keep_maps):
+                    return labeller.label(task.scene, task.position)
+
+            yield make
+
+    def sweep(self, task: LabelTask) -> None:
+        """Removes what a worker left behind that died over a label."""
+        sweep(label_path(self.out, task.scene, task.token).parent)
+
+
+Engine = Callable[[LabelJob, Sequence[Sequence[LabelTask]]], Generator[Outcome, None, None]]
+"""Makes the labels of all tasks and says, in whatever order, what became of each.
+
+It is given the labels scene by scene, those of a scene in time order: windows of neighbours overlap, so a scene is best
+made by one worker. When the generator is closed or ends, nobody writes any more.
+"""
+
+
+def in_process(data: LabelSource) -> Engine:
+    """Labels one after the other, in this process; `data` is the data set that the job names."""
+
+    def run(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
+        if scenes:
+            labeller = job.labeller(data)
+            for tasks in scenes:
+                for task in tasks:
+                    yield labeller.label(task.scene, task.position)
+
+    return run
+
+
+@contextmanager
+def disk_full_said(out: Path, keep_maps: Path | None = None) -> Iterator[None]:
+    """Says a full disk, or a used-up quota, as a sentence.
+
+    Raises:
+        OccliftError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        folders = f"{out} or {keep_maps}" if keep_maps else f"{out}"
+        raise OccliftError(
+            f"{folders}: the disk is full ({error.strerror}); what is finished is kept. Make room, and run the same "
+            "command again"
+        ) from error

@@ -1,0 +1,107 @@
+"""Labels by several processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.process import BaseProcess
+from threading import Thread
+from typing import Any
+
+from occlift.errors import OccliftError
+from occlift.labels.crew import Lost, Ready, Reply, work
+from occlift.labels.engine import Engine, LabelJob, LabelTask
+from occlift.labels.scene import Outcome
+
+
+def local_engine(workers: int, *, retries: int = 3) -> Engine:
+    """Worker processes on this machine, each with teachers of its own.
+
+    Args:
+        retries: how many workers in a row may die over one label before its scene is left out.
+    """
+
+    def run(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
+        yield from work(_Processes(job), job, scenes, workers=workers, retries=retries)
+
+    return run
+
+
+class _Processes:
+    """A `Crew` of processes, with a pipe to each: one that is killed takes nothing with it that others need."""
+
+    def __init__(self, job: LabelJob) -> None:
+        self._job = job
+        self._members: dict[int, tuple[BaseProcess, connection.Connection[Any, Any]]] = {}
+
+    def start(self, slot: int) -> None:
+        # Not forked: the libraries that run kernels in parallel do not survive it.
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(self._job, theirs), daemon=True)
+        process.start()
+        # With the last copy on this side gone, the pipe ends when the worker does.
+        theirs.close()
+        self._members[slot] = process, ours
+
+    def ask(self, slot: int, task: LabelTask) -> None:
+        with suppress(OSError):
+            self._members[slot][1].send(task)
+
+    def replies(self) -> Iterator[tuple[int, Reply]]:
+        slots = {ours: slot for slot, (_, ours) in self._members.items()}
+        for ours in connection.wait(list(slots)):
+            slot = slots[ours]  # type: ignore[index]
+            try:
+                yield slot, self._members[slot][1].recv()
+            # EOFError between two messages, OSError in the middle of one.
+            except (EOFError, OSError):
+                yield slot, Lost(self._bury(slot))
+
+    def close(self) -> None:
+        for process, _ in self._members.values():
+            process.terminate()
+        for slot in list(self._members):
+            self._bury(slot)
+
+    def _bury(self, slot: int) -> str:
+        """Waits for the end of a worker, and says what it was."""
+        process, ours = self._members.pop(slot)
+        process.join()
+        ours.close()
+        code = process.exitcode
+        assert code is not None, process
+        process.close()
+        if code >= 0:
+            return f"it ended with status {code}; what it said stands above"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"it was ended by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+
+
+def _serve(job: LabelJob, theirs: connection.Connection[Any, Any]) -> None:
+    """The life of a worker."""
+    # Interrupting is for the run; it ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        with job.worker() as make:
+            theirs.send(Ready())
+            while True:
+                theirs.send(make(theirs.recv()))
+    except OccliftError as error:
+        with suppress(OSError):
+            theirs.send(error)
+    except (EOFError, BrokenPipeError):
+        # The run has ended.
+        return
+
+
+def _die_with_parent() -> None:
+    """Nobody waits for the labels of a run that was killed, and its workers may hold a GPU."""
+    parent = parent_process()
+    assert parent is not None, "a worker is started by a run"
+    parent.join()
+    os._exit(1)

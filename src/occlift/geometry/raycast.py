@@ -190,23 +190,31 @@ def _corner_and_size(grid: VoxelGrid) -> tuple[Float[np.ndarray, "3"], Float[np.
 # Kernels; units as in `occlift.geometry.traversal`.
 
 
+@njit(cache=True)
+def _begin(lower_m, size_m, origin_m, direction, nx, ny, nz):  # type: ignore[no-untyped-def]
+    """(o, inv, (x, y, z, t, axis)) of a ray where it enters the grid, with t in metres; t = +inf if nowhere."""
+    ox = (origin_m[0] - lower_m[0]) / size_m[0]
+    oy = (origin_m[1] - lower_m[1]) / size_m[1]
+    oz = (origin_m[2] - lower_m[2]) / size_m[2]
+    dx, dy, dz = direction[0], direction[1], direction[2]
+    length = np.sqrt(dx * dx + dy * dy + dz * dz)
+    if not (0.0 < length < np.inf):
+        return (ox, oy, oz), (0.0, 0.0, 0.0), (-1, -1, -1, np.inf, -1)
+    # Voxels per metre of ray, so that t is the range in metres.
+    dx, dy, dz = dx / length / size_m[0], dy / length / size_m[1], dz / length / size_m[2]
+    inv_x, inv_y, inv_z = reciprocal(dx), reciprocal(dy), reciprocal(dz)
+    return (ox, oy, oz), (inv_x, inv_y, inv_z), enter(ox, oy, oz, dx, dy, dz, inv_x, inv_y, inv_z, nx, ny, nz)
+
+
 @njit(cache=True, parallel=True)
 def _first_hit(  # type: ignore[no-untyped-def]
     occupied, lower_m, size_m, origins_m, directions, max_range_m, voxel, entry_range_m, exit_range_m, entry_axis
 ):
     nx, ny, nz = occupied.shape
     for ray in prange(len(origins_m)):
-        dx, dy, dz = directions[ray, 0], directions[ray, 1], directions[ray, 2]
-        length = np.sqrt(dx * dx + dy * dy + dz * dz)
-        if not (0.0 < length < np.inf):
-            continue
-        ox = (origins_m[ray, 0] - lower_m[0]) / size_m[0]
-        oy = (origins_m[ray, 1] - lower_m[1]) / size_m[1]
-        oz = (origins_m[ray, 2] - lower_m[2]) / size_m[2]
-        # Voxels per metre of ray, so that t is the range in metres.
-        dx, dy, dz = dx / length / size_m[0], dy / length / size_m[1], dz / length / size_m[2]
-        inv_x, inv_y, inv_z = reciprocal(dx), reciprocal(dy), reciprocal(dz)
-        x, y, z, t, axis = enter(ox, oy, oz, dx, dy, dz, inv_x, inv_y, inv_z, nx, ny, nz)
+        (ox, oy, oz), (inv_x, inv_y, inv_z), (x, y, z, t, axis) = _begin(
+            lower_m, size_m, origins_m[ray], directions[ray], nx, ny, nz
+        )
         tx, ty, tz = next_plane(ox, inv_x, x), next_plane(oy, inv_y, y), next_plane(oz, inv_z, z)
         while t <= max_range_m and t < np.inf:
             if occupied[x, y, z]:
@@ -222,16 +230,9 @@ def _first_hit(  # type: ignore[no-untyped-def]
 def _enter_grid(shape, lower_m, size_m, origins_m, directions, start, inverses, voxel, entry_range_m):  # type: ignore[no-untyped-def]
     nx, ny, nz = shape
     for ray in range(len(origins_m)):
-        dx, dy, dz = directions[ray, 0], directions[ray, 1], directions[ray, 2]
-        length = np.sqrt(dx * dx + dy * dy + dz * dz)
-        if not (0.0 < length < np.inf):
-            continue
-        ox = (origins_m[ray, 0] - lower_m[0]) / size_m[0]
-        oy = (origins_m[ray, 1] - lower_m[1]) / size_m[1]
-        oz = (origins_m[ray, 2] - lower_m[2]) / size_m[2]
-        dx, dy, dz = dx / length / size_m[0], dy / length / size_m[1], dz / length / size_m[2]
-        ix, iy, iz = reciprocal(dx), reciprocal(dy), reciprocal(dz)
-        x, y, z, t, _ = enter(ox, oy, oz, dx, dy, dz, ix, iy, iz, nx, ny, nz)
+        (ox, oy, oz), (ix, iy, iz), (x, y, z, t, _) = _begin(
+            lower_m, size_m, origins_m[ray], directions[ray], nx, ny, nz
+        )
         start[ray, 0], start[ray, 1], start[ray, 2] = ox, oy, oz
         inverses[ray, 0], inverses[ray, 1], inverses[ray, 2] = ix, iy, iz
         voxel[ray, 0], voxel[ray, 1], voxel[ray, 2] = x, y, z

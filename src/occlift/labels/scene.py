@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,14 +127,6 @@ class SceneLabeller:
         self._scene = ""
         self._seen: dict[int, _Sight | DataError] = {}
 
-    def labels(self, scene: str, positions: Sequence[int]) -> Iterator[Outcome]:
-        """Writes the labels of these key frames of the scene, in time order, and says what became of each.
-
-        A key frame of which the teachers cannot make maps has no label, and is left out of its neighbours'.
-        """
-        for position in sorted(positions):
-            yield self.label(scene, position)
-
     def votes(self, scene: str, position: int) -> Votes:
         """The votes of one label, without writing anything.
 
@@ -175,6 +167,8 @@ class SceneLabeller:
 
     def label(self, scene: str, position: int) -> Outcome:
         """Writes the label of one key frame; quickest after that of the key frame before it.
+
+        A key frame of which the teachers cannot make maps has no label, and is left out of its neighbours'.
 
         Raises:
             OSError: a file cannot be written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from occlift.labels.decide import DecisionConfig
 from occlift.labels.generate import generate_labels
 from occlift.labels.unproject import unproject
 from occlift.teachers.registry import depth_teacher
+
+_log = logging.getLogger(__name__)
 
 
 def write_class_maps(data: NuScenes, token: str, folder: Path) -> None:
@@ -60,6 +63,11 @@ def test_the_label_holds_what_the_lidar_hit(real_label: tuple[NuScenes, str, np.
     points_ego = transform_points(frame.lidar.ego_from_lidar, read_lidar(frame.lidar.path)[:, :3].astype(np.float64))
     # Nearer than 10 m the cameras do not see the ground all around, and the lowest rays pass above what they miss.
     range_m = np.linalg.norm(points_ego[:, :2], axis=1)
+    for low, high in ((4, 10), (10, 25), (25, 40)):
+        index, inside_grid = OCC3D_GRID.indices(points_ego[(range_m > low) & (range_m < high)])
+        found = semantics[tuple(index[inside_grid].T)]
+        shares = [100 * float(part.mean()) for part in (found < FREE, found == FREE, found == UNKNOWN)]
+        _log.info("%d to %d m: %.1f %% occupied, %.1f %% free, %.1f %% unknown", low, high, *shares)
     beyond = (range_m > 10) & (range_m < 25)
     index, inside_grid = OCC3D_GRID.indices(points_ego[beyond])
     found = semantics[tuple(index[inside_grid].T)]

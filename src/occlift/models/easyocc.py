@@ -147,11 +147,16 @@ class EasyOccConfig:
 
 
 class EasyOcc(nn.Module):
-    """Surround images and their cameras → class logits on the Occ3D grid."""
+    """Surround images and their cameras → class logits on the Occ3D grid.
+
+    Args:
+        centers_ego: where the working voxels lie, metres, in the order of `config.working_grid`; None: where that grid
+            says. A model that stretches its grid beyond Occ3D's range gives its own; its logits are then on that grid.
+    """
 
     voxel_centers_ego: Tensor
 
-    def __init__(self, config: EasyOccConfig) -> None:
+    def __init__(self, config: EasyOccConfig, *, centers_ego: Float[Tensor, "voxels 3"] | None = None) -> None:
         super().__init__()
         self.config = config
         grid = config.working_grid
@@ -162,8 +167,10 @@ class EasyOcc(nn.Module):
             stride=config.feature_stride,
             pretrained=config.pretrained,
         )
-        centers = torch.from_numpy(grid.centers()).float().reshape(-1, 3)
-        self.register_buffer("voxel_centers_ego", centers, persistent=False)
+        if centers_ego is None:
+            centers_ego = torch.from_numpy(grid.centers()).float().reshape(-1, 3)
+        assert centers_ego.shape == (grid.num_voxels, 3), (centers_ego.shape, grid.num_voxels)
+        self.register_buffer("voxel_centers_ego", centers_ego, persistent=False)
         # Zero at the start: the network begins as the paper's and takes from the tables what helps.
         self.ground_embedding = nn.Parameter(torch.zeros(grid.shape[0], grid.shape[1], 1, channels))
         self.height_embedding = nn.Parameter(torch.zeros(grid.shape[2], channels))

@@ -6,14 +6,11 @@ and the baselines beside which they must be read: `occlift.recipes.baselines`.
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +22,9 @@ from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.progress import track
 from occlift.recipes.run_folder import LAST_CHECKPOINT, claim_run_folder, peak_memory_bytes
+from occlift.recipes.training import default_device, make_trainer, quiet_lightning
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
-
-if TYPE_CHECKING:
-    import lightning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +165,16 @@ def train(
         blind=config.blind,
     )
     last_step = min(config.optimizer.steps, max_steps or config.optimizer.steps)
-    with _quiet_lightning():
-        trainer = _trainer(config, out, last_step, validates=validation is not None)
+    with quiet_lightning():
+        trainer = make_trainer(
+            out,
+            "train blind" if config.blind else "train",
+            last_step=last_step,
+            checkpoint_every=config.checkpoint_every,
+            validation_every=min(config.validation_every, config.optimizer.steps) if validation is not None else None,
+            precision=config.precision,
+            devices=config.devices,
+        )
     loaders = OccupancyData(
         train=frames,
         validation=validation,
@@ -181,7 +184,7 @@ def train(
         workers=config.workers,
     )
     checkpoint = out / LAST_CHECKPOINT
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer.fit(task, loaders, ckpt_path=resume, weights_only=True if resume else None)
         trainer.save_checkpoint(checkpoint)
     return TrainRun(
@@ -259,7 +262,7 @@ def predict(
         width=network.config.image_width,
         blind=blind,
     )
-    target = torch.device(device or _default_device())
+    target = torch.device(device or default_device())
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     model_seconds = 0.0
@@ -294,70 +297,3 @@ def class_counts(data: NuScenes, labels: Path, tokens: Sequence[str]) -> np.ndar
     if not counts.any():
         raise DataError(f"{labels}: every voxel of all {len(tokens)} labels is unknown; nothing can be learned")
     return counts
-
-
-def _trainer(config: TrainConfig, out: Path, last_step: int, *, validates: bool) -> lightning.Trainer:
-    import lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    from occlift.tasks.callbacks import ScalarLog, ShownProgress
-
-    return lightning.Trainer(
-        accelerator=_default_device(),
-        devices=config.devices,
-        strategy="ddp" if config.devices > 1 else "auto",
-        precision=lightning_precision(config.precision, _default_device()),
-        max_steps=last_step,
-        val_check_interval=min(config.validation_every, config.optimizer.steps) if validates else None,
-        check_val_every_n_epoch=None if validates else 1,
-        limit_val_batches=None if validates else 0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        logger=False,
-        log_every_n_steps=1,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[
-            ScalarLog(out / "losses.csv"),
-            ShownProgress("train blind" if config.blind else "train", last_step=last_step),
-            # One file, rewritten: the state to resume from.
-            ModelCheckpoint(
-                dirpath=out,
-                filename=Path(LAST_CHECKPOINT).stem,
-                every_n_train_steps=config.checkpoint_every,
-                save_on_train_epoch_end=False,
-                enable_version_counter=False,
-            ),
-        ],
-        default_root_dir=out,
-    )
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Keeps back what Lightning says about choices that were made here on purpose."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    with warnings.catch_warnings():
-        for message in (
-            # A resumed run lives in the folder that it began in.
-            ".*Checkpoint directory .* exists and is not empty",
-            # The order of the frames follows from the step (`TrainingOrder`).
-            ".*your dataloader is not resumable",
-            # Decoded frames are cached in the training process.
-            ".*does not have many workers",
-            # Inside Lightning.
-            ".*isinstance\\(treespec, LeafSpec\\)",
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +19,14 @@ _COLUMNS: Final = ("step", "name", "value")
 class ScalarLog(lightning.Callback):
     """Appends every logged scalar to a CSV file with the columns step, name, value.
 
-    One row per value, because losses come at every step and scores rarely. `step` counts optimisation steps: the row
-    of the first step says 1. A resumed run drops the rows behind the step at which it resumes and goes on.
+    `step_seconds` is among them: from a batch in memory to updated weights. One row per value, because losses come at
+    every step and scores rarely. `step` counts optimisation steps: the row of the first step says 1. A resumed run
+    drops the rows behind the step at which it resumes and goes on.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._step_began = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -34,10 +37,17 @@ class ScalarLog(lightning.Callback):
             writer.writerow(_COLUMNS)
             writer.writerows((step, name, repr(value)) for step, name, value in kept)
 
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        self._step_began = time.perf_counter()
+
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
     ) -> None:
-        self._append(trainer, {k: v for k, v in trainer.callback_metrics.items() if not k.startswith("val_")})
+        # Reading the losses waits for an accelerator, so the clock is asked afterwards.
+        scalars = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.startswith("val_")}
+        self._append(trainer, {**scalars, "step_seconds": time.perf_counter() - self._step_began})
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._append(trainer, {k: v for k, v in trainer.callback_metrics.items() if k.startswith("val_")})

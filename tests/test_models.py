@@ -178,7 +178,7 @@ def test_configs_survive_json(config: EasyOccConfig) -> None:
 def test_configs_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiple"):
         tiny_config(image_height=33)
-    with pytest.raises(ConfigError, match="does not divide the Occ3D grid"):
+    with pytest.raises(ConfigError, match="does not divide the output grid"):
         tiny_config(horizontal_stride=3)
     with pytest.raises(ConfigError, match="does not divide the working"):
         tiny_config(horizontal_stride=8)

@@ -38,8 +38,10 @@ class EasyOccConfig:
         image_width: the same.
         feature_stride: image pixels per feature pixel, 4 or 8.
         feature_channels: of the lifted features.
-        horizontal_stride: Occ3D voxels per working voxel along x and along y: 1 (0.4 m) or 2 (0.8 m).
+        horizontal_stride: output voxels per working voxel along x and along y: 1 (0.4 m) or 2 (0.8 m).
         volume: the 3-D CNN.
+        grid_shape: output voxels over Occ3D's extent; another shape than Occ3D's is for models that stretch the grid
+            beyond that extent (`EasyOcc(centers_ego=...)`) and resample it.
     """
 
     backbone: BackboneName
@@ -50,6 +52,7 @@ class EasyOccConfig:
     feature_channels: int
     horizontal_stride: int
     volume: VolumeConfig
+    grid_shape: tuple[int, int, int] = OCC3D_GRID.shape
 
     def __post_init__(self) -> None:
         if self.image_height % self.feature_stride or self.image_width % self.feature_stride:
@@ -66,15 +69,17 @@ class EasyOccConfig:
 
     @property
     def working_grid(self) -> VoxelGrid:
-        """The grid on which features are lifted and convolved: Occ3D's extent, its full resolution in height."""
+        """The grid on which features are lifted and convolved: Occ3D's extent, the output's resolution in height."""
         stride = self.horizontal_stride
-        size_x, size_y, size_z = OCC3D_GRID.voxel_size_m
-        x, y, z = OCC3D_GRID.shape
+        x, y, z = self.grid_shape
         if stride < 1 or x % stride or y % stride:
-            raise ConfigError(f"horizontal stride {stride} does not divide the Occ3D grid {OCC3D_GRID.shape}")
+            raise ConfigError(f"horizontal stride {stride} does not divide the output grid {self.grid_shape}")
+        # Occ3D's own voxel sizes where the shape is Occ3D's: a quotient of rounded numbers would miss the last bit.
+        shrink_x, shrink_y, shrink_z = (n / m for n, m in zip(OCC3D_GRID.shape, self.grid_shape, strict=True))
+        size_x, size_y, size_z = OCC3D_GRID.voxel_size_m
         return VoxelGrid(
             lower_m=OCC3D_GRID.lower_m,
-            voxel_size_m=(size_x * stride, size_y * stride, size_z),
+            voxel_size_m=(size_x * shrink_x * stride, size_y * shrink_y * stride, size_z * shrink_z),
             shape=(x // stride, y // stride, z),
         )
 
@@ -126,6 +131,7 @@ class EasyOccConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers: what a checkpoint or a JSON file may hold."""
         plain = asdict(self)
+        plain["grid_shape"] = list(self.grid_shape)
         plain["volume"]["hourglass_channels"] = list(self.volume.hourglass_channels)
         plain["volume"]["hourglass_strides"] = [list(stride) for stride in self.volume.hourglass_strides]
         return plain
@@ -141,7 +147,8 @@ class EasyOccConfig:
             volume = dict(plain["volume"])
             volume["hourglass_channels"] = tuple(volume["hourglass_channels"])
             volume["hourglass_strides"] = tuple(tuple(stride) for stride in volume["hourglass_strides"])
-            return cls(**{**plain, "volume": VolumeConfig(**volume)})
+            shape = tuple(plain.get("grid_shape", OCC3D_GRID.shape))
+            return cls(**{**plain, "volume": VolumeConfig(**volume), "grid_shape": shape})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"not the configuration of an EasyOcc network: {error}") from error
 

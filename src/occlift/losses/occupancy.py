@@ -1,30 +1,33 @@
-"""Losses of class logits per voxel: class-weighted cross-entropy and Lovász-softmax.
+"""The loss of class logits per voxel: which voxels enter it, and which terms it has.
 
-*Cross-entropy*: the weighted mean over the voxels, Σ w_y · (−log p_y) / Σ w_y. The weights of the classes come from
-their frequency f in the training labels: 1, 1/√f or 1/log f (the two forms in use in this field).
+*Cross-entropy*: the weighted mean over the voxels, Σ w (1 − p_y)^γ (−log p_y) / Σ w, with w the weight of the class y
+times the confidence of the label. The weights of the classes come from their frequency f in the training labels: 1,
+1/√f or 1/log f (the two forms in use in this field). γ = 0 is the cross-entropy, γ > 0 the focal loss (Lin et al., ICCV
+2017, eq. 4), here divided by the same Σ w.
 
-*Lovász-softmax* (Berman et al., CVPR 2018, algorithm 1): for class c with foreground y = c and errors
-m_i = |[y_i = c] − p_i(c)|, sort the errors in descending order and sum m_i · (J_i − J_{i−1}), where J_i is the Jaccard
-loss of the set of the i first voxels, J_i = 1 − (G − Σ_{k≤i} fg_k) / (G + Σ_{k≤i} (1 − fg_k)), and G counts the
-foreground. The loss is the mean over the classes that are present in the labels.
+*Lovász*: `occlift.losses.lovasz`. *Scene-class affinity*: `occlift.losses.scal`.
 
-Voxels labelled unknown (255) take no part in either.
+Voxels labelled unknown (255) take no part in any term, unless the configuration counts them as free.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from occlift.classes import NUM_CLASSES, UNKNOWN
+from occlift.classes import FREE, NUM_CLASSES, UNKNOWN
 from occlift.errors import ConfigError
+from occlift.losses.lovasz import lovasz_geometric, lovasz_occupied, lovasz_softmax
+from occlift.losses.scal import geo_scal, sem_scal
 
 ClassWeighting = Literal["none", "inverse_sqrt", "inverse_log"]
+LovaszForm = Literal["classes", "geometric", "both", "split"]
+UnknownVoxels = Literal["ignore", "free"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +37,43 @@ class OccupancyLossConfig:
     Attributes:
         class_weighting: of the cross-entropy.
         cross_entropy: factor of the term.
-        lovasz: factor of the term; 0 leaves it out.
-        max_voxels: at most so many known voxels, drawn at random at every step, enter the cross-entropy; None: all.
-        max_lovasz_voxels: at most so many of those enter the Lovász term, whose sort dominates the loss's cost
+        focal_gamma: γ of the focal loss; 0: plain cross-entropy.
+        lovasz: factor of the Lovász terms; 0 leaves them out.
+        lovasz_form: `classes`: over all 18 classes. `geometric`: occupied against free. `both`: their sum. `split`:
+            `geometric`, plus the 17 classes among the occupied voxels.
+        geo_scal: factor of the affinity loss of occupied against free; 0 leaves it out.
+        sem_scal: factor of the affinity loss of the classes; 0 leaves it out.
+        unknown: `ignore`: voxels labelled unknown take no part. `free`: they count as free, as in EasyOcc's paper.
+        max_voxels: at most so many of the voxels that take part, drawn at random at every step, enter the cross-entropy
+            and the affinity losses; None: all.
+        max_lovasz_voxels: at most so many of those enter the Lovász terms, whose sort dominates the loss's cost
             (18 × 640,000 errors take longer than a small network); None: all.
     """
 
     class_weighting: ClassWeighting = "inverse_sqrt"
     cross_entropy: float = 1.0
+    focal_gamma: float = 0.0
     lovasz: float = 1.0
+    lovasz_form: LovaszForm = "classes"
+    geo_scal: float = 0.0
+    sem_scal: float = 0.0
+    unknown: UnknownVoxels = "ignore"
     max_voxels: int | None = None
     max_lovasz_voxels: int | None = 60_000
 
     def __post_init__(self) -> None:
-        if self.cross_entropy < 0 or self.lovasz < 0:
-            raise ConfigError(f"loss factors must not be negative: {self.cross_entropy}, {self.lovasz}")
+        factors = {name: getattr(self, name) for name in ("cross_entropy", "lovasz", "geo_scal", "sem_scal")}
+        if any(factor < 0 for factor in factors.values()):
+            raise ConfigError(f"loss factors must not be negative: {factors}")
+        if not self.focal_gamma >= 0:
+            raise ConfigError(f"focal_gamma is {self.focal_gamma}; expected 0 (plain cross-entropy) or more")
+        for name, value, allowed in (
+            ("class_weighting", self.class_weighting, get_args(ClassWeighting)),
+            ("lovasz_form", self.lovasz_form, get_args(LovaszForm)),
+            ("unknown", self.unknown, get_args(UnknownVoxels)),
+        ):
+            if value not in allowed:
+                raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(allowed)}")
         if any(limit is not None and limit < 1 for limit in (self.max_voxels, self.max_lovasz_voxels)):
             raise ConfigError("a loss needs at least one voxel: max_voxels and max_lovasz_voxels must be positive")
 
@@ -57,7 +82,8 @@ def class_weights(counts: Int[Tensor, "classes"], weighting: ClassWeighting) -> 
     """Weights of the classes from their voxel counts in the training labels, with mean 1 over the classes that occur.
 
     Classes that never occur get weight 0; they cannot be a target. For 1/log f, f is the count itself (not below
-    2), as usual in this field.
+    2), as usual in this field. Where unknown voxels count as free, they belong to the count of free
+    (`occlift.data.label_folder.count_classes` counts either way).
     """
     occurs = counts > 0
     frequency = counts.double()
@@ -74,47 +100,78 @@ def class_weights(counts: Int[Tensor, "classes"], weighting: ClassWeighting) -> 
 
 
 def known_voxels(
-    labels: UInt8[Tensor, "*volume"], *, limit: int | None = None, generator: torch.Generator | None = None
+    labels: UInt8[Tensor, "*volume"],
+    *,
+    confidence: Shaped[Tensor, "*volume"] | None = None,
+    limit: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Int[Tensor, "n"]:
     """Indices into the flattened labels of the voxels that are known; of more than `limit` a random subset.
 
     Args:
+        confidence: voxels in which it is 0 are left out like unknown ones.
         generator: on the CPU, so that the choice is the same on every device.
     """
-    index = (labels.flatten() != UNKNOWN).nonzero()[:, 0]
+    known = labels != UNKNOWN
+    if confidence is not None:
+        known = known & (confidence > 0)
+    index = known.flatten().nonzero()[:, 0]
     if limit is None or len(index) <= limit:
         return index
     return index[_random_subset(len(index), limit, generator).to(index.device)]
 
 
 def cross_entropy(
-    logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"], weights: Float[Tensor, "classes"] | None = None
+    logits: Float[Tensor, "n classes"],
+    labels: Int[Tensor, "n"],
+    weights: Float[Tensor, "classes"] | None = None,
+    *,
+    confidence: Float[Tensor, "n"] | None = None,
+    focal_gamma: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """The class-weighted mean of −log p(label); 0 without voxels or where all weights of the labels are 0."""
-    if weights is None:
-        return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
-    total = F.cross_entropy(logits, labels, weights, reduction="sum")
-    return total / weights[labels].sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    """The weighted mean of (1 − p(label))^γ · (−log p(label)); 0 without voxels or where all weights are 0.
+
+    Args:
+        weights: of the classes; None: all 1.
+        confidence: of the labels, not negative; it multiplies the class weight, in the mean's denominator too. None:
+            all 1.
+        focal_gamma: γ, not negative.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if confidence is None and focal_gamma == 0:
+        if weights is None:
+            return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+        total = F.cross_entropy(logits, labels, weights, reduction="sum")
+        return total / weights[labels].sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    terms = F.cross_entropy(logits, labels, reduction="none")
+    if focal_gamma > 0:
+        # 1 − p from log p. Not 0: for γ < 1 the power would have an infinite slope there.
+        terms = terms * (-(-terms).expm1()).clamp(min=1e-30) ** focal_gamma
+    weight = torch.ones_like(terms) if weights is None else weights[labels]
+    if confidence is not None:
+        weight = weight * confidence
+    return (weight * terms).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
-def lovasz_softmax(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-    """The Lovász extension of the Jaccard loss, mean over the classes present in `labels`; 0 without voxels."""
-    probabilities = logits.softmax(-1, dtype=logits.dtype if logits.dtype == torch.float64 else torch.float32)
-    present = labels.bincount(minlength=logits.shape[-1]).nonzero()[:, 0]
-    if len(present) == 0:
-        return probabilities.sum()
-    foreground = labels == present[:, None]
-    errors = (foreground.to(probabilities.dtype) - probabilities.T[present]).abs()
-    # The extension is linear in the errors as long as their order does not change, so its gradient is the vector of
-    # slopes: no need to differentiate through sort, gather and cumulative sums.
-    with torch.no_grad():
-        order = errors.argsort(dim=-1, descending=True)
-        hits = foreground.gather(1, order).to(errors.dtype).cumsum(1)
-        total = hits[:, -1:]
-        misses = torch.arange(1, errors.shape[1] + 1, device=errors.device, dtype=errors.dtype) - hits
-        jaccard = 1 - (total - hits) / (total + misses)
-        slopes = torch.zeros_like(errors).scatter_(1, order, jaccard.diff(dim=1, prepend=torch.zeros_like(total)))
-    return (errors * slopes).sum(1).mean()
+def with_unknown_as(
+    unknown: UnknownVoxels,
+    labels: UInt8[Tensor, "*volume"],
+    confidence: Shaped[Tensor, "*volume"] | None,
+) -> tuple[UInt8[Tensor, "*volume"], Float[Tensor, "*volume"] | None]:
+    """Labels and confidence 0..1 after unknown voxels became what the configuration says.
+
+    Args:
+        confidence: bool, integers 0..255 for 0..1 (as in label files), or floats 0..1. Unknown voxels that count as
+            free get confidence 1: nothing was seen there, so whatever a file says about them is 0.
+    """
+    if confidence is not None:
+        scale = 1.0 if confidence.dtype == torch.bool or confidence.is_floating_point() else 255.0
+        confidence = confidence.float() / scale
+    if unknown == "ignore":
+        return labels, confidence
+    is_unknown = labels == UNKNOWN
+    labels = labels.masked_fill(is_unknown, FREE)
+    return labels, None if confidence is None else confidence.masked_fill(is_unknown, 1.0)
 
 
 def occupancy_loss(
@@ -123,6 +180,7 @@ def occupancy_loss(
     *,
     weights: Float[Tensor, "classes"],
     config: OccupancyLossConfig,
+    confidence: Shaped[Tensor, "batch x y z"] | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss by name, each with its factor applied; their sum is the loss.
@@ -130,21 +188,61 @@ def occupancy_loss(
     Args:
         labels: 0..17, 255 unknown.
         weights: of the classes, as `class_weights` gives them.
+        confidence: of the labels: bool, integers 0..255 for 0..1, or floats 0..1. It weighs the voxels of the
+            cross-entropy; voxels in which it is 0 take no part in any term. None: 1 everywhere.
         generator: draws the voxels where a limit applies; on the CPU.
+
+    Returns:
+        `cross_entropy` always; `lovasz`, `lovasz_geometric`, `lovasz_occupied`, `geo_scal`, `sem_scal` where the
+        configuration asks for them. All are 0 where no voxel takes part.
     """
     assert logits.shape[1] == NUM_CLASSES, logits.shape
     assert labels.shape == (logits.shape[0], *logits.shape[2:]), (logits.shape, labels.shape)
-    index = known_voxels(labels, limit=config.max_voxels, generator=generator)
-    target = labels.flatten()[index].long()
+    labels, confidence = with_unknown_as(config.unknown, labels, confidence)
+    index = known_voxels(labels, confidence=confidence, limit=config.max_voxels, generator=generator)
+    return voxel_terms(
+        voxel_rows(logits, index),
+        labels.flatten()[index].long(),
+        confidence=None if confidence is None else confidence.flatten()[index],
+        weights=weights,
+        config=config,
+        generator=generator,
+    )
+
+
+def voxel_rows(logits: Float[Tensor, "batch 18 x y z"], index: Int[Tensor, "n"]) -> Float[Tensor, "n 18"]:
+    """The logits of some voxels, float32; `index` is into the flattened [batch, x, y, z]."""
     # An embedding look-up is a gather whose backward pass is parallel; that of indexing is not.
-    rows = F.embedding(index, logits.movedim(1, -1).reshape(-1, NUM_CLASSES)).float()
-    terms = {"cross_entropy": config.cross_entropy * cross_entropy(rows, target, weights)}
+    return F.embedding(index, logits.movedim(1, -1).reshape(-1, NUM_CLASSES)).float()
+
+
+def voxel_terms(
+    logits: Float[Tensor, "n 18"],
+    labels: Int[Tensor, "n"],
+    *,
+    confidence: Float[Tensor, "n"] | None,
+    weights: Float[Tensor, "classes"],
+    config: OccupancyLossConfig,
+    generator: torch.Generator | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """The terms of `occupancy_loss` over voxels that were chosen already: labels 0..17, confidence 0..1."""
+    entropy = cross_entropy(logits, labels, weights, confidence=confidence, focal_gamma=config.focal_gamma)
+    terms = {"cross_entropy": config.cross_entropy * entropy}
+    if config.geo_scal > 0:
+        terms["geo_scal"] = config.geo_scal * geo_scal(logits, labels)
+    if config.sem_scal > 0:
+        terms["sem_scal"] = config.sem_scal * sem_scal(logits, labels)
     if config.lovasz > 0:
         limit = config.max_lovasz_voxels
-        if limit is not None and len(index) > limit:
-            chosen = _random_subset(len(index), limit, generator).to(index.device)
-            rows, target = F.embedding(chosen, rows), target[chosen]
-        terms["lovasz"] = config.lovasz * lovasz_softmax(rows, target)
+        if limit is not None and len(labels) > limit:
+            chosen = _random_subset(len(labels), limit, generator).to(labels.device)
+            logits, labels = F.embedding(chosen, logits), labels[chosen]
+        if config.lovasz_form in ("classes", "both"):
+            terms["lovasz"] = config.lovasz * lovasz_softmax(logits, labels)
+        if config.lovasz_form in ("geometric", "both", "split"):
+            terms["lovasz_geometric"] = config.lovasz * lovasz_geometric(logits, labels)
+        if config.lovasz_form == "split":
+            terms["lovasz_occupied"] = config.lovasz * lovasz_occupied(logits, labels)
     return terms
 
 

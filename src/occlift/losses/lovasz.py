@@ -1,0 +1,54 @@
+"""Lovász losses of class logits per voxel: over all classes, occupied against free, over the occupied classes.
+
+*Lovász-softmax* (Berman et al., CVPR 2018, algorithm 1): for class c with foreground y = c and errors
+m_i = |[y_i = c] − p_i(c)|, sort the errors in descending order and sum m_i · (J_i − J_{i−1}), where J_i is the Jaccard
+loss of the set of the i first voxels, J_i = 1 − (G − Σ_{k≤i} fg_k) / (G + Σ_{k≤i} (1 − fg_k)), and G counts the
+foreground. The loss is the mean over the classes that are present in the labels.
+
+The same function of two other questions that the logits answer:
+*geometric*: is the voxel occupied or free? Two classes, p(occupied) = Σ_{c<17} p_c and p(free) = p_17.
+*occupied*: which class has a voxel that is occupied? The 17 classes with p_c / (1 − p_17), over the voxels labelled
+0..16 only.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from occlift.classes import FREE
+
+
+def lovasz_softmax(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """The Lovász extension of the Jaccard loss, mean over the classes present in `labels`; 0 without voxels."""
+    probabilities = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    present = labels.bincount(minlength=logits.shape[-1]).nonzero()[:, 0]
+    if len(present) == 0:
+        return probabilities.sum()
+    foreground = labels == present[:, None]
+    errors = (foreground.to(probabilities.dtype) - probabilities.T[present]).abs()
+    # The extension is linear in the errors as long as their order does not change, so its gradient is the vector of
+    # slopes: no need to differentiate through sort, gather and cumulative sums.
+    with torch.no_grad():
+        order = errors.argsort(dim=-1, descending=True)
+        hits = foreground.gather(1, order).to(errors.dtype).cumsum(1)
+        total = hits[:, -1:]
+        misses = torch.arange(1, errors.shape[1] + 1, device=errors.device, dtype=errors.dtype) - hits
+        jaccard = 1 - (total - hits) / (total + misses)
+        slopes = torch.zeros_like(errors).scatter_(1, order, jaccard.diff(dim=1, prepend=torch.zeros_like(total)))
+    return (errors * slopes).sum(1).mean()
+
+
+def lovasz_geometric(logits: Float[Tensor, "n 18"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """`lovasz_softmax` over the two classes occupied and free; 0 without voxels."""
+    # The logit of a union of classes is the logarithm of the sum of their exponentials.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    two = torch.stack((logits[:, :FREE].logsumexp(-1), logits[:, FREE]), -1)
+    return lovasz_softmax(two, (labels == FREE).long())
+
+
+def lovasz_occupied(logits: Float[Tensor, "n 18"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """`lovasz_softmax` over the 17 classes among the voxels that the labels call occupied; 0 without such voxels."""
+    occupied = (labels != FREE).nonzero()[:, 0]
+    return lovasz_softmax(logits[occupied, :FREE], labels[occupied])

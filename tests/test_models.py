@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from occlift.classes import NUM_CLASSES
@@ -168,6 +170,85 @@ def test_gradients_reach_every_parameter() -> None:
     model(torch.randn(1, 6, 3, 32, 64), surround_rig(height=32, width=64)).square().mean().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     assert without == []
+
+
+def losses_and_gradients(model: EasyOcc, images: torch.Tensor, rig: CameraRig) -> tuple[float, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    loss = model(images, rig).square().mean()
+    loss.backward()
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_recomputed_activations_change_no_number_and_are_not_kept() -> None:
+    torch.manual_seed(0)
+    plain, saving = EasyOcc(tiny_config()), EasyOcc(tiny_config())
+    saving.load_state_dict(plain.state_dict())
+    saving.recompute_activations()
+    images, rig = torch.randn(1, 6, 3, 32, 64), surround_rig(height=32, width=64)
+    kept: dict[str, int] = {}
+    for name, model in (("plain", plain), ("saving", saving)):
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, sizes: dict[int, int] = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = model(images, rig)
+        kept[name] = sum(sizes.values())
+        output.square().mean().backward()
+    assert kept["saving"] < 0.75 * kept["plain"], kept
+    for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        assert other.grad is not None
+        assert torch.equal(one.grad, other.grad), name  # type: ignore[arg-type]
+    # The second run of a block did not count its batch again.
+    for name, value in plain.state_dict().items():
+        assert torch.equal(saving.state_dict()[name], value), name
+    assert all(norm.track_running_stats for norm in saving.modules() if isinstance(norm, nn.BatchNorm3d))
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_computes_the_same_and_keeps_its_names() -> None:
+    torch.manual_seed(0)
+    config = tiny_config(volume=replace(tiny_config().volume, residual_pair=False, hourglass_blocks=0))
+    plain, compiled = EasyOcc(config), EasyOcc(config)
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile_networks()
+    images, rig = torch.randn(1, 6, 3, 32, 64), surround_rig(height=32, width=64)
+    (one, gradients), (other, compiled_gradients) = (losses_and_gradients(m, images, rig) for m in (plain, compiled))
+    assert other == pytest.approx(one, rel=1e-5)
+    assert gradients.keys() == compiled_gradients.keys()
+    for name, gradient in gradients.items():
+        assert float((compiled_gradients[name] - gradient).norm()) < 0.01 * float(gradient.norm()), name
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    EasyOcc(config).load_state_dict(compiled.state_dict())
+
+
+def test_volumes_are_laid_out_channels_last_throughout() -> None:
+    """Every convolution takes and gives memory with the channels last, forward and backward, without a copy between.
+
+    At the demo's width; for a few channels torch has kernels of its own, whose memory is laid out as they please.
+    """
+    torch.manual_seed(0)
+    model = EasyOcc(tiny_config(feature_channels=32, volume=EasyOccConfig.demo().volume, horizontal_stride=2))
+    seen: list[str] = []
+
+    def laid_out(tensor: torch.Tensor) -> bool:
+        return tensor.is_contiguous(memory_format=torch.channels_last_3d)
+
+    for name, module in model.volume.named_modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d | nn.BatchNorm3d):
+
+            def forward(_: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor, name: str = name) -> None:
+                assert laid_out(inputs[0]), (name, inputs[0].stride())
+                assert laid_out(output), (name, output.stride())
+                output.register_hook(lambda gradient: seen.append(name) if laid_out(gradient) else None)
+
+            module.register_forward_hook(forward)
+    rig = surround_rig(height=32, width=64)
+    model(torch.randn(1, 6, 3, 32, 64), rig).square().mean().backward()
+    layers = [m for m in model.volume.modules() if isinstance(m, nn.Conv3d | nn.ConvTranspose3d | nn.BatchNorm3d)]
+    assert len(seen) == len(layers)
 
 
 @pytest.mark.parametrize("config", [EasyOccConfig.demo(), EasyOccConfig.full(), tiny_config()])

@@ -16,6 +16,7 @@ from occlift import cli
 from occlift.data.nuscenes import NuScenes
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
+from occlift.recipes.easyocc import TrainConfig
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
 
@@ -98,7 +99,7 @@ def test_the_commands_for_nuscenes_run_on_a_data_set_of_its_format(fleet: dict[s
             done = _run(_smaller(arguments), Path(fleet["folder"]))
             assert done.returncode == 0, done.stderr
         ran.append(name)
-    assert ran == ["teachers", "show", "train easyocc", "predict", "evaluate", "predict"]
+    assert ran == ["teachers", "show", "train easyocc", "predict", "evaluate", "export", "predict"]
 
 
 def test_two_processes_train_together_and_report_once(fleet: dict[str, str]) -> None:
@@ -143,7 +144,7 @@ def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    commands = "demo town label audit teachers train predict evaluate merge compare show"
+    commands = "demo town label audit teachers train predict export evaluate merge compare show"
     for command in commands.split():
         assert command in done.stdout
 
@@ -155,6 +156,7 @@ def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> 
         ["evaluate", "--predictions", "nowhere", "--truth", "nowhere"],
         ["predict", "no.ckpt", "nowhere", "--out", "p"],
         ["show", "nowhere", "token"],
+        ["export", "no.ckpt", "--onnx", "x.onnx"],
     ):
         done = _run(arguments, tmp_path)
         assert done.returncode == 1, arguments
@@ -171,6 +173,11 @@ def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
         if hasattr(decision, name) and name != "class_min_points":
             assert parameter.default == getattr(decision, name), name
     assert {f.name for f in fields(decision)} <= parameters.keys()
+    training = inspect.signature(cli.train).parameters
+    for name in ("batch_size", "seed", "precision", "devices", "workers", "blind", "confidence", "mirror_front_back",
+                 "ema_decay", "gradient_checkpointing", "compile"):  # fmt: skip
+        assert training[name].default == getattr(TrainConfig(), name), name
+    assert training["unknown"].default == TrainConfig().loss.unknown
     town = TownConfig()
     for name, parameter in inspect.signature(cli.town).parameters.items():
         if hasattr(town, name):

@@ -17,7 +17,7 @@ from occlift.classes import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, NUM_CLASSES, 
 from occlift.data.batches import OccupancyFrames, TrainingOrder, collate_frames, fit_image, normalised
 from occlift.data.key_frame import CAMERA_CHANNELS, CameraImage, KeyFrame, LidarSweep
 from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import OccupancyLabel, label_path, prediction_path, read_prediction, write_label
+from occlift.data.occ3d import OccupancyLabel, label_path, prediction_path, read_label, read_prediction, write_label
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.transforms import rigid_transform, rotation_about_z
@@ -26,11 +26,13 @@ from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.volume import VolumeConfig
 from occlift.recipes.baselines import label_predictions, prior_predictions
-from occlift.recipes.easyocc import TrainConfig, predict, train
+from occlift.recipes.easyocc import TrainConfig, class_counts, predict, train
 from occlift.recipes.evaluation import Evaluation, evaluate
+from occlift.recipes.training import prepare_network
 from occlift.tasks.callbacks import read_scalars
 from occlift.tasks.checkpoint import checkpoint_parts, load_model
-from occlift.tasks.occupancy import OccupancyTask, TrainingDiverged, as_hyper_parameters
+from occlift.tasks.mean_loss import TrainingDiverged
+from occlift.tasks.occupancy import OccupancyTask, as_hyper_parameters
 from occlift.tasks.optimizer import OptimizerConfig
 
 HEIGHT, WIDTH = 36, 64
@@ -187,6 +189,95 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(few_frames: Path, tmp_path:
     assert [step for step, name, _ in expected if name == "val_miou_17_camera"] == [2, 4]
     one, other = (load_model(run.checkpoint).state_dict() for run in (whole, rest))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_averaged_weights_are_kept_validated_predicted_with_and_resumed(few_frames: Path, tmp_path: Path) -> None:
+    gts, decay = few_frames / "gts", 0.5
+    config = replace(CONFIG, ema_decay=decay)
+    whole = train(few_frames, gts, tmp_path / "whole", config, validation_labels=gts)
+    half = train(few_frames, gts, tmp_path / "half", config, validation_labels=gts, max_steps=2)
+    rest = train(few_frames, gts, tmp_path / "half", config, validation_labels=gts, resume=half.checkpoint)
+    assert repeatable_scalars(rest.losses) == repeatable_scalars(whole.losses)
+    kept = [checkpoint_parts(run.checkpoint)["averaged_weights"] for run in (whole, rest)]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+    # The training itself is that without an average.
+    plain = train(few_frames, gts, tmp_path / "plain", CONFIG, validation_labels=gts)
+    weights = checkpoint_parts(plain.checkpoint)["state_dict"]
+    state = checkpoint_parts(whole.checkpoint)["state_dict"]
+    assert all(torch.equal(weights[name], state[name]) for name in weights)
+    # By hand: one step after the checkpoint at step 1 the rate is 1 − min(0.5, 3/12).
+    one, two = (
+        checkpoint_parts(train(few_frames, gts, tmp_path / f"to{stop}", config, max_steps=stop).checkpoint)
+        for stop in (1, 2)
+    )
+    name = "model.head.bias"
+    expected = one["averaged_weights"][name].lerp(two["state_dict"][name], 1 - 3 / 12)
+    torch.testing.assert_close(two["averaged_weights"][name], expected)
+    model = load_model(whole.checkpoint)
+    assert torch.equal(model.head.bias, kept[0][name])
+    assert not torch.equal(model.head.bias, state[name])
+    # What is validated is the average: the last score of the run is that of the loaded network.
+    written = predict(few_frames, tmp_path / "predictions", checkpoint=whole.checkpoint, precision="fp32")
+    scored = evaluate(written.out, gts, tokens=TOKENS["scene-b"])
+    assert scored.counts.geometric_iou("camera") == pytest.approx(
+        {(step, name): value for step, name, value in read_scalars(whole.losses)}[4, "val_iou_camera"]
+    )
+    with pytest.raises(DataError, match="holds no averaged weights"):
+        train(few_frames, gts, tmp_path / "other", config, resume=plain.checkpoint)
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        train(few_frames, gts, tmp_path / "no", replace(CONFIG, ema_decay=1.0))
+
+
+def test_options_that_must_not_change_the_training_do_not(few_frames: Path, tmp_path: Path) -> None:
+    gts = few_frames / "gts"
+    plain = train(few_frames, gts, tmp_path / "plain", CONFIG, max_steps=2)
+    saving = replace(CONFIG, gradient_checkpointing=True)
+    saved = train(few_frames, gts, tmp_path / "saving", saving, max_steps=2)
+    assert repeatable_scalars(saved.losses) == repeatable_scalars(plain.losses)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        train(few_frames, gts, tmp_path / "both", replace(saving, compile=True))
+
+
+def test_compile_without_a_compiler_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler"):
+        prepare_network(EasyOcc(TINY), devices=1, compiled=True)
+
+
+def test_confidence_reaches_the_loss_and_must_be_there(few_frames: Path, tmp_path: Path) -> None:
+    gts = few_frames / "gts"
+    config = replace(CONFIG, confidence=True, loss=replace(CONFIG.loss, lovasz=0.0), optimizer=OptimizerConfig(steps=1))
+    with pytest.raises(DataError, match=r"a0/labels.npz: has no array confidence.*occlift label --confidence"):
+        frames_of(few_frames, confidence=True)[0]
+    losses = {}
+    for name, surely in (("even", 255), ("ground", 0)):
+        for token in TOKENS["scene-a"]:
+            label = read_label(label_path(gts, "scene-a", token))
+            confidence = np.full((200, 200, 16), surely, np.uint8)
+            confidence[:, :, :2] = 255
+            write_label(label_path(tmp_path / name, "scene-a", token), replace(label, confidence=confidence))
+        run = train(few_frames, tmp_path / name, tmp_path / f"run-{name}", config)
+        losses[name] = {n: v for _, n, v in read_scalars(run.losses)}["loss_cross_entropy"]
+    plain = train(few_frames, gts, tmp_path / "run", replace(config, confidence=False))
+    without = {n: v for _, n, v in read_scalars(plain.losses)}["loss_cross_entropy"]
+    assert losses["even"] == pytest.approx(without, rel=1e-5)
+    assert losses["ground"] != pytest.approx(without, rel=1e-2)
+
+
+def test_unknown_voxels_are_counted_as_the_loss_takes_them(few_frames: Path, tmp_path: Path) -> None:
+    semantics = world(100)
+    semantics[:50] = UNKNOWN
+    mask = semantics != UNKNOWN
+    for token in TOKENS["scene-a"]:
+        label = OccupancyLabel(semantics=semantics, mask_lidar=mask, mask_camera=mask)
+        write_label(label_path(tmp_path / "labels", "scene-a", token), label)
+    data: Any = FewFrames(few_frames)
+    ignored = class_counts(data, tmp_path / "labels", TOKENS["scene-a"])
+    free = class_counts(data, tmp_path / "labels", TOKENS["scene-a"], unknown="free")
+    assert ignored.sum() == 3 * 150 * 200 * 16
+    assert free.sum() == 3 * 200 * 200 * 16
+    assert free[FREE] - ignored[FREE] == 3 * 50 * 200 * 16
+    assert (free[:FREE] == ignored[:FREE]).all()
 
 
 def test_a_checkpoint_holds_nothing_but_data_and_predicts(few_frames: Path, tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def shown_progress() -> Iterator[None]:
             _display.reset(token)
 
 
+def is_shown() -> bool:
+    """Whether a caller opened `shown_progress`: for work that goes on in another process."""
+    return _display.get() is not None
+
+
 def track(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterator[Item]:
     """Yields `items`, and shows how far it is and how long it will take where a display is open."""
     progress = _display.get()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +13,9 @@ from tyro.conf import Positional, arg
 
 from occlift.cli.files import write_text
 from occlift.cli.labels import audit, label
+from occlift.cli.rendering import depth, train_rendering
+from occlift.cli.reproduce import reproduce
+from occlift.cli.training import export, is_first_process, predict, train
 from occlift.errors import OccliftError
 
 app = tyro.extras.SubcommandApp()
@@ -71,76 +73,12 @@ def teachers() -> None:
     print_teachers(teacher_table())
 
 
-@app.command(name="train")
-def train(
-    recipe: Annotated[
-        Positional[Literal["easyocc-demo", "easyocc"]], arg(help="the network: small, or as in the paper")
-    ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
-    labels: Annotated[Path, arg(help="labels of its training split")],
-    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
-    validation_labels: Annotated[Path | None, arg(help="score against these while training")] = None,
-    steps: Annotated[int | None, arg(help="length of the schedule")] = None,
-    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None,
-    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
-    learning_rate: float | None = None,
-    seed: int = 0,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
-    workers: Annotated[int, arg(help="reading processes per training process")] = 0,
-    blind: Annotated[bool, arg(help="grey images: how much is learned without looking")] = False,
-    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers ResNet)")] = None,
-    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None,
-) -> None:
-    """Train EasyOcc on labels."""
-    from dataclasses import replace
-
-    from occlift.recipes.easyocc import TrainConfig
-    from occlift.recipes.easyocc import train as run_training
-
-    base = TrainConfig() if recipe == "easyocc-demo" else TrainConfig.full()
-    config = replace(
-        base, model=replace(base.model, pretrained=pretrained), batch_size=batch_size, seed=seed, precision=precision,
-        devices=devices, workers=workers, blind=blind,
-    )  # fmt: skip
-    optimizer = config.optimizer
-    optimizer = replace(
-        optimizer, steps=steps or optimizer.steps, learning_rate=learning_rate or optimizer.learning_rate
-    )
-    run = run_training(
-        root, labels, out or Path("runs") / recipe, replace(config, optimizer=optimizer),
-        validation_labels=validation_labels, resume=resume, max_steps=max_steps,
-    )  # fmt: skip
-    if _is_first_process():
-        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
-
-
-@app.command(name="predict")
-def predict(
-    checkpoint: Annotated[
-        Positional[Path], arg(help="a checkpoint, or random:easyocc for a network with random weights")
-    ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
-    out: Annotated[Path, arg(help="folder of the predictions: <token>.npz")],
-    split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "val",
-    tokens: Annotated[tuple[str, ...], arg(help="samples to predict, instead of a split")] = (),
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    device: Annotated[str | None, arg(help="as torch names it; by default an accelerator where there is one")] = None,
-) -> None:
-    """Write predictions in the layout of Occ3D submissions."""
-    from occlift.models.easyocc import EasyOccConfig
-    from occlift.recipes.easyocc import predict as run_prediction
-
-    shapes = {"random:easyocc": EasyOccConfig.full, "random:easyocc-demo": EasyOccConfig.demo}
-    shape = shapes.get(str(checkpoint))
-    run = run_prediction(
-        root, out, checkpoint=None if shape else checkpoint, model=shape() if shape else None, split=split,
-        tokens=tokens or None, precision=precision, device=device,
-    )  # fmt: skip
-    print(
-        f"{run.out}: {run.frames} frames in {run.seconds:.1f} s ({run.model_seconds / run.frames:.2f} s a frame inside "
-        f"the network), peak memory {run.peak_memory_bytes / 1e9:.1f} GB"
-    )
+app.command(name="train")(train)
+app.command(name="predict")(predict)
+app.command(name="train-rendering")(train_rendering)
+app.command(name="depth")(depth)
+app.command(name="export")(export)
+app.command(name="reproduce")(reproduce)
 
 
 @app.command(name="evaluate")
@@ -248,11 +186,6 @@ def show(
     )
 
 
-def _is_first_process() -> bool:
-    """False in the processes that a training on several devices starts by this same command."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def _command() -> str:
     """What was typed, as a user would type it again."""
     return shlex.join(["occlift", *sys.argv[1:]])
@@ -263,7 +196,7 @@ def main() -> None:
     from occlift.progress import shown_progress
 
     try:
-        with shown_progress() if _is_first_process() else contextlib.nullcontext():
+        with shown_progress() if is_first_process() else contextlib.nullcontext():
             app.cli(prog="occlift", description="What images show, lifted to 3-D supervision.")
     except OccliftError as error:
         print(f"occlift: {error}", file=sys.stderr)

@@ -6,10 +6,10 @@ window keeps the width and the bottom of the image: where something must go, it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from occlift.data.key_frame import CAMERA_CHANNELS, KeyFrame
+from occlift.data.npz import MissingArray
 from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_path, read_label
+from occlift.data.occ3d import label_path, read_confidence, read_label
 from occlift.data.sensors import read_image
 from occlift.errors import DataError
 from occlift.geometry.cameras import CameraRig
@@ -28,6 +29,8 @@ from occlift.geometry.grids import OCC3D_GRID
 IMAGE_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGE_DEVIATION: Final = (0.229, 0.224, 0.225)
 """Of RGB values in [0, 1]: those of ImageNet, which published weights expect."""
+
+_LABEL_FIELDS: Final = ("semantics", "mask_camera", "confidence")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +43,7 @@ class FrameBatch:
         rig: of these images, [batch, cameras, ...]; ego frame at the lidar's time.
         semantics: the label on the Occ3D grid, 255 unknown; None without labels.
         mask_camera: of the label.
+        confidence: how sure the label is, 0..255 for 0..1; None unless it was asked for.
     """
 
     tokens: tuple[str, ...]
@@ -47,40 +51,64 @@ class FrameBatch:
     rig: CameraRig
     semantics: UInt8[Tensor, "batch 200 200 16"] | None
     mask_camera: Bool[Tensor, "batch 200 200 16"] | None
+    confidence: UInt8[Tensor, "batch 200 200 16"] | None = None
 
     def to(self, device: torch.device | str) -> FrameBatch:
         return replace(
             self,
             images=self.images.to(device),
             rig=self.rig.to(device),
-            semantics=None if self.semantics is None else self.semantics.to(device),
-            mask_camera=None if self.mask_camera is None else self.mask_camera.to(device),
+            **self._labels(lambda label: label.to(device)),
         )
 
-    def mirrored(self) -> FrameBatch:
-        """The same frames in a world reflected at the vehicle's x–z plane (left and right exchanged).
+    def frames(self) -> list[FrameBatch]:
+        """The key frames one by one, as batches of one that share this batch's memory: `collate_frames` undone."""
+        return [self._frame(slice(i, i + 1)) for i in range(len(self.tokens))]
+
+    def _frame(self, part: slice) -> FrameBatch:
+        rig = replace(
+            self.rig,
+            intrinsics_px=self.rig.intrinsics_px[part],
+            ego_from_camera=self.rig.ego_from_camera[part],
+        )
+        return replace(
+            self,
+            tokens=self.tokens[part],
+            images=self.images[part],
+            rig=rig,
+            **self._labels(lambda label: label[part]),
+        )
+
+    def mirrored(self, axis: Literal["x", "y"] = "y") -> FrameBatch:
+        """The same frames in a world reflected at a plane through the ego frame's origin.
 
         The images are flipped, and a camera's frame is reflected on both sides, so it stays right-handed. Cameras keep
-        their place in the arrays: what was CAM_FRONT_LEFT now looks to the right.
+        their place in the arrays: what was CAM_FRONT_LEFT looks to the right when left and right are exchanged.
+
+        Args:
+            axis: of the ego frame, the one that changes its sign: `y` exchanges left and right, `x` front and back.
         """
-        assert OCC3D_GRID.lower_m[1] == -OCC3D_GRID.upper_m[1], "a reflected grid must be the same grid"
-        reflect_y = self.rig.ego_from_camera.new_tensor([1.0, -1.0, 1.0, 1.0]).diag()
-        reflect_x = self.rig.ego_from_camera.new_tensor([-1.0, 1.0, 1.0, 1.0]).diag()
+        number = "xy".index(axis)
+        assert OCC3D_GRID.lower_m[number] == -OCC3D_GRID.upper_m[number], "a reflected grid must be the same grid"
+        reflect_ego = self.rig.ego_from_camera.new_ones(4)
+        reflect_ego[number] = -1.0
+        # Signs of rows and columns instead of matrix products, which autocast would round.
+        reflect_x = self.rig.ego_from_camera.new_tensor([-1.0, 1.0, 1.0, 1.0])
         intrinsics_px = self.rig.intrinsics_px.clone()
         intrinsics_px[..., 0, 1] *= -1
+        intrinsics_px[..., 1, 0] *= -1
         intrinsics_px[..., 0, 2] = self.rig.width - intrinsics_px[..., 0, 2]
         rig = replace(
             self.rig,
             intrinsics_px=intrinsics_px,
-            ego_from_camera=reflect_y @ self.rig.ego_from_camera @ reflect_x,
+            ego_from_camera=reflect_ego[:, None] * self.rig.ego_from_camera * reflect_x,
         )
-        return replace(
-            self,
-            images=self.images.flip(-1),
-            rig=rig,
-            semantics=None if self.semantics is None else self.semantics.flip(2),
-            mask_camera=None if self.mask_camera is None else self.mask_camera.flip(2),
-        )
+        return replace(self, images=self.images.flip(-1), rig=rig, **self._labels(lambda label: label.flip(1 + number)))
+
+    def _labels(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """What comes from the label, each changed the same way."""
+        fields = {name: getattr(self, name) for name in _LABEL_FIELDS}
+        return {name: None if label is None else change(label) for name, label in fields.items()}
 
 
 def collate_frames(samples: Sequence[FrameBatch]) -> FrameBatch:
@@ -91,16 +119,16 @@ def collate_frames(samples: Sequence[FrameBatch]) -> FrameBatch:
         intrinsics_px=torch.cat([sample.rig.intrinsics_px for sample in samples]),
         ego_from_camera=torch.cat([sample.rig.ego_from_camera for sample in samples]),
     )
-    semantics = [sample.semantics for sample in samples if sample.semantics is not None]
-    masks = [sample.mask_camera for sample in samples if sample.mask_camera is not None]
-    assert len(semantics) in (0, len(samples)), (len(semantics), len(samples))
-    assert len(semantics) == len(masks), (len(semantics), len(masks))
+    labels: dict[str, Any] = {}
+    for name in _LABEL_FIELDS:
+        present = [label for sample in samples if (label := getattr(sample, name)) is not None]
+        assert len(present) in (0, len(samples)), (name, len(present), len(samples))
+        labels[name] = torch.cat(present) if present else None
     return FrameBatch(
         tokens=tuple(token for sample in samples for token in sample.tokens),
         images=torch.cat([sample.images for sample in samples]),
         rig=rig,
-        semantics=torch.cat(semantics) if semantics else None,
-        mask_camera=torch.cat(masks) if masks else None,
+        **labels,
     )
 
 
@@ -142,10 +170,11 @@ class _Stored:
     rig: CameraRig
     semantics: UInt8[Tensor, "200 200 16"] | None
     mask_camera: Bool[Tensor, "200 200 16"] | None
+    confidence: UInt8[Tensor, "200 200 16"] | None
 
     @property
     def num_bytes(self) -> int:
-        tensors = (self.images, self.semantics, self.mask_camera)
+        tensors = (self.images, self.semantics, self.mask_camera, self.confidence)
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
@@ -158,12 +187,14 @@ class OccupancyFrames(Dataset[FrameBatch]):
         height: of the images that come out, pixels.
         width: the same.
         labels: a folder in Occ3D's layout, pseudo-labels or truth; None: items without labels.
+        confidence: reads how sure the labels are, too.
         blind: replaces every image by a uniform grey one; nothing is decoded. The baseline that shows how much a
             network knows without looking.
         cache_bytes: decoded frames are kept in memory until they take this much (per process).
 
     Raises:
-        DataError: (from an item) an image or a label is missing or damaged, or the key frame lacks a camera.
+        DataError: (from an item) an image or a label is missing or damaged, the label does not say how sure it is
+            though that was asked for, or the key frame lacks a camera.
     """
 
     def __init__(
@@ -174,6 +205,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         height: int,
         width: int,
         labels: Path | None = None,
+        confidence: bool = False,
         blind: bool = False,
         cache_bytes: int = 0,
     ) -> None:
@@ -181,6 +213,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         self.tokens = tuple(tokens)
         self._height, self._width = height, width
         self._labels = labels
+        self._confidence = confidence
         self._blind = blind
         self._cache: dict[int, _Stored] = {}
         self._cache_bytes_left = cache_bytes
@@ -201,19 +234,22 @@ class OccupancyFrames(Dataset[FrameBatch]):
             rig=stored.rig,
             semantics=None if stored.semantics is None else stored.semantics[None],
             mask_camera=None if stored.mask_camera is None else stored.mask_camera[None],
+            confidence=None if stored.confidence is None else stored.confidence[None],
         )
 
     def _read(self, token: str) -> _Stored:
         key_frame = self._data.key_frame(token)
         images, rig = self._images(key_frame)
         if self._labels is None:
-            return _Stored(images=images, rig=rig, semantics=None, mask_camera=None)
-        label = read_label(label_path(self._labels, key_frame.scene, token), allow_unknown=True)
+            return _Stored(images=images, rig=rig, semantics=None, mask_camera=None, confidence=None)
+        path = label_path(self._labels, key_frame.scene, token)
+        label = read_label(path, allow_unknown=True)
         return _Stored(
             images=images,
             rig=rig,
             semantics=torch.from_numpy(label.semantics),
             mask_camera=torch.from_numpy(label.mask_camera),
+            confidence=torch.from_numpy(_label_confidence(path)) if self._confidence else None,
         )
 
     def _images(self, key_frame: KeyFrame) -> tuple[UInt8[Tensor, "cameras 3 height width"], CameraRig]:
@@ -249,6 +285,15 @@ class OccupancyFrames(Dataset[FrameBatch]):
             height=self._height,
             width=self._width,
         )
+
+
+def _label_confidence(path: Path) -> UInt8[np.ndarray, "200 200 16"]:
+    try:
+        return read_confidence(path)
+    except MissingArray as error:
+        raise DataError(
+            f"{error}; a loss that is weighted by confidence needs labels made with `occlift label --confidence`"
+        ) from error
 
 
 class TrainingOrder(Sampler[list[int]]):

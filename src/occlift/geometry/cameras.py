@@ -19,6 +19,9 @@ from torch import Tensor
 class CameraRig:
     """The cameras of one or several key frames, all with images of one size.
 
+    Its products are computed in the precision of its tensors, under autocast too: in bf16 a pixel coordinate of some
+    hundreds is off by a pixel.
+
     Attributes:
         intrinsics_px: [batch, cameras, 3, 3] or [cameras, 3, 3], for images of `height` × `width` pixels.
         ego_from_camera: same leading shape, 4×4. `ego` is the ego frame at the *lidar's* time stamp; a camera that
@@ -57,7 +60,8 @@ class CameraRig:
     def camera_from_ego(self) -> Float[Tensor, "*batch cameras 4 4"]:
         """The inverse transforms, by transposing the rotations."""
         rotation = self.ego_from_camera[..., :3, :3].transpose(-1, -2)
-        translation = -rotation @ self.ego_from_camera[..., :3, 3:]
+        with self._full_precision():
+            translation = -rotation @ self.ego_from_camera[..., :3, 3:]
         bottom = self.ego_from_camera[..., 3:, :]
         return torch.cat((torch.cat((rotation, translation), -1), bottom), -2)
 
@@ -77,11 +81,33 @@ class CameraRig:
         """
         camera_from_ego = self.camera_from_ego()
         rotation, translation = camera_from_ego[..., :3, :3], camera_from_ego[..., :3, 3]
-        # One product K·(R·p + t), kept as [.., 3, points]: three long rows instead of many short ones.
-        pixel_from_ego = self.intrinsics_px @ rotation
-        offset = (self.intrinsics_px @ translation[..., None])[..., 0]
-        homogeneous = pixel_from_ego @ points_ego.T + offset[..., None]
+        with self._full_precision():
+            # One product K·(R·p + t), kept as [.., 3, points]: three long rows instead of many short ones.
+            pixel_from_ego = self.intrinsics_px @ rotation
+            offset = (self.intrinsics_px @ translation[..., None])[..., 0]
+            homogeneous = pixel_from_ego @ points_ego.T + offset[..., None]
         depth_m = homogeneous[..., 2, :]
         u, v = (homogeneous[..., :2, :] / depth_m.clamp(min=min_depth_m)[..., None, :]).unbind(-2)
         inside_image = (u >= 0) & (u < self.width) & (v >= 0) & (v < self.height)
         return torch.stack((u, v), -1), depth_m, inside_image & (depth_m > min_depth_m)
+
+    def rays(
+        self, rows: int, columns: int
+    ) -> tuple[Float[Tensor, "*batch cameras 3"], Float[Tensor, "*batch cameras rows columns 3"]]:
+        """Rays through the centres of `rows` × `columns` equal cells that cover the whole image.
+
+        Returns:
+            origins, metres, ego frame; and directions in the ego frame, one metre long *in depth*: the surface that a
+            pixel shows lies at origin + depth_m · direction.
+        """
+        cells = self.resized(rows, columns)
+        u = torch.arange(columns, device=self.intrinsics_px.device, dtype=self.intrinsics_px.dtype) + 0.5
+        v = torch.arange(rows, device=u.device, dtype=u.dtype) + 0.5
+        pixels = torch.stack((u.repeat(rows), v.repeat_interleave(columns), u.new_ones(rows * columns)))
+        with self._full_precision():
+            directions = self.ego_from_camera[..., :3, :3] @ (cells.intrinsics_px.inverse() @ pixels)
+        per_cell = directions.transpose(-1, -2).reshape(*directions.shape[:-2], rows, columns, 3)
+        return self.ego_from_camera[..., :3, 3], per_cell
+
+    def _full_precision(self) -> torch.autocast:
+        return torch.autocast(self.intrinsics_px.device.type, enabled=False)

@@ -8,7 +8,7 @@ of which only the finest level is kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from occlift.errors import ConfigError
+from occlift.models.recompute import recomputed
 
 BackboneName = Literal["resnet18", "resnet50", "resnet101"]
 
@@ -44,6 +45,10 @@ class ImageEncoder(nn.Module):
         channels: of the feature map.
         stride: of the feature map, 4 or 8 image pixels.
         pretrained: a name or a folder for `ResNetBackbone.from_pretrained`; without it the weights are random.
+
+    Attributes:
+        recompute: computes the activations inside the residual blocks again in the backward pass, instead of keeping
+            them.
 
     Raises:
         ConfigError: an unknown backbone or stride, or pretrained weights of another ResNet.
@@ -79,6 +84,8 @@ class ImageEncoder(nn.Module):
                     f"{name} has {list(shape.widths)}: give the backbone that belongs to them"
                 )
         self.stride = stride
+        self.recompute = False
+        self._stages = stages
         self.lateral = nn.ModuleList(nn.Conv2d(shape.widths[stage - 1], channels, 1) for stage in stages)
         self.fuse = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
@@ -96,8 +103,21 @@ class ImageEncoder(nn.Module):
         assert height % self.stride == 0, (height, self.stride)
         assert width % self.stride == 0, (width, self.stride)
         padded = F.pad(images, (0, -width % _COARSEST_STRIDE, 0, -height % _COARSEST_STRIDE))
-        levels = self.resnet(padded.contiguous(memory_format=torch.channels_last)).feature_maps
+        levels = self._levels(padded.contiguous(memory_format=torch.channels_last))
         fused = self.lateral[-1](levels[-1])
         for lateral, level in zip(reversed(self.lateral[:-1]), reversed(levels[:-1]), strict=True):
             fused = lateral(level) + F.interpolate(fused, scale_factor=2.0, mode="bilinear", align_corners=False)
         return self.fuse(fused)[..., : height // self.stride, : width // self.stride]
+
+    def _levels(self, images: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c sh sw"]]:
+        """The feature maps of the stages in use, finest first: what `ResNetBackbone.forward` gives, block by block."""
+        run = recomputed if self.recompute else nn.Module.__call__
+        hidden = self.resnet.embedder(images)
+        levels = []
+        stages: Any = self.resnet.encoder.stages
+        for number, stage in enumerate(stages, start=1):
+            for block in stage.layers:
+                hidden = run(block, hidden)
+            if number in self._stages:
+                levels.append(hidden)
+        return levels

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from occlift.classes import NUM_CLASSES
@@ -210,18 +210,45 @@ class EasyOcc(nn.Module):
         Returns:
             Logits; their memory is laid out with the classes last, so `logits.movedim(1, -1)` is contiguous.
         """
-        assert images.shape[-2:] == (rig.height, rig.width), (images.shape, rig.height, rig.width)
-        batch, cameras = images.shape[:2]
-        features = self.encoder(images.flatten(0, 1))
         pairs = visible_pairs(rig, self.voxel_centers_ego)
-        lifted = lift(features.view(batch, cameras, *features.shape[1:]), pairs)
-        grid_shape = self.config.working_grid.shape
+        return self.logits(lift(self.features(images, rig), pairs), pairs.views)
+
+    def features(
+        self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
+    ) -> Float[Tensor, "batch cameras channels feature_height feature_width"]:
+        """The feature maps that are lifted; arguments as for `forward`."""
+        assert images.shape[-2:] == (rig.height, rig.width), (images.shape, rig.height, rig.width)
+        features = self.encoder(images.flatten(0, 1))
+        return features.view(*images.shape[:2], *features.shape[1:])
+
+    def logits(
+        self, lifted: Float[Tensor, "batch voxels channels"], views: Int[Tensor, "batch voxels"]
+    ) -> Float[Tensor, "batch 18 200 200 16"]:
+        """From features at the working voxels to logits, laid out as those of `forward`.
+
+        Args:
+            lifted: the mean over the cameras that see a voxel; zero where none does.
+            views: how many cameras see it.
+        """
+        batch, grid_shape = lifted.shape[0], self.config.working_grid.shape
         volume = lifted.view(batch, *grid_shape, -1) + (self.ground_embedding + self.height_embedding)
         # A product instead of a look-up: the backward pass of a look-up into three rows is a serial sum.
-        views = nn.functional.one_hot(pairs.views.clamp(max=2), 3).to(lifted.dtype)
-        volume = volume + (views @ self.views_embedding).view(batch, *grid_shape, -1)
+        table_rows = nn.functional.one_hot(views.clamp(max=2), 3).to(lifted.dtype)
+        volume = volume + (table_rows @ self.views_embedding).view(batch, *grid_shape, -1)
         logits = self.head(self.volume(volume.movedim(-1, 1)).movedim(1, -1))
         return fine_voxels(logits, self.config.horizontal_stride).movedim(-1, 1)
+
+    def recompute_activations(self) -> None:
+        """From now on training keeps only the inputs of the blocks: the same numbers, less memory, more time."""
+        self.encoder.recompute = self.volume.recompute = True
+
+    def compile_networks(self) -> None:
+        """From now on the image encoder and the 3-D CNN run as `torch.compile` makes them; weights keep their names.
+
+        Lifting stays as it is: how many pairs see each other changes with every key frame.
+        """
+        self.encoder.compile(dynamic=False)
+        self.volume.compile(dynamic=False)
 
 
 def fine_voxels(

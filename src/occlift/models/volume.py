@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from occlift.errors import ConfigError
+from occlift.models.recompute import recomputed
 
 Stride = tuple[int, int, int]
 
@@ -113,11 +114,16 @@ class Hourglass(nn.Module):
 
 
 class VolumeNetwork(nn.Module):
-    """Lifted features → volume features of `config.channels` on the same grid."""
+    """Lifted features → volume features of `config.channels` on the same grid.
+
+    Attributes:
+        recompute: computes the activations inside each block again in the backward pass, instead of keeping them.
+    """
 
     def __init__(self, inputs: int, config: VolumeConfig) -> None:
         super().__init__()
         width = config.channels
+        self.recompute = False
         self.layers = nn.Sequential(
             conv_block(inputs, width),
             *(conv_block(width, width) for _ in range(config.stem_blocks - 1)),
@@ -130,4 +136,7 @@ class VolumeNetwork(nn.Module):
         )
 
     def forward(self, volume: Float[Tensor, "batch inputs x y z"]) -> Float[Tensor, "batch channels x y z"]:
-        return self.layers(volume)
+        run = recomputed if self.recompute else nn.Module.__call__
+        for layer in self.layers:
+            volume = run(layer, volume)
+        return volume

@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from occlift.classes import NUM_CLASSES, UNKNOWN
+from occlift.classes import FREE, NUM_CLASSES, UNKNOWN
+from occlift.data.augment import AugmentConfig
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_paths, prediction_path, read_label, write_prediction
 from occlift.errors import ConfigError, DataError
-from occlift.losses.occupancy import OccupancyLossConfig
+from occlift.losses.occupancy import OccupancyLossConfig, UnknownVoxels
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.progress import track
+from occlift.recipes.processes import run_in_processes, started_by_others
 from occlift.recipes.run_folder import LAST_CHECKPOINT, claim_run_folder, peak_memory_bytes
-from occlift.recipes.training import default_device, make_trainer, quiet_lightning
+from occlift.recipes.training import default_device, make_trainer, prepare_network, quiet_lightning
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
 
@@ -38,7 +40,13 @@ class TrainConfig:
         validation_every: steps between two scores.
         checkpoint_every: steps between two checkpoints; there is always one at the end.
         batch_size: key frames per process and step.
-        mirror: half of the steps see the world mirrored.
+        mirror: half of the key frames are seen with left and right exchanged.
+        mirror_front_back: half of them, drawn separately, with front and back exchanged.
+        augment: random changes of the images, the cameras with them.
+        confidence: voxels count in the cross-entropy as much as their labels are sure (`occlift label --confidence`).
+        ema_decay: of averaged weights, with which is validated and predicted; None: none are kept.
+        gradient_checkpointing: computes activations again instead of keeping them: less memory, more time.
+        compile: encoder and 3-D CNN go through `torch.compile`.
         blind: trains on grey images: the baseline that never sees.
         devices: processes; more than one trains with DistributedDataParallel.
         workers: processes that read ahead, per training process.
@@ -62,6 +70,12 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "auto"
     mirror: bool = True
+    mirror_front_back: bool = False
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    confidence: bool = False
+    ema_decay: float | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
     blind: bool = False
     devices: int = 1
     workers: int = 0
@@ -127,21 +141,50 @@ def train(
         DataError: data or labels are missing or damaged.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
-    import lightning
-
-    from occlift.data.batches import OccupancyFrames
     from occlift.tasks.checkpoint import checkpoint_parts
-    from occlift.tasks.occupancy import OccupancyData, OccupancyTask, as_hyper_parameters
 
     started = time.monotonic()
     if resume is not None:
         checkpoint_parts(resume)
+    if config.devices < 1:
+        raise ConfigError(f"devices must be at least 1, got {config.devices}")
+    data = NuScenes.open(root)
+    counts = class_counts(data, labels, data.split_tokens(config.split), unknown=config.loss.unknown)
+    claim_run_folder(out, config.to_dict(), labels, resume=resume)
+    arguments: dict[str, Any] = {
+        "root": root, "labels": labels, "out": out, "config": config, "validation_labels": validation_labels,
+        "resume": resume, "max_steps": max_steps, "counts": counts.tolist(), "started": started,
+    }  # fmt: skip
+    if config.devices > 1 and not started_by_others():
+        return run_in_processes(_train_here, arguments, config.devices)
+    return _train_here(**arguments)
+
+
+def _train_here(
+    root: Path,
+    labels: Path,
+    out: Path,
+    config: TrainConfig,
+    *,
+    validation_labels: Path | None,
+    resume: Path | None,
+    max_steps: int | None,
+    counts: Sequence[int],
+    started: float,
+) -> TrainRun:
+    """`train` in one of its processes; `counts` are voxels per class, `started` is a reading of the monotonic clock."""
+    import lightning
+
+    from occlift.data.batches import OccupancyFrames
+    from occlift.tasks.occupancy import OccupancyData, OccupancyTask, as_hyper_parameters
+
     data = NuScenes.open(root)
     tokens = data.split_tokens(config.split)
-    counts = class_counts(data, labels, tokens)
-    claim_run_folder(out, config.to_dict(), labels, resume=resume)
-    size = {"height": config.model.image_height, "width": config.model.image_width}
-    frames = OccupancyFrames(data, tokens, **size, labels=labels, blind=config.blind, cache_bytes=config.cache_bytes)
+    size: dict[str, Any] = {"height": config.model.image_height, "width": config.model.image_width}
+    frames = OccupancyFrames(
+        data, tokens, **size, labels=labels, confidence=config.confidence, blind=config.blind,
+        cache_bytes=config.cache_bytes,
+    )  # fmt: skip
     validation = None
     if validation_labels is not None:
         every = data.split_tokens(config.validation_split)
@@ -159,11 +202,17 @@ def train(
     lightning.seed_everything(config.seed, verbose=False)
     task = OccupancyTask(
         **as_hyper_parameters(config.model, config.loss, config.optimizer),
-        class_counts=counts.tolist(),
+        class_counts=counts,
         seed=config.seed,
         mirror=config.mirror,
+        mirror_front_back=config.mirror_front_back,
+        augment=asdict(config.augment),
         blind=config.blind,
     )
+    prepare_network(
+        task.model, devices=config.devices, gradient_checkpointing=config.gradient_checkpointing,
+        compiled=config.compile,
+    )  # fmt: skip
     last_step = min(config.optimizer.steps, max_steps or config.optimizer.steps)
     with quiet_lightning():
         trainer = make_trainer(
@@ -174,6 +223,7 @@ def train(
             validation_every=min(config.validation_every, config.optimizer.steps) if validation is not None else None,
             precision=config.precision,
             devices=config.devices,
+            ema_decay=config.ema_decay,
         )
     loaders = OccupancyData(
         train=frames,
@@ -230,7 +280,8 @@ def predict(
     """Writes a prediction per key frame in the layout of Occ3D submissions.
 
     Args:
-        checkpoint: of `train`; a network that was trained blind is shown grey images again.
+        checkpoint: of `train` or of `occlift.recipes.rendering.train_rendering`; a network that was trained blind is
+            shown grey images again.
         model: without a checkpoint: a network with random weights of this shape, to measure time and memory.
         split: of the data set; unless `tokens` lists the samples.
         device: as torch names it; None: an accelerator where there is one, else the CPU.
@@ -248,7 +299,8 @@ def predict(
     if (checkpoint is None) == (model is None):
         raise ConfigError("give either a checkpoint, or the configuration of a network with random weights")
     if checkpoint is not None:
-        network, blind = load_model(checkpoint), bool(checkpoint_parts(checkpoint)["hyper_parameters"]["blind"])
+        network = load_model(checkpoint)
+        blind = bool(checkpoint_parts(checkpoint)["hyper_parameters"].get("blind", False))
     else:
         assert model is not None
         with torch.random.fork_rng(devices=[]):
@@ -284,16 +336,22 @@ def predict(
     )
 
 
-def class_counts(data: NuScenes, labels: Path, tokens: Sequence[str]) -> np.ndarray:
-    """Known voxels per class over the labels of some frames, int64 [18].
+def class_counts(
+    data: NuScenes, labels: Path, tokens: Sequence[str], *, unknown: UnknownVoxels = "ignore"
+) -> np.ndarray:
+    """Voxels per class over the labels of some frames, int64 [18].
+
+    Args:
+        unknown: whether unknown voxels are left out or count as free, as in the loss.
 
     Raises:
         DataError: a label is missing or damaged, or every voxel of all of them is unknown.
     """
-    counts = np.zeros(NUM_CLASSES, np.int64)
+    counts = np.zeros(UNKNOWN + 1, np.int64)
     for path in track(label_paths(labels, data, tokens), "count classes"):
-        semantics = read_label(path, allow_unknown=True).semantics
-        counts += np.bincount(semantics.ravel(), minlength=UNKNOWN + 1)[:NUM_CLASSES]
-    if not counts.any():
+        counts += np.bincount(read_label(path, allow_unknown=True).semantics.ravel(), minlength=UNKNOWN + 1)
+    if not counts[:NUM_CLASSES].any():
         raise DataError(f"{labels}: every voxel of all {len(tokens)} labels is unknown; nothing can be learned")
-    return counts
+    if unknown == "free":
+        counts[FREE] += counts[UNKNOWN]
+    return counts[:NUM_CLASSES]

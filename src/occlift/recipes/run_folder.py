@@ -18,22 +18,20 @@ from occlift.errors import ConfigError, DataError
 LAST_CHECKPOINT: Final = "last.ckpt"
 
 
-def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path, *, resume: Path | None) -> None:
+def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path | None, *, resume: Path | None) -> None:
     """Makes the run folder and writes what the run is, unless another run lives there.
 
     Args:
         config: of the training, in plain JSON types, with its `seed`.
-        labels: the digest of their manifest is part of what the run is.
+        labels: the digest of their manifest is part of what the run is; None: it reads none.
 
     Raises:
         ConfigError: `out` holds another run, or this one and nothing says to resume it.
         DataError: the record in `out` is not readable.
     """
-    manifest = labels / "manifest.json"
-    identity = {
-        "config": config,
-        "labels_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None,
-    }
+    manifest = None if labels is None else labels / "manifest.json"
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else None
+    identity = {"config": config, "labels_sha256": digest}
     record = out / "run.json"
     if record.exists():
         try:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from occlift.errors import ConfigError
 from occlift.recipes.run_folder import LAST_CHECKPOINT
 from occlift.tasks.precision import Precision, lightning_precision
 
 if TYPE_CHECKING:
     import lightning
+
+    from occlift.models.easyocc import EasyOcc
 
 
 def make_trainer(
@@ -25,6 +31,7 @@ def make_trainer(
     validation_every: int | None,
     precision: Precision,
     devices: int,
+    ema_decay: float | None = None,
 ) -> lightning.Trainer:
     """A trainer that logs every scalar and keeps one checkpoint, both in the run folder `out`.
 
@@ -33,12 +40,19 @@ def make_trainer(
         last_step: after which the training stops.
         checkpoint_every: steps between two checkpoints.
         validation_every: steps between two validations; None: none.
-        devices: processes; more than one trains with DistributedDataParallel.
+        devices: processes; more than one trains with DistributedDataParallel, and each must be running already
+            (`occlift.recipes.processes`).
+        ema_decay: of averaged weights; None: none are kept.
+
+    Raises:
+        ConfigError: unknown precision, or a decay outside (0, 1).
     """
     import lightning
     from lightning.pytorch.callbacks import ModelCheckpoint
 
+    from occlift.tasks.averaging import WeightAverage
     from occlift.tasks.callbacks import ScalarLog, ShownProgress
+    from occlift.tasks.checkpoint_file import WholeCheckpoints
 
     return lightning.Trainer(
         accelerator=default_device(),
@@ -55,7 +69,9 @@ def make_trainer(
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
+        plugins=[WholeCheckpoints()],
         callbacks=[
+            *([] if ema_decay is None else [WeightAverage(ema_decay)]),
             ScalarLog(out / "losses.csv"),
             ShownProgress(description, last_step=last_step),
             # One file, rewritten: the state to resume from.
@@ -71,11 +87,50 @@ def make_trainer(
     )
 
 
+def prepare_network(
+    network: EasyOcc, *, devices: int, gradient_checkpointing: bool = False, compiled: bool = False
+) -> None:
+    """Makes a network ready for how it will be trained; what it computes stays the same.
+
+    Args:
+        devices: processes; with more than one, batch norms take their statistics over all of them.
+        gradient_checkpointing: activations are computed again instead of kept.
+        compiled: encoder and 3-D CNN go through `torch.compile`.
+
+    Raises:
+        ConfigError: no compiler was found, or both ways of planning memory were asked for.
+    """
+    from occlift.models.synchronised_norm import synchronise_batch_norms
+
+    if devices > 1:
+        synchronise_batch_norms(network, device_type=default_device())
+    if gradient_checkpointing and compiled:
+        raise ConfigError(
+            "gradient_checkpointing and compile exclude each other: the compiler plans itself what it keeps"
+        )
+    if gradient_checkpointing:
+        network.recompute_activations()
+    if compiled:
+        _check_compiler(default_device())
+        network.compile_networks()
+
+
+def _check_compiler(device_type: str) -> None:
+    if device_type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise ConfigError("compile needs the package triton on a GPU: install it, or train without compile")
+    elif not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise ConfigError(
+            "compile needs a C++ compiler, and neither g++ nor clang++ was found (nor what CXX names): install one "
+            "(Debian: apt-get install g++), or train without compile"
+        )
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Keeps back what Lightning says about choices that were made here on purpose."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         for message in (
             # A resumed run lives in the folder that it began in.
@@ -84,15 +139,19 @@ def quiet_lightning() -> Iterator[None]:
             ".*your dataloader is not resumable",
             # Decoded frames are cached in the training process.
             ".*does not have many workers",
+            # Scores are of all processes before they are logged.
+            ".*It is recommended to use `self.log\\(.*sync_dist=True",
             # Inside Lightning.
             ".*isinstance\\(treespec, LeafSpec\\)",
         ):
             warnings.filterwarnings("ignore", message=message)
-        logger.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def default_device() -> str:

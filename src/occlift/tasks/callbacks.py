@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import lightning
 
+from occlift.data.atomic import replacing
 from occlift.errors import DataError
 from occlift.progress import track
 
@@ -31,11 +33,12 @@ class ScalarLog(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        kept = [row for row in read_scalars(self._path) if row[0] <= trainer.global_step] if self._path.exists() else []
-        with self._path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows((step, name, repr(value)) for step, name, value in kept)
+        text = self._path.read_bytes().decode() if self._path.exists() else ""
+        # A run that was killed while it wrote left a line without its end; that step comes again.
+        whole_lines = text[: text.rfind("\n") + 1]
+        kept = [row for row in _rows(self._path, whole_lines) if row[0] <= trainer.global_step]
+        with replacing(self._path) as file:
+            file.write(_csv([_COLUMNS, *((step, name, repr(value)) for step, name, value in kept)]).encode())
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *_: Any, **__: Any
@@ -54,10 +57,9 @@ class ScalarLog(lightning.Callback):
 
     def _append(self, trainer: lightning.Trainer, metrics: dict[str, Any]) -> None:
         if trainer.is_global_zero:
-            with self._path.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(
-                    (trainer.global_step, name, repr(float(value))) for name, value in metrics.items()
-                )
+            rows = [(trainer.global_step, name, repr(float(value))) for name, value in metrics.items()]
+            with self._path.open("ab") as file:
+                file.write(_csv(rows).encode())
 
 
 def read_scalars(path: Path) -> list[tuple[int, str, float]]:
@@ -67,10 +69,24 @@ def read_scalars(path: Path) -> list[tuple[int, str, float]]:
         DataError: the file is missing or damaged.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        text = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a log with the columns {', '.join(_COLUMNS)} ({error})") from error
+    return _rows(path, text)
+
+
+def _rows(path: Path, text: str) -> list[tuple[int, str, float]]:
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        return [(int(row["step"]), row["name"], float(row["value"])) for row in reader]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a log with the columns {', '.join(_COLUMNS)} ({error})") from error
+
+
+def _csv(rows: Iterable[Iterable[object]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 class ShownProgress(lightning.Callback):

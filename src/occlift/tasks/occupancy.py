@@ -1,14 +1,15 @@
 """Training an `EasyOcc` on occupancy labels.
 
-Nothing here draws from a global random state: the order of the frames, the mirroring and the voxels that enter the
-loss follow from the seed and the step, so a resumed run continues exactly as an uninterrupted one. A checkpoint
+Nothing here draws from a global random state: the order of the frames, what is mirrored and the voxels that enter the
+loss follow from the seed, the step and the key frame's place in it, so a resumed run continues exactly as an
+uninterrupted one, and several processes compute what one with a larger batch does. A checkpoint
 holds tensors, numbers, strings, lists and dictionaries only: `torch.load(weights_only=True)` opens it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning
@@ -19,16 +20,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from occlift.classes import NUM_CLASSES, UNKNOWN
+from occlift.data.augment import AugmentConfig, augment
 from occlift.data.batches import FrameBatch, OccupancyFrames, TrainingOrder, collate_frames
-from occlift.errors import OccliftError
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
 from occlift.metrics.occupancy import OccupancyCounts, histogram
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
+from occlift.tasks.draws import frame_generator
+from occlift.tasks.mean_loss import TrainingDiverged as TrainingDiverged
+from occlift.tasks.mean_loss import logged_mean
 from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
-
-
-class TrainingDiverged(OccliftError):
-    """A term of the loss is not finite."""
 
 
 class OccupancyTask(lightning.LightningModule):
@@ -40,7 +40,9 @@ class OccupancyTask(lightning.LightningModule):
         optimizer: the fields of an `OptimizerConfig`.
         class_counts: voxels per class in the training labels.
         seed: of the voxels drawn for the loss and of the mirroring.
-        mirror: half of the steps see the world mirrored.
+        mirror: half of the key frames are seen with left and right exchanged.
+        mirror_front_back: half of them with front and back exchanged.
+        augment: the fields of an `AugmentConfig`; None: images stay as they are.
         blind: recorded for those who load the checkpoint: the network was trained on grey images.
     """
 
@@ -56,13 +58,16 @@ class OccupancyTask(lightning.LightningModule):
         seed: int,
         mirror: bool,
         blind: bool,
+        mirror_front_back: bool = False,
+        augment: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.model = EasyOcc(EasyOccConfig.from_dict(model))
         self._loss = OccupancyLossConfig(**loss)
         self._optimizer = OptimizerConfig(**optimizer)
-        self._seed, self._mirror = seed, mirror
+        self._seed, self._mirror, self._mirror_front_back = seed, mirror, mirror_front_back
+        self._augment = AugmentConfig(**augment or {})
         counts = torch.as_tensor(class_counts)
         weights = class_weights(counts, self._loss.class_weighting)
         self.register_buffer("class_weight", weights, persistent=False)
@@ -71,26 +76,36 @@ class OccupancyTask(lightning.LightningModule):
         self._histogram = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
 
     def training_step(self, batch: FrameBatch, batch_idx: int) -> Float[Tensor, ""]:
-        # Not the generator of the device: the draw must be the same wherever and however often the run is resumed.
-        seeds = np.random.SeedSequence((self._seed, self.global_step, self.global_rank)).generate_state(1)
-        generator = torch.Generator().manual_seed(int(seeds[0]))
-        if self._mirror and bool(torch.rand((), generator=generator) < 0.5):
-            batch = batch.mirrored()
+        """The mean over the key frames of each one's loss, so that it does not matter which process takes which."""
         assert batch.semantics is not None, "training needs labels"
+        first_slot = self.global_rank * len(batch.tokens)
+        generators = [frame_generator(self._seed, self.global_step, first_slot + i) for i in range(len(batch.tokens))]
+        frames = [self._varied(*pair) for pair in zip(batch.frames(), generators, strict=True)]
+        batch = collate_frames(frames)
         logits = self.model(batch.images, batch.rig)
-        terms = occupancy_loss(
-            logits, batch.semantics, weights=self.class_weight, config=self._loss, generator=generator
-        )
-        for name, term in terms.items():
-            if not bool(term.isfinite()):
-                raise TrainingDiverged(
-                    f"step {self.global_step}: the term {name} of the loss is {term.item()} (samples "
-                    f"{', '.join(batch.tokens)}); lower the learning rate, or train with precision fp32"
+        terms = []
+        for i, (frame, generator) in enumerate(zip(frames, generators, strict=True)):
+            assert frame.semantics is not None, "training needs labels"
+            terms.append(
+                occupancy_loss(
+                    logits[i : i + 1],
+                    frame.semantics,
+                    weights=self.class_weight,
+                    config=self._loss,
+                    confidence=frame.confidence,
+                    generator=generator,
                 )
-            self.log(f"loss_{name}", term.detach())
-        total = torch.stack(tuple(terms.values())).sum()
-        self.log("loss", total.detach())
-        return total
+            )
+        return logged_mean(self, terms, batch.tokens)
+
+    def _varied(self, frame: FrameBatch, generator: torch.Generator) -> FrameBatch:
+        """The key frame mirrored and its images changed, as the generator decides."""
+        if self._mirror and bool(torch.rand((), generator=generator) < 0.5):
+            frame = frame.mirrored()
+        if self._mirror_front_back and bool(torch.rand((), generator=generator) < 0.5):
+            frame = frame.mirrored("x")
+        images, rig = augment(frame.images, frame.rig, self._augment, generator)
+        return replace(frame, images=images, rig=rig)
 
     def on_validation_epoch_start(self) -> None:
         self._histogram[:] = 0

@@ -1,0 +1,300 @@
+"""The rendering baseline: a volume that learns by being rendered, in the manner of OccNeRF (arXiv 2312.09243).
+
+The network is EasyOcc's: images → features → voxels → 3-D CNN → 18 logits per voxel, the last one *free*. Instead of
+being compared with labels, the volume is rendered into the cameras. At the samples z_i of a ray (z along the optical
+axis):
+
+    p_i = 1 − σ(free_i)                             that the sample is occupied, from the trilinearly sampled logit
+    w_i = min(1, Σ_{j≤i} p_j) − min(1, Σ_{j<i} p_j)     opacity = Σ w_i
+    depth = Σ w_i z_i + (1 − opacity) · behind          classes = Σ w_i · logits_i
+
+As in the public implementation, class logits are sampled once per group of neighbouring samples. What is left of a ray
+ends *behind* the volume: far away, or, ours, where a ray that leads down leaves the volume through its floor, since
+nothing below the ground is seen.
+
+The logits themselves are the prediction: a voxel is free where that logit is the largest. So the same volume can be
+trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer.
+
+*Contracted coordinates* (`geometry.contraction`) let the grid reach to infinity; voxels inside Occ3D's extent then take
+the `inner_share` of every axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from occlift.classes import FREE
+from occlift.errors import ConfigError
+from occlift.geometry.cameras import CameraRig
+from occlift.geometry.contraction import contracted, expanded
+from occlift.geometry.grids import OCC3D_GRID
+from occlift.models.easyocc import EasyOcc, EasyOccConfig
+
+_FIRST_OCCUPIED: Final = 0.05
+"""Of every sample of an untrained volume: rays end after some twenty samples."""
+
+_TINY: Final = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderingConfig:
+    """What a `RenderingModel` looks like.
+
+    Attributes:
+        network: that fills the volume.
+        ray_height: rows of rays per camera; they cover the whole image.
+        ray_width: columns of rays.
+        samples: per ray.
+        reach_m: depth of the farthest sample.
+        far_m: depth of what lies behind the volume, unless a ray leaves through its floor.
+        class_group: samples that share one sample of the class logits; divides `samples`.
+        inner_share: share of every axis of the grid that Occ3D's extent takes, the rest reaches to infinity; None: the
+            grid ends with Occ3D's.
+    """
+
+    network: EasyOccConfig
+    ray_height: int
+    ray_width: int
+    samples: int
+    reach_m: float
+    far_m: float = 80.0
+    class_group: int = 4
+    inner_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples % self.class_group:
+            raise ConfigError(f"class_group {self.class_group} does not divide the {self.samples} samples of a ray")
+        if self.inner_share is not None and not 0 < self.inner_share < 1:
+            raise ConfigError(f"inner_share must lie between 0 and 1, got {self.inner_share}")
+        if self.inner_share is None and self.network.grid_shape != OCC3D_GRID.shape:
+            raise ConfigError(
+                f"without inner_share the grid is Occ3D's: {OCC3D_GRID.shape}, not {self.network.grid_shape}"
+            )
+
+    @property
+    def image_height(self) -> int:
+        """Of the images given to the network, pixels."""
+        return self.network.image_height
+
+    @property
+    def image_width(self) -> int:
+        """The same."""
+        return self.network.image_width
+
+    @classmethod
+    def demo(cls) -> RenderingConfig:
+        """On the network of `EasyOccConfig.demo`, a ray for every 4×4 pixels."""
+        return cls(network=EasyOccConfig.demo(), ray_height=24, ray_width=44, samples=96, reach_m=48.0)
+
+    @classmethod
+    def full(cls, *, pretrained: str | None = None, contracted: bool = False) -> RenderingConfig:
+        """On the network of `EasyOccConfig.full`, with the rays of the public implementation: 180×320 per camera.
+
+        Args:
+            contracted: 300×300×24 voxels, of which Occ3D's extent takes two thirds along every axis, and rays that
+                reach 160 m.
+        """
+        network = EasyOccConfig.full(pretrained=pretrained)
+        rays: dict[str, Any] = {"ray_height": 180, "ray_width": 320}
+        if not contracted:
+            return cls(network=network, samples=256, reach_m=51.2, **rays)
+        stretched = EasyOccConfig.from_dict({**network.to_dict(), "grid_shape": (300, 300, 24)})
+        return cls(network=stretched, samples=256, reach_m=160.0, far_m=160.0, inner_share=2 / 3, **rays)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "network"}
+        return {"network": self.network.to_dict(), **fields}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> RenderingConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a field is missing or unknown.
+        """
+        try:
+            return cls(**{**plain, "network": EasyOccConfig.from_dict(plain["network"])})
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"not the configuration of a rendering model: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rendering:
+    """What the cameras of a rig would see.
+
+    Attributes:
+        depth_m: along the optical axis.
+        opacity: 0..1, the part of the ray that ended in the volume.
+        class_logits: of the 17 classes that can be occupied.
+        weights: of every sample; with 1 − opacity they add up to 1.
+        z_m: depth of every sample.
+        behind_m: depth of what lies behind the volume.
+        spacing_m: from sample to sample.
+    """
+
+    depth_m: Float[Tensor, "batch cameras rows columns"]
+    opacity: Float[Tensor, "batch cameras rows columns"]
+    class_logits: Float[Tensor, "batch cameras rows columns 17"]
+    weights: Float[Tensor, "batch cameras rows columns samples"]
+    z_m: Float[Tensor, "batch cameras rows columns samples"]
+    behind_m: Float[Tensor, "batch cameras rows columns"]
+    spacing_m: Float[Tensor, "samples"]
+
+    def with_what_lies_behind(
+        self,
+    ) -> tuple[
+        Float[Tensor, "batch cameras rows columns samples+1"],
+        Float[Tensor, "batch cameras rows columns samples+1"],
+        Float[Tensor, "samples+1"],
+    ]:
+        """Weights, depths and spacing with one more sample behind the volume, so that the weights of a ray sum to 1."""
+        # A ray may leave through the floor before its last samples; those have no weight, and may not come last.
+        z_m = torch.cat((self.z_m.minimum(self.behind_m[..., None]), self.behind_m[..., None]), -1)
+        return torch.cat((self.weights, 1 - self.opacity[..., None]), -1), z_m, F.pad(self.spacing_m, (0, 1))
+
+
+class RenderingModel(nn.Module):
+    """Surround images and their cameras → class logits on the Occ3D grid, and pictures of them."""
+
+    sample_z_m: Tensor
+    spacing_m: Tensor
+    occ3d_in_grid: Tensor
+    lower_m: Tensor
+    upper_m: Tensor
+
+    def __init__(self, config: RenderingConfig) -> None:
+        super().__init__()
+        self.config = config
+        for name, corner in (("lower_m", OCC3D_GRID.lower_m), ("upper_m", OCC3D_GRID.upper_m)):
+            self.register_buffer(name, torch.tensor(corner), persistent=False)
+        share = config.inner_share
+        centers_ego = None
+        if share is not None:
+            axes = [(torch.arange(n) + 0.5) * 2 / n - 1 for n in config.network.working_grid.shape]
+            in_grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
+            centers_ego = self.lower_m + (expanded(in_grid, share) + 1) / 2 * (self.upper_m - self.lower_m)
+        self.network = EasyOcc(config.network, centers_ego=centers_ego)
+        edges = _sample_edges_m(config)
+        self.register_buffer("sample_z_m", (edges[1:] + edges[:-1]) / 2, persistent=False)
+        self.register_buffer("spacing_m", edges.diff(), persistent=False)
+        occ3d = torch.from_numpy(OCC3D_GRID.centers()).float()
+        self.register_buffer("occ3d_in_grid", self._in_grid(occ3d)[None], persistent=False)
+        self._start_as_fog()
+
+    def _start_as_fog(self) -> None:
+        """The untrained volume is a thin fog; where rays met nothing at all, nothing would pull them back."""
+        head = self.network.head
+        with torch.no_grad():
+            head.bias.zero_()
+            head.bias.view(-1, FREE + 1)[:, FREE] = math.log(1 / _FIRST_OCCUPIED - 1)
+
+    def forward(
+        self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
+    ) -> Float[Tensor, "batch 18 200 200 16"]:
+        """Logits per voxel [x, y, z] of the Occ3D grid; arguments as `EasyOcc.forward`."""
+        return self.occ3d_logits(self.volume(images, rig))
+
+    def volume(
+        self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
+    ) -> Float[Tensor, "batch 18 x y z"]:
+        """Logits on the grid of the volume; arguments as `EasyOcc.forward`."""
+        return self.network(images, rig)
+
+    def occ3d_logits(self, volume: Float[Tensor, "batch 18 x y z"]) -> Float[Tensor, "batch 18 200 200 16"]:
+        """The logits of a volume, sampled trilinearly at the centres of Occ3D's voxels."""
+        if self.config.inner_share is None:
+            return volume
+        return _trilinear(volume.float(), self.occ3d_in_grid.expand(volume.shape[0], -1, -1, -1, -1))
+
+    def render(
+        self,
+        volume: Float[Tensor, "batch 18 x y z"],
+        rig: CameraRig,
+        *,
+        jitter: Float[Tensor, "batch cameras rows columns"] | None = None,
+    ) -> Rendering:
+        """Renders a volume into the cameras of a batched rig, `ray_height` × `ray_width` rays each.
+
+        Args:
+            volume: as the method `volume` returns it.
+            jitter: moves the samples of every ray along it, in units of their spacing, −0.5 .. 0.5.
+        """
+        config = self.config
+        volume = volume.float()
+        origins, directions = rig.rays(config.ray_height, config.ray_width)
+        z_m = self.sample_z_m.expand(*directions.shape[:-1], -1)
+        if jitter is not None:
+            z_m = z_m + jitter[..., None] * self.spacing_m
+        with torch.no_grad():
+            in_grid = self._in_grid(origins[..., None, None, None, :] + z_m[..., None] * directions[..., None, :])
+            grouped = in_grid.view(*in_grid.shape[:-2], -1, config.class_group, 3).mean(-2)
+        inside = (in_grid.abs() < 1).all(-1)
+        # grid_sample wants three spatial axes: rays and samples as they come, and an axis of one.
+        free = _trilinear(volume[:, FREE:], in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0]
+        occupied = torch.sigmoid(-free).view(inside.shape) * inside
+        reached = occupied.cumsum(-1).clamp(max=1)
+        weights = reached.diff(dim=-1, prepend=torch.zeros_like(reached[..., :1]))
+        opacity = reached[..., -1]
+        class_logits = _trilinear(volume[:, :FREE], grouped.flatten(1, 3)[:, :, :, None])[..., 0]
+        group_weights = weights.view(*weights.shape[:-1], -1, config.class_group).sum(-1)
+        rendered = torch.einsum("bcrg,brg->brc", class_logits, group_weights.flatten(1, 3))
+        behind_m = self._behind_m(origins, directions)
+        return Rendering(
+            depth_m=(weights * z_m).sum(-1) + (1 - opacity) * behind_m,
+            opacity=opacity,
+            class_logits=rendered.view(*inside.shape[:4], FREE),
+            weights=weights,
+            z_m=z_m,
+            behind_m=behind_m,
+            spacing_m=self.spacing_m,
+        )
+
+    def _behind_m(
+        self, origins: Float[Tensor, "batch cameras 3"], directions: Float[Tensor, "batch cameras rows columns 3"]
+    ) -> Float[Tensor, "batch cameras rows columns"]:
+        downwards = directions[..., 2]
+        far_m = torch.full_like(downwards, self.config.far_m)
+        if self.config.inner_share is not None:  # such a volume has no floor
+            return far_m
+        to_floor_m = (self.lower_m[2] - origins[..., None, None, 2]) / downwards.clamp(max=-_TINY)
+        return torch.where(downwards < 0, to_floor_m.minimum(far_m), far_m)
+
+    def ends_inside(
+        self, depth_m: Float[Tensor, "batch cameras rows columns"], rig: CameraRig
+    ) -> Bool[Tensor, "batch cameras rows columns"]:
+        """Whether a surface at this depth of each ray lies within the volume and within reach of the samples."""
+        origins, directions = rig.rays(self.config.ray_height, self.config.ray_width)
+        within_reach = depth_m < self.config.reach_m
+        points_ego = origins[..., None, None, :] + torch.where(within_reach, depth_m, 0.0)[..., None] * directions
+        return within_reach & (self._in_grid(points_ego).abs() < 1).all(-1)
+
+    def _in_grid(self, points_ego: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
+        """Ego points (metres) → coordinates of the volume's grid, −1..1 from face to face along x, y, z."""
+        inner = 2 * (points_ego - self.lower_m) / (self.upper_m - self.lower_m) - 1
+        return inner if self.config.inner_share is None else contracted(inner, self.config.inner_share)
+
+
+def _sample_edges_m(config: RenderingConfig) -> Float[Tensor, "samples+1"]:
+    """Even in the coordinates of the grid: in metres without contraction."""
+    steps = torch.linspace(0, 1, config.samples + 1)
+    if config.inner_share is None:
+        return steps * config.reach_m
+    half_edge_m = OCC3D_GRID.upper_m[0]
+    farthest = contracted(torch.tensor(config.reach_m / half_edge_m), config.inner_share)
+    return expanded(steps * farthest, config.inner_share) * half_edge_m
+
+
+def _trilinear(
+    volume: Float[Tensor, "batch c x y z"], in_grid: Float[Tensor, "batch i j k 3"]
+) -> Float[Tensor, "batch c i j k"]:
+    """Trilinear samples at grid coordinates −1..1 along x, y, z; beyond the outermost centres the border value."""
+    return F.grid_sample(volume, in_grid.flip(-1), mode="bilinear", padding_mode="border", align_corners=False)

@@ -1,0 +1,205 @@
+"""One run, or as much of it as fits into the time, in this process.
+
+A training goes as far as the time allows and is resumed by the next call; the next step is the one that would have
+followed. Everything else is short, or goes on by itself where it was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from occlift.data.nuscenes import NuScenes
+from occlift.errors import DataError
+from occlift.labels.generate import generate_labels
+from occlift.recipes.baselines import label_predictions, prior_predictions
+from occlift.recipes.easyocc import TrainConfig, predict, train
+from occlift.recipes.evaluation import Evaluation, evaluate
+from occlift.recipes.report import environment_facts
+from occlift.recipes.reproduce.plan import MakeLabels, MakeTown, Place, Reference, Run, Training
+from occlift.recipes.reproduce.record import (
+    TRAINING_NAME,
+    Call,
+    Result,
+    append_call,
+    checkpoint_of,
+    median_step_seconds,
+    read_calls,
+    source_commit,
+)
+from occlift.recipes.run_folder import peak_memory_bytes
+from occlift.town.write import write_town
+
+_PROBE_STEPS: Final = 20
+"""Done first where nothing says how long a step takes."""
+
+_SCORING_S: Final = 60.0
+"""Predictions and scores are begun only if so much time is left."""
+
+_CORES_PER_LABELLER: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run for a process of its own.
+
+    Attributes:
+        ends_at: when to have ended, as `time.time` counts; None: take the time that it takes.
+    """
+
+    run: Run
+    digest: str
+    place: Place
+    ends_at: float | None
+
+    def seconds_left(self) -> float | None:
+        """Until the end of the time; None: no end."""
+        return None if self.ends_at is None else self.ends_at - time.time()
+
+
+def perform(job: Job) -> bool:
+    """Does a run, or a part of it; true if it is finished, and its result written.
+
+    Raises:
+        OccliftError: data, labels or the folder are not what they should be, or the training diverged.
+    """
+    started = time.monotonic()
+    run, place = job.run, job.place
+    folder = place.run(run.name)
+    if isinstance(run, Training):
+        return _train(job, run, folder)
+    evaluation = None
+    if isinstance(run, MakeTown):
+        write_town(place.data(), run.config)
+    elif isinstance(run, MakeLabels):
+        _make_labels(run, place)
+    else:
+        assert isinstance(run, Reference), run
+        predictions = folder / "predictions"
+        make = prior_predictions if run.what == "prior" else label_predictions
+        make(place.data(), place.labels(run.frames), predictions)
+        evaluation = _scores(predictions, place)
+    _result(job, seconds=time.monotonic() - started, evaluation=evaluation).write(folder)
+    return True
+
+
+def steps_in_time(done: int, steps: int, *, step_s: float | None, seconds: float | None) -> int:
+    """The step at which a call should end: the last one, or the last that fits.
+
+    Args:
+        done: steps before this call.
+        steps: of the schedule.
+        step_s: what a step takes, everything included; None: nobody knows yet.
+        seconds: that are left; None: as many as it takes.
+    """
+    if seconds is None:
+        return steps
+    if step_s is None:
+        return min(steps, done + _PROBE_STEPS)
+    return min(steps, done + max(0, int(seconds / step_s)))
+
+
+def _train(job: Job, run: Training, folder: Path) -> bool:
+    from occlift.tasks.checkpoint import checkpoint_parts
+
+    training, checkpoint = folder / TRAINING_NAME, checkpoint_of(job.place, run)
+    steps = run.config.optimizer.steps
+    done = int(checkpoint_parts(checkpoint)["global_step"]) if checkpoint.exists() else 0
+    if done < steps:
+        last = steps_in_time(done, steps, step_s=_step_seconds(folder), seconds=job.seconds_left())
+        if last == done:
+            return False
+        append_call(folder, _training_call(job, run, training, checkpoint, done, last))
+        if last < steps:
+            return False
+    left = job.seconds_left()
+    if left is not None and left < _SCORING_S:
+        return False
+    started = time.monotonic()
+    predictions = folder / "predictions"
+    predict(job.place.data(), predictions, checkpoint=checkpoint)
+    evaluation = _scores(predictions, job.place)
+    calls = read_calls(folder)
+    device_peaks = [call.peak_device_bytes for call in calls if call.peak_device_bytes is not None]
+    _result(
+        job,
+        evaluation=evaluation,
+        steps=steps,
+        step_seconds=median_step_seconds(training),
+        seconds=sum(call.seconds for call in calls) + time.monotonic() - started,
+        peak_memory_bytes=max((call.peak_memory_bytes for call in calls), default=None),
+        peak_device_bytes=max(device_peaks, default=None),
+    ).write(folder)
+    return True
+
+
+def _training_call(job: Job, run: Training, training: Path, checkpoint: Path, done: int, last: int) -> Call:
+    """Trains from step `done` to step `last`."""
+    import torch
+
+    place, started = job.place, time.monotonic()
+    labels = None if run.frames is None else place.labels(run.frames)
+    resume = checkpoint if checkpoint.exists() else None
+    if isinstance(run.config, TrainConfig):
+        assert labels is not None, run.name
+        train(place.data(), labels, training, run.config, resume=resume, max_steps=last)
+    else:
+        from occlift.recipes.rendering import train_rendering
+
+        train_rendering(place.data(), training, run.config, labels=labels, resume=resume, max_steps=last)
+    return Call(
+        first_step=done,
+        last_step=last,
+        seconds=time.monotonic() - started,
+        peak_memory_bytes=peak_memory_bytes(),
+        peak_device_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    )
+
+
+def _step_seconds(folder: Path) -> float | None:
+    """What a step took in the last call, its start included; None before the first."""
+    calls = read_calls(folder)
+    return calls[-1].seconds / (calls[-1].last_step - calls[-1].first_step) if calls else None
+
+
+def _make_labels(run: MakeLabels, place: Place) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    out = place.labels(run.config.frames)
+    made = generate_labels(NuScenes.open(place.data()), out, run.config, workers=max(1, cores // _CORES_PER_LABELLER))
+    if made.failed:
+        token, reason = next(iter(made.failed.items()))
+        raise DataError(f"{len(made.failed)} labels could not be made, {token} because {reason}; see {out}")
+
+
+def _scores(predictions: Path, place: Place) -> Evaluation:
+    """Scores the predictions of the validation split, and removes them: the histograms say all that tables need."""
+    data = NuScenes.open(place.data())
+    evaluation = evaluate(predictions, place.truth_folder(), tokens=data.split_tokens("val"), rays=data)
+    shutil.rmtree(predictions)
+    return evaluation
+
+
+def _result(
+    job: Job,
+    *,
+    seconds: float,
+    evaluation: Evaluation | None,
+    steps: int = 0,
+    step_seconds: float | None = None,
+    peak_memory_bytes: int | None = None,
+    peak_device_bytes: int | None = None,
+) -> Result:
+    import torch
+
+    facts = dict(environment_facts())
+    if torch.cuda.is_available():
+        facts["accelerator"] = torch.cuda.get_device_name()
+    return Result(
+        name=job.run.name, digest=job.digest, settings=job.run.settings(), evaluation=evaluation, steps=steps,
+        step_seconds=step_seconds, seconds=seconds, peak_memory_bytes=peak_memory_bytes,
+        peak_device_bytes=peak_device_bytes, commit=source_commit(), facts=facts,
+    )  # fmt: skip

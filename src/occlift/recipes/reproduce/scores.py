@@ -1,0 +1,153 @@
+"""From results to numbers: means and spreads over seeds, ratios, and whether a claim holds.
+
+*Spread*: the sample standard deviation over the seeds, s = √(Σ(x − mean)² / (n − 1)).
+
+*A claim that A is better than B holds* if the difference of the means exceeds twice its standard error,
+√(s_A²/n_A + s_B²/n_B). A row with a single seed is given the spread that the rows with several seeds have together,
+pooled over all tables: √(Σ(n_i − 1)s_i² / Σ(n_i − 1)). Where no row has several seeds nothing is decided.
+
+*A claim that A reaches a share of B holds* if the mean of A is at least that share of the mean of B.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Final, Literal
+
+from occlift.recipes.reproduce.plan import Claim, Row, TablePlan
+from occlift.recipes.reproduce.record import Result
+
+MASKED: Final = "miou_17_camera_absent_skipped"
+UNMASKED: Final = "miou_17_none_absent_skipped"
+RAYS: Final = "ray_iou"
+STEP: Final = "step_seconds"
+MEMORY: Final = "peak_memory"
+
+SCORES: Final = {
+    "iou_camera": "IoU, camera mask",
+    MASKED: "mIoU 17, camera mask",
+    "iou_none": "IoU, no mask",
+    UNMASKED: "mIoU 17, no mask",
+    RAYS: "RayIoU",
+    STEP: "s per step",
+    MEMORY: "peak GB",
+}
+"""Every number of a row: its name in a result, and the heading of its column."""
+
+_COSTS: Final = frozenset({STEP, MEMORY})
+"""Less is better."""
+
+_STANDARD_ERRORS: Final = 2.0
+
+Verdict = Literal["holds", "does not hold", "undecided", "not run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A score over the seeds.
+
+    Attributes:
+        values: of the seeds that are finished and have this score.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """NaN without values."""
+        return fmean(self.values) if self.values else math.nan
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation; None for fewer than two values."""
+        return stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A claim beside its numbers.
+
+    Attributes:
+        ratio: row over what it is compared with; of costs the other way round. NaN where one of them is missing or 0.
+        gain: difference of the means, positive if the row is better; NaN where one is missing.
+        standard_error: of the gain; None where no spread is known.
+    """
+
+    claim: Claim
+    ratio: float
+    gain: float
+    standard_error: float | None
+    verdict: Verdict
+
+
+class Scoreboard:
+    """The numbers of all rows of all tables.
+
+    Args:
+        results: of the finished runs, by name.
+        tables: whose rows lend their spread to rows with a single seed.
+    """
+
+    def __init__(self, results: Mapping[str, Result], tables: Iterable[TablePlan]) -> None:
+        self._results = results
+        # A row that several tables show counts once.
+        self._rows = {row.runs: row for table in tables for row in table.rows if not row.context}.values()
+
+    def measured(self, row: Row, score: str) -> Measured:
+        """A score of a row over its finished runs."""
+        found = [_value(self._results[name], score) for name in row.runs if name in self._results]
+        return Measured(values=tuple(value for value in found if value is not None))
+
+    def pooled_spread(self, score: str) -> float | None:
+        """Of all rows with several seeds together; None if there are none."""
+        rows = [self.measured(row, score) for row in self._rows]
+        squares = sum((len(row.values) - 1) * row.spread**2 for row in rows if row.spread is not None)
+        freedom = sum(len(row.values) - 1 for row in rows if row.spread is not None)
+        return math.sqrt(squares / freedom) if freedom else None
+
+    def judge(self, table: TablePlan, claim: Claim) -> Judged:
+        """Whether a claim of a table holds."""
+        by_label = {row.label: row for row in table.rows}
+        better, other = (self.measured(by_label[label], claim.score) for label in (claim.row, claim.than))
+        cost = claim.score in _COSTS
+        above, below = (other.mean, better.mean) if cost else (better.mean, other.mean)
+        gain = above - below
+        ratio = above / below if below else math.nan
+        error = self._standard_error(better, other, claim.score)
+        verdict: Verdict
+        if math.isnan(gain):
+            verdict = "not run"
+        elif claim.share is not None:
+            verdict = "holds" if above >= claim.share * below else "does not hold"
+        elif error is None:
+            verdict = "undecided"
+        else:
+            verdict = "holds" if gain > _STANDARD_ERRORS * error else "does not hold"
+        return Judged(claim=claim, ratio=ratio, gain=gain, standard_error=error, verdict=verdict)
+
+    def _standard_error(self, first: Measured, second: Measured, score: str) -> float | None:
+        pooled = self.pooled_spread(score)
+        total = 0.0
+        for measured in (first, second):
+            spread = pooled if measured.spread is None else measured.spread
+            if spread is None or not measured.values:
+                return None
+            total += spread**2 / len(measured.values)
+        return math.sqrt(total)
+
+
+def _value(result: Result, score: str) -> float | None:
+    """A score as tables show it: per cent, seconds, GB; None where the run has none."""
+    if score == STEP:
+        return result.step_seconds
+    if score == MEMORY:
+        # What is scarce: an accelerator's memory where there is one.
+        peak = result.peak_device_bytes or result.peak_memory_bytes
+        return None if peak is None else peak / 1e9
+    if result.evaluation is None:
+        return None
+    value = result.evaluation.named().get(score, math.nan)
+    return None if math.isnan(value) else value

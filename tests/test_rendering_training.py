@@ -1,0 +1,185 @@
+"""Training by rendering on a small town: it learns, resumes, takes labels as well, and is scored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_rendering import frames_of
+
+from occlift.data.nuscenes import NuScenes
+from occlift.data.occ3d import prediction_path, read_prediction
+from occlift.data.rigs import rig_of
+from occlift.errors import ConfigError
+from occlift.losses.occupancy import OccupancyLossConfig
+from occlift.models.easyocc import EasyOccConfig
+from occlift.models.rendering import RenderingConfig, RenderingModel
+from occlift.models.volume import VolumeConfig
+from occlift.recipes.depth import _ground_depth_m, _resampled, evaluate_depth
+from occlift.recipes.easyocc import TrainConfig, predict, train
+from occlift.recipes.rendering import RenderingTrainConfig, train_rendering
+from occlift.tasks.callbacks import read_scalars
+from occlift.tasks.checkpoint import load_model
+from occlift.tasks.draws import frame_generator
+from occlift.tasks.optimizer import OptimizerConfig
+from occlift.tasks.rendering import RenderingLossConfig, RenderingTask
+from occlift.tasks.rendering_frames import collate_rendering
+
+TINY = EasyOccConfig(
+    backbone="resnet18",
+    image_height=48,
+    image_width=88,
+    feature_stride=8,
+    feature_channels=16,
+    horizontal_stride=4,
+    volume=VolumeConfig(
+        channels=16,
+        stem_blocks=1,
+        residual_pair=False,
+        hourglasses=1,
+        hourglass_channels=(16,),
+        hourglass_strides=((2, 2, 2),),
+        hourglass_blocks=0,
+        head_blocks=0,
+    ),
+)
+CONFIG = RenderingTrainConfig(
+    model=RenderingConfig(network=TINY, ray_height=12, ray_width=22, samples=96, reach_m=48.0),
+    optimizer=OptimizerConfig(steps=4, learning_rate=5e-3),
+    checkpoint_every=2,
+    precision="fp32",
+)
+
+
+def task_of(loss: RenderingLossConfig, counts: list[int]) -> RenderingTask:
+    torch.manual_seed(0)
+    return RenderingTask(
+        model=CONFIG.model.to_dict(), loss=asdict(loss), pseudo=None, optimizer=asdict(OptimizerConfig()),
+        ray_counts=counts, label_counts=None, seed=0, mirror=False,
+    )  # fmt: skip
+
+
+def test_class_and_depth_maps_of_one_frame_are_learned_by_heart(small_town: Path) -> None:
+    """If a volume cannot repeat the maps of one frame, rays, samples and losses do not fit together."""
+    frames = frames_of(small_town, neighbours=False, rows=12, columns=22)
+    batch = frames[1]
+    assert batch.depth_m is not None
+    task = task_of(RenderingLossConfig.of_maps(), frames.class_counts([1]).tolist())
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=2e-2)
+    for step in range(50):
+        volume = task.model.volume(batch.frame.images, batch.frame.rig)
+        terms = task.losses(volume, batch, frame_generator(0, step, 0))
+        optimizer.zero_grad()
+        torch.stack(tuple(terms.values())).sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        rendering = task.model.render(task.model.volume(batch.frame.images, batch.frame.rig), batch.frame.rig)
+    inside = task.model.ends_inside(batch.depth_m, batch.frame.rig)
+    truth_m = batch.depth_m[inside]
+    error = ((rendering.depth_m[inside] - truth_m).abs() / truth_m).median()
+    guess = ((truth_m.median() - truth_m).abs() / truth_m).median()
+    assert error < 0.65 * guess, (error, guess)
+    surface = inside & (batch.class_id < 17)
+    right = rendering.class_logits.argmax(-1)[surface] == batch.class_id[surface]
+    most_frequent = batch.class_id[surface].long().bincount().max() / surface.sum()
+    assert right.float().mean() > 1.3 * most_frequent, (right.float().mean(), most_frequent)
+    assert rendering.opacity[batch.class_id == 17].mean() < 0.2
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_frames(small_town: Path) -> None:
+    frames = frames_of(small_town, rows=12, columns=22)
+    both = collate_rendering([frames[1], frames[2]])
+    task = task_of(RenderingLossConfig(), frames.class_counts([1, 2]).tolist()).eval()
+    with torch.no_grad():
+        volumes = task.model.volume(both.frame.images, both.frame.rig)
+        parts = both.frames()
+        assert [part.tokens for part in parts] == [frames[1].tokens, frames[2].tokens]
+        for i, index in enumerate((1, 2)):
+            alone = task.losses(
+                task.model.volume(frames[index].frame.images, frames[index].frame.rig), frames[index],
+                frame_generator(0, 0, 0),
+            )  # fmt: skip
+            part = task.losses(volumes[i : i + 1], parts[i], frame_generator(0, 0, 0))
+            assert alone.keys() == part.keys() == {"photometric", "smoothness", "semantic", "entropy", "distortion"}
+            for name, term in alone.items():
+                assert torch.allclose(term, part[name], rtol=1e-4), name
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one(small_town: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, pseudo=OccupancyLossConfig(max_voxels=2000, max_lovasz_voxels=500))
+    labels = small_town / "gts"
+    whole = train_rendering(small_town, tmp_path / "whole", config, labels=labels)
+    half = train_rendering(small_town, tmp_path / "half", config, labels=labels, max_steps=2)
+    rest = train_rendering(small_town, tmp_path / "half", config, labels=labels, resume=half.checkpoint)
+    assert (whole.steps, half.steps, rest.steps) == (4, 2, 4)
+    expected = [row for row in read_scalars(whole.losses) if row[1] != "step_seconds"]
+    assert [row for row in read_scalars(rest.losses) if row[1] != "step_seconds"] == expected
+    names = {name for _, name, _ in expected}
+    assert {"loss", "loss_photometric", "loss_semantic", "loss_pseudo_cross_entropy", "loss_pseudo_lovasz"} <= names
+    one, other = (load_model(run.checkpoint).state_dict() for run in (whole, rest))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_predicts_and_its_depth_is_scored(small_town: Path, tmp_path: Path) -> None:
+    run = train_rendering(small_town, tmp_path / "run", CONFIG, max_steps=1)
+    model = load_model(run.checkpoint)
+    assert isinstance(model, RenderingModel)
+    assert model.config == CONFIG.model
+    data = NuScenes.open(small_town)
+    (token, *_) = data.split_tokens("val")
+    predict(small_town, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
+    found = read_prediction(prediction_path(tmp_path / "predictions", token))
+    assert found.shape == (200, 200, 16)
+    depth = evaluate_depth(small_town, run.checkpoint, tokens=[token], precision="fp32")
+    assert depth.frames == 1
+    assert depth.model.pixels == depth.constant.pixels == depth.ground.pixels > 500
+    written = json.loads(depth.to_json())
+    assert written["ground"]["per_image_abs_rel_metric"] == depth.ground.measures("per_image", "metric")["abs_rel"]
+    # A flat town: the ground explains most of what the lidar sees near the vehicle, one depth for all does not.
+    assert depth.ground.measures("pooled", "metric")["a1"] > depth.constant.measures("pooled", "metric")["a1"] + 10
+
+
+def test_labels_and_the_pseudo_loss_come_together(small_town: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give both or neither"):
+        train_rendering(small_town, tmp_path / "run", CONFIG, labels=small_town / "gts")
+    with pytest.raises(ConfigError, match="give both or neither"):
+        train_rendering(small_town, tmp_path / "run", replace(CONFIG, pseudo=OccupancyLossConfig()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_rendering_model_has_a_depth(small_town: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        model=TINY, loss=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100),
+        optimizer=OptimizerConfig(steps=1), precision="fp32",
+    )  # fmt: skip
+    run = train(small_town, small_town / "gts", tmp_path / "run", config)
+    with pytest.raises(ConfigError, match="expected a rendering model"):
+        evaluate_depth(small_town, run.checkpoint)
+
+
+def test_rendered_depth_is_read_at_the_pixels_of_the_whole_image() -> None:
+    """Rays cover the lower right quarter of the image, two pixels each; depth grows by 1 m per ray to the right."""
+    depth_m = torch.arange(4.0)[None].expand(3, 4) + 10
+    cells_from_full = torch.tensor([[0.5, 0, -4.0], [0, 0.5, -3.0], [0, 0, 1]], dtype=torch.float64)
+    found, inside = _resampled(depth_m, cells_from_full, 12, 16)
+    expected = np.zeros((12, 16), bool)
+    expected[6:, 8:] = True
+    assert np.array_equal(inside, expected)
+    # Pixel centres lie a quarter of a cell beside the centres of the cells.
+    assert np.allclose(found[8, 8:], [10, 10.25, 10.75, 11.25, 11.75, 12.25, 12.75, 13])
+
+
+def test_the_ground_lies_at_zero(small_town: Path) -> None:
+    data = NuScenes.open(small_town)
+    rig = rig_of(data.key_frame(data.split_tokens("val")[0]))
+    depth_m = torch.from_numpy(_ground_depth_m(rig))
+    origins, directions = rig.rays(rig.height, rig.width)
+    heights = (origins[:, None, None] + depth_m[..., None] * directions)[..., 2]
+    near = depth_m < 79.9
+    assert near.float().mean() > 0.3
+    assert heights[near].abs().max() < 1e-6
+    assert bool((depth_m[~near] <= 80.0).all())

@@ -17,6 +17,7 @@ from occlift.data.nuscenes import NuScenes
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
 from occlift.recipes.easyocc import TrainConfig
+from occlift.recipes.rendering import RenderingTrainConfig
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
 
@@ -102,6 +103,17 @@ def test_the_commands_for_nuscenes_run_on_a_data_set_of_its_format(fleet: dict[s
     assert ran == ["teachers", "show", "train easyocc", "predict", "evaluate", "export", "predict"]
 
 
+def test_the_rendering_baseline_trains_and_its_depth_is_scored(fleet: dict[str, str]) -> None:
+    commands = [c[1:] for c in _commands("The paper's tables") if c[1] != "reproduce"]
+    assert [c[0] for c in commands] == ["train-rendering", "train-rendering", "depth"]
+    for command in commands:
+        arguments = [word.replace("data/", "") for word in command]
+        steps = ["--steps", "1"] if arguments[0] == "train-rendering" else []
+        done = _run([*arguments, *steps], Path(fleet["folder"]))
+        assert done.returncode == 0, done.stderr
+    assert "80 m above the horizon" in done.stdout
+
+
 def test_two_processes_train_together_and_report_once(fleet: dict[str, str]) -> None:
     arguments = [
         "train",
@@ -177,7 +189,14 @@ def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
     for name in ("batch_size", "seed", "precision", "devices", "workers", "blind", "confidence", "mirror_front_back",
                  "ema_decay", "gradient_checkpointing", "compile"):  # fmt: skip
         assert training[name].default == getattr(TrainConfig(), name), name
-    assert training["unknown"].default == TrainConfig().loss.unknown
+    loss = TrainConfig().loss
+    for name in ("unknown", "class_weighting", "focal_gamma", "geo_scal", "sem_scal"):
+        assert training[name].default == getattr(loss, name), name
+    assert training["lovasz"].default == loss.lovasz_form
+    assert TrainConfig.full().loss.class_weighting == loss.class_weighting
+    baseline, rendering = inspect.signature(cli.train_rendering).parameters, RenderingTrainConfig()
+    for name in ("semantics", "depth", "batch_size", "seed", "precision", "devices", "workers"):
+        assert baseline[name].default == getattr(rendering, name), name
     town = TownConfig()
     for name, parameter in inspect.signature(cli.town).parameters.items():
         if hasattr(town, name):

@@ -277,7 +277,7 @@ def test_the_commands_of_readme_are_commands(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     section = README.split("\n## The paper's tables\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in section.splitlines() if line.startswith("occlift ")]
+    lines = [line for line in section.splitlines() if line.startswith("occlift reproduce ")]
     assert len(lines) == 4
     for line in lines:
         line = line.replace("$NUSCENES", str(small_town)).replace("$OCC3D", str(small_town))

@@ -101,9 +101,14 @@ def _print(run: DepthEvaluation) -> None:
 
     table = Table(title=f"Depth against lidar, {run.frames} key frames, per image, metric")
     table.add_column("")
-    rows = {"rendered": run.model, f"constant {run.constant_m:.1f} m": run.constant, "flat ground": run.ground}
+    rows = {"rendered": run.model, "constant": run.constant, "ground": run.ground}
     for name in run.model.measures("per_image", "metric"):
         table.add_column(name, justify="right")
     for label, sums in rows.items():
         table.add_row(label, *(f"{value:.3f}" for value in sums.measures("per_image", "metric").values()))
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        f"constant: {run.constant_m:.1f} m everywhere, the median of the training lidar; ground: the flat ground "
+        "ego frame, 80 m above the horizon"
+    )

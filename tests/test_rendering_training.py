@@ -19,8 +19,8 @@ from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOccConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
 from occlift.models.volume import VolumeConfig
-from occlift.recipes.depth import _ground_depth_m, _resampled, evaluate_depth
 from occlift.recipes.easyocc import TrainConfig, predict, train
+from occlift.recipes.rendered import _ground_depth_m, _most_frequent, _resampled, evaluate_rendering
 from occlift.recipes.rendering import RenderingTrainConfig, train_rendering
 from occlift.tasks.callbacks import read_scalars
 from occlift.tasks.checkpoint import load_model
@@ -124,7 +124,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(small_town: Path, tmp_path:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_checkpoint_predicts_and_its_depth_is_scored(small_town: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp_path: Path) -> None:
     run = train_rendering(small_town, tmp_path / "run", CONFIG, max_steps=1)
     model = load_model(run.checkpoint)
     assert isinstance(model, RenderingModel)
@@ -134,13 +134,16 @@ def test_a_checkpoint_predicts_and_its_depth_is_scored(small_town: Path, tmp_pat
     predict(small_town, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
     found = read_prediction(prediction_path(tmp_path / "predictions", token))
     assert found.shape == (200, 200, 16)
-    depth = evaluate_depth(small_town, run.checkpoint, tokens=[token], precision="fp32")
-    assert depth.frames == 1
-    assert depth.model.pixels == depth.constant.pixels == depth.ground.pixels > 500
-    written = json.loads(depth.to_json())
-    assert written["ground"]["per_image_abs_rel_metric"] == depth.ground.measures("per_image", "metric")["abs_rel"]
+    shown = evaluate_rendering(small_town, run.checkpoint, tokens=[token], precision="fp32")
+    assert shown.frames == 1
+    assert shown.depth.pixels == shown.constant.pixels == shown.ground.pixels > 500
+    written = json.loads(shown.to_json())
+    ground = shown.ground.measures("per_image", "metric")
+    assert written["depth"]["ground"]["per_image_abs_rel_metric"] == ground["abs_rel"]
     # A flat town: the ground explains most of what the lidar sees near the vehicle, one depth for all does not.
-    assert depth.ground.measures("pooled", "metric")["a1"] > depth.constant.measures("pooled", "metric")["a1"] + 10
+    assert shown.ground.measures("pooled", "metric")["a1"] > shown.constant.measures("pooled", "metric")["a1"] + 10
+    assert shown.classes.sum() == shown.frequent.sum() <= 6 * 12 * 22
+    assert written["classes"]["frequent"]["right"] > 30
 
 
 def test_labels_and_the_pseudo_loss_come_together(small_town: Path, tmp_path: Path) -> None:
@@ -151,14 +154,14 @@ def test_labels_and_the_pseudo_loss_come_together(small_town: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_only_a_rendering_model_has_a_depth(small_town: Path, tmp_path: Path) -> None:
+def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         model=TINY, loss=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100),
         optimizer=OptimizerConfig(steps=1), precision="fp32",
     )  # fmt: skip
     run = train(small_town, small_town / "gts", tmp_path / "run", config)
     with pytest.raises(ConfigError, match="expected a rendering model"):
-        evaluate_depth(small_town, run.checkpoint)
+        evaluate_rendering(small_town, run.checkpoint)
 
 
 def test_rendered_depth_is_read_at_the_pixels_of_the_whole_image() -> None:
@@ -183,3 +186,13 @@ def test_the_ground_lies_at_zero(small_town: Path) -> None:
     assert near.float().mean() > 0.3
     assert heights[near].abs().max() < 1e-6
     assert bool((depth_m[~near] <= 80.0).all())
+
+
+def test_the_guess_is_what_a_ray_shows_most_often(small_town: Path) -> None:
+    frames = frames_of(small_town, neighbours=False)
+    found = _most_frequent(frames)
+    maps = np.stack([frames[i].class_id[0].numpy() for i in range(len(frames))])
+    for at in ((0, 5, 3), (2, 0, 7), (4, 3, 10)):
+        values, counts = np.unique(maps[(slice(None), *at)], return_counts=True)
+        known = values != 255
+        assert found[at] == values[known][counts[known].argmax()]

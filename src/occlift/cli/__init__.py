@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from occlift.cli.files import write_text
 from occlift.cli.labels import audit, label
-from occlift.cli.rendering import depth, train_rendering
+from occlift.cli.rendering import evaluate_rendering, train_rendering
 from occlift.cli.reproduce import reproduce
 from occlift.cli.training import export, is_first_process, predict, train
 from occlift.errors import OccliftError
@@ -76,7 +76,7 @@ def teachers() -> None:
 app.command(name="train")(train)
 app.command(name="predict")(predict)
 app.command(name="train-rendering")(train_rendering)
-app.command(name="depth")(depth)
+app.command(name="evaluate-rendering")(evaluate_rendering)
 app.command(name="export")(export)
 app.command(name="reproduce")(reproduce)
 

@@ -1,17 +1,14 @@
-"""The commands of the rendering baseline: train it, and see how well it knows depth."""
+"""The commands of the rendering baseline: train it, and see how well it knows what its cameras see."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from occlift.cli.files import write_text
 from occlift.cli.training import is_first_process
-
-if TYPE_CHECKING:
-    from occlift.recipes.depth import DepthEvaluation
 
 
 def train_rendering(
@@ -73,42 +70,26 @@ def train_rendering(
         print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
 
 
-def depth(
+def evaluate_rendering(
     checkpoint: Annotated[Positional[Path], arg(help="of `occlift train-rendering`")],
     root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
     split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "val",
-    train_split: Annotated[str, arg(help="whose median depth is the constant guess")] = "train",
+    train_split: Annotated[str, arg(help="what the guesses are made of")] = "train",
     tokens: Annotated[tuple[str, ...], arg(help="samples, instead of a split")] = (),
+    semantics: Annotated[str, arg(help="the teacher whose class maps are taken for true")] = "oracle:perfect",
+    train_semantics: Annotated[str, arg(help="the teacher whose class maps the guess knows")] = "oracle:foundation",
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     device: Annotated[str | None, arg(help="as torch names it; by default an accelerator where there is one")] = None,
     json: Annotated[Path | None, arg(help="write every measure here")] = None,
 ) -> None:
-    """Score rendered depth against lidar, beside a constant and a flat ground."""
-    from occlift.recipes.depth import evaluate_depth
+    """Score what is rendered: depth against lidar, classes against class maps, each beside guesses."""
+    from occlift.cli.tables import print_rendered
+    from occlift.recipes.rendered import evaluate_rendering as run_evaluation
 
-    run = evaluate_depth(
-        root, checkpoint, split=split, train_split=train_split, tokens=tokens or None, precision=precision,
-        device=device,
+    run = run_evaluation(
+        root, checkpoint, split=split, train_split=train_split, tokens=tokens or None, semantics=semantics,
+        train_semantics=train_semantics, precision=precision, device=device,
     )  # fmt: skip
-    _print(run)
+    print_rendered(run)
     if json is not None:
         write_text(json, run.to_json())
-
-
-def _print(run: DepthEvaluation) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"Depth against lidar, {run.frames} key frames, per image, metric")
-    table.add_column("")
-    rows = {"rendered": run.model, "constant": run.constant, "ground": run.ground}
-    for name in run.model.measures("per_image", "metric"):
-        table.add_column(name, justify="right")
-    for label, sums in rows.items():
-        table.add_row(label, *(f"{value:.3f}" for value in sums.measures("per_image", "metric").values()))
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
-        f"constant: {run.constant_m:.1f} m everywhere, the median of the training lidar; ground: the flat ground "
-        "ego frame, 80 m above the horizon"
-    )

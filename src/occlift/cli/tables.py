@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from occlift.recipes.audit import Audit
     from occlift.recipes.demo import DemoRun
     from occlift.recipes.evaluation import Evaluation
+    from occlift.recipes.rendered import RenderedEvaluation
     from occlift.recipes.score_table import ScoreTable
     from occlift.teachers.registry import TeacherStatus
 
@@ -175,3 +176,26 @@ def print_demo(run: DemoRun) -> None:
     console.print(f"{run.seconds:.0f} s, peak memory {run.peak_memory_gb:.1f} GB.", highlight=False)
     console.print(f"Report: {run.report}", soft_wrap=True, highlight=False)
     console.print(f"3-D scene: {run.scene}", soft_wrap=True, highlight=False)
+
+
+def print_rendered(run: RenderedEvaluation) -> None:
+    console = Console(highlight=False)
+    table = Table(title=f"Depth against lidar, {run.frames} key frames, per image, metric", title_justify="left")
+    table.add_column("")
+    rows = {"rendered": run.depth, "constant": run.constant, "ground": run.ground}
+    for name in run.depth.measures("per_image", "metric"):
+        table.add_column(name, justify="right")
+    for label, sums in rows.items():
+        table.add_row(label, *(f"{value:.3f}" for value in sums.measures("per_image", "metric").values()))
+    console.print(table)
+    console.print(
+        f"constant: {run.constant_m:.1f} m everywhere, the median of the training lidar; ground: the flat ground "
+        "of the ego frame, 80 m above the horizon"
+    )
+    table = Table(title="Classes of rays, sky included, per cent", title_justify="left")
+    for column in ("", "mIoU 17", "right"):
+        table.add_column(column, justify="right" if column else "left")
+    for label, scores in run.class_scores().items():
+        table.add_row(label, f"{scores['miou_17']:.2f}", f"{scores['right']:.2f}")
+    console.print(table)
+    console.print("frequent: what the ray shows most often in the training class maps")

@@ -76,7 +76,7 @@ class RenderingTrainConfig:
     @classmethod
     def demo(cls) -> RenderingTrainConfig:
         """Small enough to be trained from scratch on two CPU cores in minutes."""
-        return cls()
+        return cls(optimizer=OptimizerConfig(steps=600))
 
     @classmethod
     def full(cls) -> RenderingTrainConfig:

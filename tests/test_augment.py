@@ -225,3 +225,15 @@ def test_amounts_that_mean_nothing_are_refused() -> None:
         AugmentConfig(flip=1.5)
     with pytest.raises(ConfigError, match="shrink to nothing"):
         AugmentConfig(resize=1.0)
+
+
+def test_images_change_in_full_precision_under_autocast() -> None:
+    """Training augments inside of autocast; a map of pixels in bf16 would be off by a pixel."""
+    rig = rig_of()
+    images = torch.rand(2, rig.num_cameras, 3, rig.height, rig.width, generator=torch.Generator().manual_seed(0))
+    config = AugmentConfig.usual()
+    exact, exact_rig = augment(images, rig, config, torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under, under_rig = augment(images, rig, config, torch.Generator().manual_seed(1))
+    assert torch.equal(exact, under)
+    assert torch.equal(exact_rig.intrinsics_px, under_rig.intrinsics_px)

@@ -84,25 +84,27 @@ def augment(
     """
     if not (config.moves or config.colours):
         return images, rig
-    # In [0, 1), eight per image, in this order.
-    scale, shift_u, shift_v, angle, flip, *tones = torch.rand(*images.shape[:2], 8, generator=generator).unbind(-1)
-    if config.colours:
-        brightness, contrast, saturation = (
-            (1 + strength * (2 * draw - 1)).to(images.device)
-            for strength, draw in zip((config.brightness, config.contrast, config.saturation), tones, strict=True)
-        )
-        images = jitter_colours(images, brightness=brightness, contrast=contrast, saturation=saturation)
-    if config.moves:
-        new_from_old_px = image_map(
-            height=rig.height,
-            width=rig.width,
-            scale=1 + config.resize * (2 * scale - 1),
-            shift=torch.stack((shift_u, shift_v), -1).mul(2).sub(1).mul(config.shift),
-            rotation_rad=config.rotation_rad * (2 * angle - 1),
-            flip=flip < config.flip,
-        ).to(images.device)
-        images = warp(images, new_from_old_px)
-        rig = replace(rig, intrinsics_px=new_from_old_px.to(rig.intrinsics_px.dtype) @ rig.intrinsics_px)
+    # Training augments under autocast, and a map of pixels in bf16 is off by a pixel.
+    with torch.autocast(images.device.type, enabled=False):
+        # In [0, 1), eight per image, in this order.
+        scale, shift_u, shift_v, angle, flip, *tones = torch.rand(*images.shape[:2], 8, generator=generator).unbind(-1)
+        if config.colours:
+            brightness, contrast, saturation = (
+                (1 + strength * (2 * draw - 1)).to(images.device)
+                for strength, draw in zip((config.brightness, config.contrast, config.saturation), tones, strict=True)
+            )
+            images = jitter_colours(images, brightness=brightness, contrast=contrast, saturation=saturation)
+        if config.moves:
+            new_from_old_px = image_map(
+                height=rig.height,
+                width=rig.width,
+                scale=1 + config.resize * (2 * scale - 1),
+                shift=torch.stack((shift_u, shift_v), -1).mul(2).sub(1).mul(config.shift),
+                rotation_rad=config.rotation_rad * (2 * angle - 1),
+                flip=flip < config.flip,
+            ).to(images.device)
+            images = warp(images, new_from_old_px)
+            rig = replace(rig, intrinsics_px=new_from_old_px.to(rig.intrinsics_px.dtype) @ rig.intrinsics_px)
     return images, rig
 
 

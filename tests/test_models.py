@@ -142,6 +142,25 @@ def test_fine_voxels_come_from_the_working_voxel_that_covers_them(stride: int) -
             assert torch.equal(fine[0, i, j], expected)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_logits_of_drawn_voxels_are_rows_of_all_logits_and_so_are_their_gradients(stride: int) -> None:
+    """The slow twin: all logits, spread over the output grid, of which rows are taken."""
+    torch.manual_seed(0)
+    model = EasyOcc(replace(tiny_config(), horizontal_stride=stride)).double()
+    grid = model.config.working_grid.shape
+    features = torch.randn(*grid, model.config.volume.channels, dtype=torch.float64, requires_grad=True)
+    index = torch.randperm(model.config.working_grid.num_voxels * stride**2)[:3000].sort().values
+    drawn = model.logits_at(features, index)
+    expected = fine_voxels(model.head(features[None]), stride).reshape(-1, NUM_CLASSES)[index]
+    torch.testing.assert_close(drawn, expected)
+    towards = torch.randn_like(expected)
+    wanted = (features, *model.head.parameters())
+    for one, other in zip(
+        torch.autograd.grad(drawn, wanted, towards), torch.autograd.grad(expected, wanted, towards), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
 def test_logits_on_the_occ3d_grid_whatever_the_order_of_the_cameras() -> None:
     torch.manual_seed(0)
     model = EasyOcc(tiny_config()).eval()

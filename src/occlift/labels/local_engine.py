@@ -11,6 +11,8 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
+import numba
+
 from occlift.errors import OccliftError
 from occlift.labels.crew import Lost, Ready, Reply, work
 from occlift.labels.engine import Engine, LabelJob, LabelTask
@@ -18,14 +20,14 @@ from occlift.labels.scene import Outcome
 
 
 def local_engine(workers: int, *, retries: int = 3) -> Engine:
-    """Worker processes on this machine, each with teachers of its own.
+    """Worker processes on this machine, each with teachers of its own and its share of the cores for compiled kernels.
 
     Args:
         retries: how many workers in a row may die over one label before its scene is left out.
     """
 
     def run(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
-        yield from work(_Processes(job), job, scenes, workers=workers, retries=retries)
+        yield from work(_Processes(job, workers), job, scenes, workers=workers, retries=retries)
 
     return run
 
@@ -33,15 +35,17 @@ def local_engine(workers: int, *, retries: int = 3) -> Engine:
 class _Processes:
     """A `Crew` of processes, with a pipe to each: one that is killed takes nothing with it that others need."""
 
-    def __init__(self, job: LabelJob) -> None:
+    def __init__(self, job: LabelJob, workers: int) -> None:
         self._job = job
+        # Of the threads that this process may use, so that a limit set for it holds for the workers together.
+        self._threads = max(1, numba.get_num_threads() // workers)
         self._members: dict[int, tuple[BaseProcess, connection.Connection[Any, Any]]] = {}
 
     def start(self, slot: int) -> None:
         # Not forked: the libraries that run kernels in parallel do not survive it.
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(self._job, theirs), daemon=True)
+        process = context.Process(target=_serve, args=(self._job, theirs, self._threads), daemon=True)
         process.start()
         # With the last copy on this side gone, the pipe ends when the worker does.
         theirs.close()
@@ -81,8 +85,9 @@ class _Processes:
         return f"it was ended by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
 
 
-def _serve(job: LabelJob, theirs: connection.Connection[Any, Any]) -> None:
+def _serve(job: LabelJob, theirs: connection.Connection[Any, Any], threads: int) -> None:
     """The life of a worker."""
+    numba.set_num_threads(threads)
     # Interrupting is for the run; it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_die_with_parent, daemon=True).start()

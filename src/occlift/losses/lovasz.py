@@ -31,13 +31,25 @@ def lovasz_softmax(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"])
     # The extension is linear in the errors as long as their order does not change, so its gradient is the vector of
     # slopes: no need to differentiate through sort, gather and cumulative sums.
     with torch.no_grad():
-        order = errors.argsort(dim=-1, descending=True)
+        order = _descending(errors)
         hits = foreground.gather(1, order).to(errors.dtype).cumsum(1)
         total = hits[:, -1:]
         misses = torch.arange(1, errors.shape[1] + 1, device=errors.device, dtype=errors.dtype) - hits
         jaccard = 1 - (total - hits) / (total + misses)
         slopes = torch.zeros_like(errors).scatter_(1, order, jaccard.diff(dim=1, prepend=torch.zeros_like(total)))
     return (errors * slopes).sum(1).mean()
+
+
+def _descending(errors: Float[Tensor, "classes n"]) -> Int[Tensor, "classes n"]:
+    """The order of the errors of each class, all of which lie in [0, 1], largest first; equal ones as they come."""
+    if errors.dtype != torch.float32:
+        return errors.argsort(dim=-1, descending=True, stable=True)
+    # The bits of floats that are not negative are ordered as the floats are. With the class above them one flat sort of
+    # integers (on CPUs a radix sort) does for all classes, in half the time or less.
+    class_bits = torch.arange(len(errors), device=errors.device)[:, None] << 32
+    keys = class_bits - errors.view(torch.int32)
+    first = torch.arange(len(errors), device=errors.device)[:, None] * errors.shape[1]
+    return keys.flatten().argsort(stable=True).view_as(errors) - first
 
 
 def lovasz_geometric(logits: Float[Tensor, "n 18"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ Voxels labelled unknown (255) take no part in any term, unless the configuration
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -198,10 +199,35 @@ def occupancy_loss(
     """
     assert logits.shape[1] == NUM_CLASSES, logits.shape
     assert labels.shape == (logits.shape[0], *logits.shape[2:]), (logits.shape, labels.shape)
+    return drawn_occupancy_loss(
+        lambda index: voxel_rows(logits, index),
+        labels,
+        weights=weights,
+        config=config,
+        confidence=confidence,
+        generator=generator,
+    )
+
+
+def drawn_occupancy_loss(
+    rows: Callable[[Int[Tensor, "n"]], Float[Tensor, "n 18"]],
+    labels: UInt8[Tensor, "batch x y z"],
+    *,
+    weights: Float[Tensor, "classes"],
+    config: OccupancyLossConfig,
+    confidence: Shaped[Tensor, "batch x y z"] | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """`occupancy_loss` of a network that is asked for the logits of the drawn voxels only; the same draws.
+
+    Args:
+        rows: gives the logits of the voxels whose indices, into the flattened labels and ascending, it is called with.
+        labels: and everything else as for `occupancy_loss`.
+    """
     labels, confidence = with_unknown_as(config.unknown, labels, confidence)
     index = known_voxels(labels, confidence=confidence, limit=config.max_voxels, generator=generator)
     return voxel_terms(
-        voxel_rows(logits, index),
+        rows(index).float(),
         labels.flatten()[index].long(),
         confidence=None if confidence is None else confidence.flatten()[index],
         weights=weights,
@@ -212,8 +238,8 @@ def occupancy_loss(
 
 def voxel_rows(logits: Float[Tensor, "batch 18 x y z"], index: Int[Tensor, "n"]) -> Float[Tensor, "n 18"]:
     """The logits of some voxels, float32; `index` is into the flattened [batch, x, y, z]."""
-    # An embedding look-up is a gather whose backward pass is parallel; that of indexing is not.
-    return F.embedding(index, logits.movedim(1, -1).reshape(-1, NUM_CLASSES)).float()
+    # Its backward pass is a third of that of indexing or of an embedding look-up.
+    return logits.movedim(1, -1).reshape(-1, NUM_CLASSES).index_select(0, index).float()
 
 
 def voxel_terms(
@@ -236,7 +262,7 @@ def voxel_terms(
         limit = config.max_lovasz_voxels
         if limit is not None and len(labels) > limit:
             chosen = _random_subset(len(labels), limit, generator).to(labels.device)
-            logits, labels = F.embedding(chosen, logits), labels[chosen]
+            logits, labels = logits.index_select(0, chosen), labels[chosen]
         if config.lovasz_form in ("classes", "both"):
             terms["lovasz"] = config.lovasz * lovasz_softmax(logits, labels)
         if config.lovasz_form in ("geometric", "both", "split"):
@@ -248,4 +274,5 @@ def voxel_terms(
 
 def _random_subset(count: int, size: int, generator: torch.Generator | None) -> Int[Tensor, "size"]:
     """`size` different numbers below `count`, ascending."""
-    return torch.randperm(count, generator=generator)[:size].sort().values
+    chosen = torch.zeros(count, dtype=torch.bool)
+    return chosen.index_fill_(0, torch.randperm(count, generator=generator)[:size], True).nonzero()[:, 0]

@@ -162,6 +162,7 @@ class EasyOcc(nn.Module):
     """
 
     voxel_centers_ego: Tensor
+    place_in_head: Tensor
 
     def __init__(self, config: EasyOccConfig, *, centers_ego: Float[Tensor, "voxels 3"] | None = None) -> None:
         super().__init__()
@@ -178,6 +179,10 @@ class EasyOcc(nn.Module):
             centers_ego = torch.from_numpy(grid.centers()).float().reshape(-1, 3)
         assert centers_ego.shape == (grid.num_voxels, 3), (centers_ego.shape, grid.num_voxels)
         self.register_buffer("voxel_centers_ego", centers_ego, persistent=False)
+        # Of every output voxel, where its logits stand among those of the head.
+        stride = config.horizontal_stride
+        places = torch.arange(grid.num_voxels * stride**2, dtype=torch.int32).view(1, *grid.shape, stride**2)
+        self.register_buffer("place_in_head", fine_voxels(places, stride).flatten(), persistent=False)
         # Zero at the start: the network begins as the paper's and takes from the tables what helps.
         self.ground_embedding = nn.Parameter(torch.zeros(grid.shape[0], grid.shape[1], 1, channels))
         self.height_embedding = nn.Parameter(torch.zeros(grid.shape[2], channels))
@@ -213,6 +218,32 @@ class EasyOcc(nn.Module):
         pairs = visible_pairs(rig, self.voxel_centers_ego)
         return self.logits(lift(self.features(images, rig), pairs), pairs.views)
 
+    def volume_features(
+        self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
+    ) -> Float[Tensor, "batch x y z channels"]:
+        """What the head sees of every working voxel; arguments as for `forward`."""
+        pairs = visible_pairs(rig, self.voxel_centers_ego)
+        return self._convolved(lift(self.features(images, rig), pairs), pairs.views)
+
+    def logits_at(self, features: Float[Tensor, "x y z channels"], index: Int[Tensor, "n"]) -> Float[Tensor, "n 18"]:
+        """The logits of some voxels of one key frame: the rows of what `forward` gives, to float rounding.
+
+        A loss that draws some of the voxels needs neither the logits of the others nor their gradients.
+
+        Args:
+            features: `volume_features` of the key frame.
+            index: into the flattened [x, y, z] of the output grid; no voxel twice.
+        """
+        parts = self.config.horizontal_stride**2
+        place = self.place_in_head.index_select(0, index).long()
+        working = place // parts
+        # The head is asked once per working voxel, of whose voxels perhaps several were drawn.
+        asked = torch.zeros(len(self.voxel_centers_ego), dtype=torch.bool, device=index.device)
+        asked.index_fill_(0, working, True)
+        logits = self.head(features.flatten(0, 2).index_select(0, asked.nonzero()[:, 0]))
+        row = asked.cumsum(0).index_select(0, working) - 1
+        return logits.view(-1, NUM_CLASSES).index_select(0, place + parts * (row - working))
+
     def features(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
     ) -> Float[Tensor, "batch cameras channels feature_height feature_width"]:
@@ -230,13 +261,19 @@ class EasyOcc(nn.Module):
             lifted: the mean over the cameras that see a voxel; zero where none does.
             views: how many cameras see it.
         """
+        logits = self.head(self._convolved(lifted, views))
+        return fine_voxels(logits, self.config.horizontal_stride).movedim(-1, 1)
+
+    def _convolved(
+        self, lifted: Float[Tensor, "batch voxels channels"], views: Int[Tensor, "batch voxels"]
+    ) -> Float[Tensor, "batch x y z channels"]:
         batch, grid_shape = lifted.shape[0], self.config.working_grid.shape
         volume = lifted.view(batch, *grid_shape, -1) + (self.ground_embedding + self.height_embedding)
         # A product instead of a look-up: the backward pass of a look-up into three rows is a serial sum.
         table_rows = nn.functional.one_hot(views.clamp(max=2), 3).to(lifted.dtype)
         volume = volume + (table_rows @ self.views_embedding).view(batch, *grid_shape, -1)
-        logits = self.head(self.volume(volume.movedim(-1, 1)).movedim(1, -1))
-        return fine_voxels(logits, self.config.horizontal_stride).movedim(-1, 1)
+        convolved: Tensor = self.volume(volume.movedim(-1, 1))
+        return convolved.movedim(1, -1)
 
     def recompute_activations(self) -> None:
         """From now on training keeps only the inputs of the blocks: the same numbers, less memory, more time."""

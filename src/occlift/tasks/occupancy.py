@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import lightning
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 from occlift.classes import NUM_CLASSES, UNKNOWN
 from occlift.data.augment import AugmentConfig, augment
 from occlift.data.batches import FrameBatch, OccupancyFrames, TrainingOrder, collate_frames
-from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
+from occlift.losses.occupancy import OccupancyLossConfig, class_weights, drawn_occupancy_loss
 from occlift.metrics.occupancy import OccupancyCounts, histogram
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.tasks.draws import frame_generator
@@ -82,13 +83,13 @@ class OccupancyTask(lightning.LightningModule):
         generators = [frame_generator(self._seed, self.global_step, first_slot + i) for i in range(len(batch.tokens))]
         frames = [self._varied(*pair) for pair in zip(batch.frames(), generators, strict=True)]
         batch = collate_frames(frames)
-        logits = self.model(batch.images, batch.rig)
+        volumes = self.model.volume_features(batch.images, batch.rig)
         terms = []
-        for i, (frame, generator) in enumerate(zip(frames, generators, strict=True)):
+        for volume, frame, generator in zip(volumes, frames, generators, strict=True):
             assert frame.semantics is not None, "training needs labels"
             terms.append(
-                occupancy_loss(
-                    logits[i : i + 1],
+                drawn_occupancy_loss(
+                    partial(self.model.logits_at, volume),
                     frame.semantics,
                     weights=self.class_weight,
                     config=self._loss,

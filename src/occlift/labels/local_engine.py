@@ -37,8 +37,7 @@ class _Processes:
 
     def __init__(self, job: LabelJob, workers: int) -> None:
         self._job = job
-        # Of the threads that this process may use, so that a limit set for it holds for the workers together.
-        self._threads = max(1, numba.get_num_threads() // workers)
+        self._threads = max(1, numba.config.NUMBA_NUM_THREADS // workers)
         self._members: dict[int, tuple[BaseProcess, connection.Connection[Any, Any]]] = {}
 
     def start(self, slot: int) -> None:

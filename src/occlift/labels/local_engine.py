@@ -37,10 +37,9 @@ class _Processes:
 
     def __init__(self, job: LabelJob, workers: int) -> None:
         self._job = job
-        # numba fills its configuration when it is imported.
-        # Not get_num_threads(), which would start the threads of this process.
-        cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set when numba is imported
-        self._threads = max(1, cores // workers)  # type: ignore[attr-defined]
+        # numba fills its configuration when it is imported; get_num_threads() would start the threads of this process.
+        cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        self._threads = max(1, cores // workers)
         self._members: dict[int, tuple[BaseProcess, connection.Connection[Any, Any]]] = {}
 
     def start(self, slot: int) -> None:

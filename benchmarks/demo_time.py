@@ -1,11 +1,11 @@
 """Where the time of the demo goes: parts of a training step, of a scene of the town and of a scene's labels.
 
     occlift demo --out runs/demo
-    python benchmarks/demo_time.py runs/demo [--steps 20] [--json FILE]
+    python benchmarks/demo_time.py runs/demo [--steps 20] [--threads N] [--json FILE]
 
 What the stages took stands in the folder's demo.json. The town and its labels are made again for one scene, in this
 process on one core, files written at once instead of by threads; training runs its real loop for some steps on the
-folder's town and labels, with as many threads as the demo. Shares of a stage are then shares of its seconds. A backward
+folder's town and labels. Shares of a stage are then shares of its seconds. A backward
 pass is cut where the gradient reaches the tensors between two parts. `compiling` is what the first key frame of a town
 takes longer with an empty cache of kernels.
 """
@@ -174,12 +174,14 @@ def label_parts(town: Path, config: DemoConfig) -> dict[str, float]:
 class StepParts(lightning.Callback):
     """Cuts the steps of a real training into parts."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, threads: int) -> None:
+        self._parts, self._threads = parts, threads
         self.step_parts: dict[str, float] = {}
         self.validation_s = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        # numba's threads may be OpenMP's, which are torch's.
+        torch.set_num_threads(self._threads)
         model = pl_module.model
         model.encoder.register_forward_hook(lambda _, __, out: self._cut(out, "encoder forward", "lifting backward"))
         model.volume.register_forward_pre_hook(lambda _, args: self._cut(args[0], "tables forward", "3-D CNN backward"))
@@ -223,10 +225,10 @@ class StepParts(lightning.Callback):
         self.validation_s = sum(self._parts.stop().values())
 
 
-def training_parts(root: Path, config: TrainConfig, steps: int) -> tuple[dict[str, float], float]:
+def training_parts(root: Path, config: TrainConfig, steps: int, threads: int) -> tuple[dict[str, float], float]:
     """(seconds of one step by part, seconds of one validation)."""
     parts = Parts()
-    callback = StepParts(parts)
+    callback = StepParts(parts, threads)
     make_trainer = occlift.recipes.easyocc.make_trainer
 
     def with_callback(*args: Any, **kwargs: Any) -> lightning.Trainer:
@@ -289,19 +291,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, help="a folder that `occlift demo` finished")
     parser.add_argument("--steps", type=int, default=20, help="training steps that are timed")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the training")
     parser.add_argument("--json", type=Path, help="where the numbers are written too")
     arguments = parser.parse_args()
     root: Path = arguments.demo
     stages = {name: s["seconds"] for name, s in json.loads((root / "demo.json").read_text())["stages"].items()}
     config = DemoConfig.standard()
 
-    threads = numba.get_num_threads(), torch.get_num_threads()
     compiling = compiling_s()
     numba.set_num_threads(1)
     measured = {"town": town_parts(config.town), "labels": label_parts(root / "town", config)}
-    numba.set_num_threads(threads[0])
-    # numba's threads may be OpenMP's, which are torch's.
-    torch.set_num_threads(threads[1])
     split = {
         "town": {"compiling": compiling, **scaled(measured["town"], stages["town"] - compiling)},
         "labels": scaled(measured["labels"], stages["labels"]),
@@ -311,7 +310,7 @@ def main() -> None:
         ("train EasyOcc", config.train, config.train.optimizer.steps),
         ("train blind", blind, config.blind_steps),
     ):
-        step, validation_s = training_parts(root, training, arguments.steps)
+        step, validation_s = training_parts(root, training, arguments.steps, arguments.threads)
         measured[name] = {**step, "one validation": validation_s}
         whole = {part: steps * seconds for part, seconds in step.items()}
         whole["validation"] = steps // config.train.validation_every * validation_s
@@ -327,7 +326,7 @@ def main() -> None:
                 print(f"| | {part} | {100 * value / seconds:.1f} | {100 * value / total:.1f} |")
     for name in ("train EasyOcc", "train blind"):
         step_s = sum(s for part, s in measured[name].items() if part != "one validation")
-        print(f"\n{name}: {step_s:.3f} s a step on {torch.get_num_threads()} threads here")
+        print(f"\n{name}: {step_s:.3f} s a step on {arguments.threads} threads here")
     if arguments.json:
         text = json.dumps({"stages": stages, "measured": measured, "of_the_demo": split}, indent=1)
         arguments.json.write_text(text + "\n")

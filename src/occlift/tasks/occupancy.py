@@ -29,10 +29,11 @@ from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.tasks.draws import frame_generator
 from occlift.tasks.mean_loss import TrainingDiverged as TrainingDiverged
 from occlift.tasks.mean_loss import logged_mean
-from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
+from occlift.tasks.one_cycle import OneCycleTask
+from occlift.tasks.optimizer import OptimizerConfig
 
 
-class OccupancyTask(lightning.LightningModule):
+class OccupancyTask(OneCycleTask):
     """The network, its loss, its optimiser, and the validation score.
 
     Args:
@@ -62,11 +63,10 @@ class OccupancyTask(lightning.LightningModule):
         mirror_front_back: bool = False,
         augment: dict[str, float] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(OptimizerConfig(**optimizer))
         self.save_hyperparameters()
         self.model = EasyOcc(EasyOccConfig.from_dict(model))
         self._loss = OccupancyLossConfig(**loss)
-        self._optimizer = OptimizerConfig(**optimizer)
         self._seed, self._mirror, self._mirror_front_back = seed, mirror, mirror_front_back
         self._augment = AugmentConfig(**augment or {})
         counts = torch.as_tensor(class_counts)
@@ -124,20 +124,6 @@ class OccupancyTask(lightning.LightningModule):
         self.log("val_miou_17_camera", scores.mean_iou("camera"), rank_zero_only=True)
         self.log("val_miou_15_camera", scores.mean_iou("camera", classes=15), rank_zero_only=True)
         self.log("val_iou_camera", scores.geometric_iou("camera"), rank_zero_only=True)
-
-    def configure_optimizers(self) -> Any:
-        optimizer, schedule = adamw_one_cycle(self.parameters(), self._optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        # Done here because Lightning refuses to clip for fused optimisers; without a loss scaler that is safe.
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._optimizer.gradient_norm)
-        self.log("gradient_norm", norm)
 
 
 class OccupancyData(lightning.LightningDataModule):

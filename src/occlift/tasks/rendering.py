@@ -28,7 +28,8 @@ from occlift.losses.rendering import (
 from occlift.models.rendering import Rendering, RenderingConfig, RenderingModel
 from occlift.tasks.draws import frame_generator
 from occlift.tasks.mean_loss import logged_mean
-from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
+from occlift.tasks.one_cycle import OneCycleTask
+from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.rendering_frames import RenderingBatch, RenderingFrames, collate_rendering
 
 
@@ -43,7 +44,7 @@ class RenderingLossConfig:
         depth: the rendered depth is that of depth maps; OccNeRF has no such term.
         entropy: rays end, or they do not.
         distortion: a ray ends in one place; distances in units of `RenderingConfig.far_m`. OccNeRF has 0.01 per metre,
-            here 0.8; from random weights on a small town that much draws every ray to its camera within 200 steps.
+            here 0.8: seen to draw every ray to its camera when training from random weights on a small town.
     """
 
     photometric: float = 1.0
@@ -66,7 +67,7 @@ class RenderingLossConfig:
         return cls(photometric=0.0, semantic=1.0, depth=1.0)
 
 
-class RenderingTask(lightning.LightningModule):
+class RenderingTask(OneCycleTask):
     """The network, its losses, its optimiser.
 
     Args:
@@ -95,12 +96,11 @@ class RenderingTask(lightning.LightningModule):
         seed: int,
         mirror: bool,
     ) -> None:
-        super().__init__()
+        super().__init__(OptimizerConfig(**optimizer))
         self.save_hyperparameters()
         self.model = RenderingModel(RenderingConfig.from_dict(model))
         self._loss = RenderingLossConfig(**loss)
         self._pseudo = None if pseudo is None else OccupancyLossConfig(**pseudo)
-        self._optimizer = OptimizerConfig(**optimizer)
         self._seed, self._mirror = seed, mirror
         self.register_buffer("ray_weight", class_weights(torch.as_tensor(ray_counts), "inverse_sqrt"), persistent=False)
         if self._pseudo is not None:
@@ -185,20 +185,6 @@ class RenderingTask(lightning.LightningModule):
         if factors.smoothness:
             terms["smoothness"] = factors.smoothness * smoothness_loss(depth_m, images)
         return terms
-
-    def configure_optimizers(self) -> Any:
-        optimizer, schedule = adamw_one_cycle(self.parameters(), self._optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        # Done here because Lightning refuses to clip for fused optimisers; without a loss scaler that is safe.
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._optimizer.gradient_norm)
-        self.log("gradient_norm", norm)
 
 
 class RenderingData(lightning.LightningDataModule):

@@ -1,0 +1,32 @@
+"""What all tasks have in common: how their weights move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+
+from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
+
+
+class OneCycleTask(lightning.LightningModule):
+    """A task under AdamW and a one-cycle schedule that advances at every step; logs the length of the gradient."""
+
+    def __init__(self, optimizer: OptimizerConfig) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = adamw_one_cycle(self.parameters(), self._optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Done here because Lightning refuses to clip for fused optimisers; without a loss scaler that is safe.
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._optimizer.gradient_norm)
+        self.log("gradient_norm", norm)

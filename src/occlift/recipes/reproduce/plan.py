@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ FRAMES_FIELD: Final = "{frames}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(ABC):
     """Something that is done once and kept.
 
     Attributes:
@@ -39,9 +40,9 @@ class Run:
     needs: tuple[str, ...] = ()
     minutes: float = 0.0
 
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What it depends on besides the runs it needs, in plain JSON types."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ import occlift.labels.scene
 import occlift.labels.vote
 import occlift.losses.occupancy
 import occlift.models.easyocc
-import occlift.recipes.easyocc
+import occlift.recipes.training
 import occlift.town.layout
 import occlift.town.scene_writer
 from occlift.data.nuscenes import NuScenes
@@ -229,7 +229,7 @@ def training_parts(root: Path, config: TrainConfig, steps: int, threads: int) ->
     """(seconds of one step by part, seconds of one validation)."""
     parts = Parts()
     callback = StepParts(parts, threads)
-    make_trainer = occlift.recipes.easyocc.make_trainer
+    make_trainer = occlift.recipes.training.make_trainer
 
     def with_callback(*args: Any, **kwargs: Any) -> lightning.Trainer:
         trainer = make_trainer(*args, **kwargs)
@@ -244,7 +244,7 @@ def training_parts(root: Path, config: TrainConfig, steps: int, threads: int) ->
     clip = parts.between(torch.nn.utils.clip_grad_norm_, "the rest", "clipping")
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.object(occlift.recipes.easyocc, "make_trainer", with_callback),
+        patch.object(occlift.recipes.training, "make_trainer", with_callback),
         patch.object(model, "lift", callback.lifted(model.lift)),
         patch.object(model, "visible_pairs", pairs),
         patch.object(loss, "lovasz_softmax", lovasz),

@@ -16,12 +16,12 @@ import lightning
 import pytest
 import torch
 from ddp_functions import be_killed_while_the_other_waits, normalise_and_diverge
+from networks import tiny_easyocc
 
 from occlift.data.augment import AugmentConfig
 from occlift.errors import ConfigError
 from occlift.losses.occupancy import OccupancyLossConfig
-from occlift.models.easyocc import EasyOcc, EasyOccConfig
-from occlift.models.volume import VolumeConfig
+from occlift.models.easyocc import EasyOcc
 from occlift.recipes import processes
 from occlift.recipes.easyocc import TrainConfig, train
 from occlift.recipes.processes import ProcessFailed, run_in_processes
@@ -31,24 +31,7 @@ from occlift.tasks.checkpoint_file import WholeCheckpoints
 from occlift.tasks.mean_loss import TrainingDiverged
 from occlift.tasks.optimizer import OptimizerConfig
 
-TINY = EasyOccConfig(
-    backbone="resnet18",
-    image_height=32,
-    image_width=64,
-    feature_stride=8,
-    feature_channels=8,
-    horizontal_stride=8,
-    volume=VolumeConfig(
-        channels=8,
-        stem_blocks=1,
-        residual_pair=False,
-        hourglasses=1,
-        hourglass_channels=(8,),
-        hourglass_strides=((1, 1, 2),),
-        hourglass_blocks=0,
-        head_blocks=0,
-    ),
-)
+TINY = tiny_easyocc(hourglass_stride=(1, 1, 2), horizontal_stride=8)
 
 
 def scalars(path: Path) -> dict[tuple[int, str], float]:

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from networks import tiny_easyocc
 from torch import nn
 
 from occlift.classes import NUM_CLASSES
@@ -23,30 +24,12 @@ from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.export import dense_lift
 from occlift.models.lift import lift, visible_pairs
-from occlift.models.volume import VolumeConfig
 from occlift.recipes import export as export_module
 from occlift.recipes.export import ExportDiffers, export, random_inputs, to_onnx
 from occlift.tasks.occupancy import OccupancyTask, as_hyper_parameters
 from occlift.tasks.optimizer import OptimizerConfig
 
-TINY = EasyOccConfig(
-    backbone="resnet18",
-    image_height=32,
-    image_width=64,
-    feature_stride=8,
-    feature_channels=8,
-    horizontal_stride=4,
-    volume=VolumeConfig(
-        channels=8,
-        stem_blocks=1,
-        residual_pair=True,
-        hourglasses=1,
-        hourglass_channels=(8,),
-        hourglass_strides=((2, 2, 2),),
-        hourglass_blocks=0,
-        head_blocks=0,
-    ),
-)
+TINY = tiny_easyocc(residual_pair=True)
 
 
 def lively(config: EasyOccConfig) -> EasyOcc:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from networks import tiny_easyocc
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,7 +19,8 @@ from occlift.geometry.cameras import CameraRig
 from occlift.models.backbone import ImageEncoder
 from occlift.models.easyocc import EasyOcc, EasyOccConfig, fine_voxels
 from occlift.models.lift import lift, visible_pairs
-from occlift.models.volume import VolumeConfig
+
+TINY = tiny_easyocc(residual_pair=True, hourglass_blocks=1)
 
 
 def surround_rig(*, batch: int = 1, height: int = 64, width: int = 96, dtype: torch.dtype = torch.float32) -> CameraRig:
@@ -53,28 +55,6 @@ def dense_lift(features: torch.Tensor, rig: CameraRig, points_ego: torch.Tensor)
     samples = samples[:, :, 0].view(batch, cameras, -1, points_ego.shape[0])
     seen = visible[:, :, None].to(samples.dtype)
     return ((samples * seen).sum(1) / seen.sum(1).clamp(min=1)).transpose(1, 2)
-
-
-def tiny_config(**changes: object) -> EasyOccConfig:
-    config = EasyOccConfig(
-        backbone="resnet18",
-        image_height=32,
-        image_width=64,
-        feature_stride=8,
-        feature_channels=8,
-        horizontal_stride=4,
-        volume=VolumeConfig(
-            channels=8,
-            stem_blocks=1,
-            residual_pair=True,
-            hourglasses=1,
-            hourglass_channels=(8,),
-            hourglass_strides=((2, 2, 2),),
-            hourglass_blocks=1,
-            head_blocks=0,
-        ),
-    )
-    return replace(config, **changes)  # type: ignore[arg-type]
 
 
 def test_sparse_lifting_equals_dense_lifting_forward_and_backward() -> None:
@@ -146,7 +126,7 @@ def test_fine_voxels_come_from_the_working_voxel_that_covers_them(stride: int) -
 def test_logits_of_drawn_voxels_are_rows_of_all_logits_and_so_are_their_gradients(stride: int) -> None:
     """The slow twin: all logits, spread over the output grid, of which rows are taken."""
     torch.manual_seed(0)
-    model = EasyOcc(replace(tiny_config(), horizontal_stride=stride)).double()
+    model = EasyOcc(replace(TINY, horizontal_stride=stride)).double()
     grid = model.config.working_grid.shape
     features = torch.randn(*grid, model.config.volume.channels, dtype=torch.float64, requires_grad=True)
     index = torch.randperm(model.config.working_grid.num_voxels * stride**2)[:3000].sort().values
@@ -163,7 +143,7 @@ def test_logits_of_drawn_voxels_are_rows_of_all_logits_and_so_are_their_gradient
 
 def test_logits_on_the_occ3d_grid_whatever_the_order_of_the_cameras() -> None:
     torch.manual_seed(0)
-    model = EasyOcc(tiny_config()).eval()
+    model = EasyOcc(TINY).eval()
     images, rig = torch.randn(2, 6, 3, 32, 64), surround_rig(batch=2, height=32, width=64)
     order = [3, 1, 5, 0, 2, 4]
     shuffled = replace(rig, intrinsics_px=rig.intrinsics_px[:, order], ego_from_camera=rig.ego_from_camera[:, order])
@@ -177,7 +157,7 @@ def test_logits_on_the_occ3d_grid_whatever_the_order_of_the_cameras() -> None:
 
 
 def test_start_from_prior_is_what_an_empty_volume_answers() -> None:
-    model = EasyOcc(tiny_config())
+    model = EasyOcc(TINY)
     prior = torch.rand(NUM_CLASSES, generator=torch.Generator().manual_seed(0)) + 0.01
     model.start_from_prior(prior)
     torch.testing.assert_close(model.head.bias.view(16, NUM_CLASSES).softmax(-1), (prior / prior.sum()).expand(16, -1))
@@ -185,7 +165,7 @@ def test_start_from_prior_is_what_an_empty_volume_answers() -> None:
 
 def test_gradients_reach_every_parameter() -> None:
     torch.manual_seed(0)
-    model = EasyOcc(tiny_config())
+    model = EasyOcc(TINY)
     model(torch.randn(1, 6, 3, 32, 64), surround_rig(height=32, width=64)).square().mean().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
     assert without == []
@@ -200,7 +180,7 @@ def losses_and_gradients(model: EasyOcc, images: torch.Tensor, rig: CameraRig) -
 
 def test_recomputed_activations_change_no_number_and_are_not_kept() -> None:
     torch.manual_seed(0)
-    plain, saving = EasyOcc(tiny_config()), EasyOcc(tiny_config())
+    plain, saving = EasyOcc(TINY), EasyOcc(TINY)
     saving.load_state_dict(plain.state_dict())
     saving.recompute_activations()
     images, rig = torch.randn(1, 6, 3, 32, 64), surround_rig(height=32, width=64)
@@ -229,7 +209,7 @@ def test_recomputed_activations_change_no_number_and_are_not_kept() -> None:
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_computes_the_same_and_keeps_its_names() -> None:
     torch.manual_seed(0)
-    config = tiny_config(volume=replace(tiny_config().volume, residual_pair=False, hourglass_blocks=0))
+    config = tiny_easyocc()
     plain, compiled = EasyOcc(config), EasyOcc(config)
     compiled.load_state_dict(plain.state_dict())
     compiled.compile_networks()
@@ -249,7 +229,7 @@ def test_volumes_are_laid_out_channels_last_throughout() -> None:
     At the demo's width; for a few channels torch has kernels of its own, whose memory is laid out as they please.
     """
     torch.manual_seed(0)
-    model = EasyOcc(tiny_config(feature_channels=32, volume=EasyOccConfig.demo().volume, horizontal_stride=2))
+    model = EasyOcc(tiny_easyocc(feature_channels=32, volume=EasyOccConfig.demo().volume, horizontal_stride=2))
     seen: list[str] = []
 
     def laid_out(tensor: torch.Tensor) -> bool:
@@ -270,20 +250,20 @@ def test_volumes_are_laid_out_channels_last_throughout() -> None:
     assert len(seen) == len(layers)
 
 
-@pytest.mark.parametrize("config", [EasyOccConfig.demo(), EasyOccConfig.full(), tiny_config()])
+@pytest.mark.parametrize("config", [EasyOccConfig.demo(), EasyOccConfig.full(), TINY])
 def test_configs_survive_json(config: EasyOccConfig) -> None:
     assert EasyOccConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_configs_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="multiple"):
-        tiny_config(image_height=33)
+        tiny_easyocc(image=(33, 64))
     with pytest.raises(ConfigError, match="does not divide the output grid"):
-        tiny_config(horizontal_stride=3)
+        tiny_easyocc(horizontal_stride=3)
     with pytest.raises(ConfigError, match="does not divide the working"):
-        tiny_config(horizontal_stride=8)
+        tiny_easyocc(horizontal_stride=8)
     with pytest.raises(ConfigError, match="one stride per coarser grid"):
-        replace(tiny_config().volume, hourglass_channels=(8, 8))
+        replace(TINY.volume, hourglass_channels=(8, 8))
     with pytest.raises(ConfigError, match="resnet34"):
         ImageEncoder(name="resnet34", channels=8, stride=4)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not the configuration"):

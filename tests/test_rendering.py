@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import tiny_easyocc
 from torch import Tensor
 
 from occlift.classes import FREE, NUM_CLASSES
@@ -28,30 +29,11 @@ from occlift.losses.rendering import (
     rendered_depth_loss,
     smoothness_loss,
 )
-from occlift.models.easyocc import EasyOccConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
-from occlift.models.volume import VolumeConfig
 from occlift.tasks.rendering_frames import RenderingFrames, at_rays
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
-TINY = EasyOccConfig(
-    backbone="resnet18",
-    image_height=48,
-    image_width=88,
-    feature_stride=8,
-    feature_channels=8,
-    horizontal_stride=4,
-    volume=VolumeConfig(
-        channels=8,
-        stem_blocks=1,
-        residual_pair=False,
-        hourglasses=1,
-        hourglass_channels=(8,),
-        hourglass_strides=((2, 2, 2),),
-        hourglass_blocks=0,
-        head_blocks=0,
-    ),
-)
+TINY = tiny_easyocc(image=(48, 88))
 RENDERING = RenderingConfig(network=TINY, ray_height=6, ray_width=11, samples=24, reach_m=48.0)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from networks import tiny_easyocc
 from test_rendering import frames_of
 
 from occlift.data.nuscenes import NuScenes
@@ -16,9 +17,7 @@ from occlift.data.occ3d import prediction_path, read_prediction
 from occlift.data.rigs import rig_of
 from occlift.errors import ConfigError
 from occlift.losses.occupancy import OccupancyLossConfig
-from occlift.models.easyocc import EasyOccConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
-from occlift.models.volume import VolumeConfig
 from occlift.recipes.easyocc import TrainConfig, predict, train
 from occlift.recipes.rendered import _ground_depth_m, _most_frequent, _resampled, evaluate_rendering
 from occlift.recipes.rendering import RenderingTrainConfig, train_rendering
@@ -29,24 +28,7 @@ from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.rendering import RenderingLossConfig, RenderingTask
 from occlift.tasks.rendering_frames import collate_rendering
 
-TINY = EasyOccConfig(
-    backbone="resnet18",
-    image_height=48,
-    image_width=88,
-    feature_stride=8,
-    feature_channels=16,
-    horizontal_stride=4,
-    volume=VolumeConfig(
-        channels=16,
-        stem_blocks=1,
-        residual_pair=False,
-        hourglasses=1,
-        hourglass_channels=(16,),
-        hourglass_strides=((2, 2, 2),),
-        hourglass_blocks=0,
-        head_blocks=0,
-    ),
-)
+TINY = tiny_easyocc(image=(48, 88), channels=16)
 CONFIG = RenderingTrainConfig(
     model=RenderingConfig(network=TINY, ray_height=12, ray_width=22, samples=96, reach_m=48.0),
     optimizer=OptimizerConfig(steps=4, learning_rate=5e-3),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from networks import tiny_easyocc
 from PIL import Image
 
 from occlift.classes import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, NUM_CLASSES, UNKNOWN
@@ -24,7 +25,6 @@ from occlift.geometry.transforms import rigid_transform, rotation_about_z
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
-from occlift.models.volume import VolumeConfig
 from occlift.recipes.baselines import label_predictions, prior_predictions
 from occlift.recipes.easyocc import TrainConfig, class_counts, predict, train
 from occlift.recipes.evaluation import Evaluation, evaluate
@@ -40,24 +40,7 @@ SPLITS = {"train": ("scene-a",), "val": ("scene-b",)}
 TOKENS = {"scene-a": ("a0", "a1", "a2"), "scene-b": ("b0", "b1")}
 EGO_FROM_CAMERA_AXES = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 
-TINY = EasyOccConfig(
-    backbone="resnet18",
-    image_height=32,
-    image_width=64,
-    feature_stride=8,
-    feature_channels=16,
-    horizontal_stride=4,
-    volume=VolumeConfig(
-        channels=16,
-        stem_blocks=1,
-        residual_pair=False,
-        hourglasses=1,
-        hourglass_channels=(16,),
-        hourglass_strides=((2, 2, 2),),
-        hourglass_blocks=0,
-        head_blocks=0,
-    ),
-)
+TINY = tiny_easyocc(channels=16)
 CONFIG = TrainConfig(
     model=TINY,
     loss=OccupancyLossConfig(max_voxels=2000, max_lovasz_voxels=500),

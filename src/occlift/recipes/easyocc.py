@@ -23,8 +23,8 @@ from occlift.losses.occupancy import OccupancyLossConfig, UnknownVoxels
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.progress import track
 from occlift.recipes.processes import run_in_processes, started_by_others
-from occlift.recipes.run_folder import LAST_CHECKPOINT, claim_run_folder, peak_memory_bytes
-from occlift.recipes.training import default_device, make_trainer, prepare_network, quiet_lightning
+from occlift.recipes.run_folder import claim_run_folder, peak_memory_bytes
+from occlift.recipes.training import TrainRun, check_start, default_device, fit, prepare_network
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
 
@@ -97,25 +97,6 @@ class TrainConfig:
         return {**asdict(self), "model": self.model.to_dict()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRun:
-    """A training run that ended.
-
-    Attributes:
-        checkpoint: with the state of the optimiser; it can be resumed from.
-        steps: done since the beginning, those of a resumed run included.
-        seconds: of this call.
-        losses: CSV with the columns step, name, value (`occlift.tasks.callbacks.read_scalars`).
-        train_frames: how many.
-    """
-
-    checkpoint: Path
-    steps: int
-    seconds: float
-    losses: Path
-    train_frames: int
-
-
 def train(
     root: Path,
     labels: Path,
@@ -141,13 +122,8 @@ def train(
         DataError: data or labels are missing or damaged.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
-    from occlift.tasks.checkpoint import checkpoint_parts
-
     started = time.monotonic()
-    if resume is not None:
-        checkpoint_parts(resume)
-    if config.devices < 1:
-        raise ConfigError(f"devices must be at least 1, got {config.devices}")
+    check_start(config, resume)
     data = NuScenes.open(root)
     counts = class_counts(data, labels, data.split_tokens(config.split), unknown=config.loss.unknown)
     claim_run_folder(out, config.to_dict(), labels, resume=resume)
@@ -175,8 +151,9 @@ def _train_here(
     """`train` in one of its processes; `counts` are voxels per class, `started` is a reading of the monotonic clock."""
     import lightning
 
-    from occlift.data.batches import OccupancyFrames
-    from occlift.tasks.occupancy import OccupancyData, OccupancyTask, as_hyper_parameters
+    from occlift.data.batches import OccupancyFrames, collate_frames
+    from occlift.tasks.loaders import TrainingData, ValidatedTrainingData
+    from occlift.tasks.occupancy import OccupancyTask, as_hyper_parameters
 
     data = NuScenes.open(root)
     tokens = data.split_tokens(config.split)
@@ -213,36 +190,23 @@ def _train_here(
         task.model, devices=config.devices, gradient_checkpointing=config.gradient_checkpointing,
         compiled=config.compile,
     )  # fmt: skip
-    last_step = min(config.optimizer.steps, max_steps or config.optimizer.steps)
-    with quiet_lightning():
-        trainer = make_trainer(
-            out,
-            "train blind" if config.blind else "train",
-            last_step=last_step,
-            checkpoint_every=config.checkpoint_every,
-            validation_every=min(config.validation_every, config.optimizer.steps) if validation is not None else None,
-            precision=config.precision,
-            devices=config.devices,
-            ema_decay=config.ema_decay,
-        )
-    loaders = OccupancyData(
-        train=frames,
-        validation=validation,
-        batch_size=config.batch_size,
-        steps=config.optimizer.steps,
-        seed=config.seed,
-        workers=config.workers,
-    )
-    checkpoint = out / LAST_CHECKPOINT
-    with quiet_lightning():
-        trainer.fit(task, loaders, ckpt_path=resume, weights_only=True if resume else None)
-        trainer.save_checkpoint(checkpoint)
-    return TrainRun(
-        checkpoint=checkpoint,
-        steps=trainer.global_step,
-        seconds=time.monotonic() - started,
-        losses=out / "losses.csv",
+    order: dict[str, Any] = {
+        "train": frames, "collate": collate_frames, "batch_size": config.batch_size, "steps": config.optimizer.steps,
+        "seed": config.seed, "workers": config.workers,
+    }  # fmt: skip
+    loaders = TrainingData(**order) if validation is None else ValidatedTrainingData(validation=validation, **order)
+    return fit(
+        task,
+        loaders,
+        out,
+        config,
+        description="train blind" if config.blind else "train",
         train_frames=len(tokens),
+        started=started,
+        resume=resume,
+        max_steps=max_steps,
+        validation_every=None if validation is None else config.validation_every,
+        ema_decay=config.ema_decay,
     )
 
 

@@ -18,10 +18,10 @@ from occlift.data.nuscenes import NuScenes
 from occlift.errors import ConfigError
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
-from occlift.recipes.easyocc import TrainRun, class_counts
+from occlift.recipes.easyocc import class_counts
 from occlift.recipes.processes import run_in_processes, started_by_others
-from occlift.recipes.run_folder import LAST_CHECKPOINT, claim_run_folder
-from occlift.recipes.training import make_trainer, prepare_network, quiet_lightning
+from occlift.recipes.run_folder import claim_run_folder
+from occlift.recipes.training import TrainRun, check_start, fit, prepare_network
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision
 from occlift.tasks.rendering import RenderingLossConfig
@@ -115,15 +115,10 @@ def train_rendering(
         DataError: data, maps or labels are missing or damaged.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
-    from occlift.tasks.checkpoint import checkpoint_parts
-
     started = time.monotonic()
     if (labels is None) != (config.pseudo is None):
         raise ConfigError("the pseudo-loss needs labels, and labels are read for nothing else: give both or neither")
-    if resume is not None:
-        checkpoint_parts(resume)
-    if config.devices < 1:
-        raise ConfigError(f"devices must be at least 1, got {config.devices}")
+    check_start(config, resume)
     data = NuScenes.open(root)
     tokens = data.split_tokens(config.split)
     label_counts = None
@@ -180,7 +175,9 @@ def _train_here(
     """`train_rendering` in one of its processes; `frames` spares a process that has them to read their maps again."""
     import lightning
 
-    from occlift.tasks.rendering import RenderingData, RenderingTask
+    from occlift.tasks.loaders import TrainingData
+    from occlift.tasks.rendering import RenderingTask
+    from occlift.tasks.rendering_frames import collate_rendering
 
     frames = frames or _frames(NuScenes.open(root), config, labels)
     # The network's first weights are the only draw from the global generator.
@@ -196,27 +193,11 @@ def _train_here(
         mirror=config.mirror,
     )
     prepare_network(task.model.network, devices=config.devices)
-    loader = RenderingData(
-        train=frames, batch_size=config.batch_size, steps=config.optimizer.steps, seed=config.seed,
-        workers=config.workers,
+    loaders = TrainingData(
+        train=frames, collate=collate_rendering, batch_size=config.batch_size, steps=config.optimizer.steps,
+        seed=config.seed, workers=config.workers,
     )  # fmt: skip
-    checkpoint = out / LAST_CHECKPOINT
-    with quiet_lightning():
-        trainer = make_trainer(
-            out,
-            "train rendering",
-            last_step=min(config.optimizer.steps, max_steps or config.optimizer.steps),
-            checkpoint_every=config.checkpoint_every,
-            validation_every=None,
-            precision=config.precision,
-            devices=config.devices,
-        )
-        trainer.fit(task, loader, ckpt_path=resume, weights_only=True if resume else None)
-        trainer.save_checkpoint(checkpoint)
-    return TrainRun(
-        checkpoint=checkpoint,
-        steps=trainer.global_step,
-        seconds=time.monotonic() - started,
-        losses=out / "losses.csv",
-        train_frames=len(frames),
-    )
+    return fit(
+        task, loaders, out, config, description="train rendering", train_frames=len(frames), started=started,
+        resume=resume, max_steps=max_steps,
+    )  # fmt: skip

@@ -6,20 +6,127 @@ import importlib.util
 import logging
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from occlift.errors import ConfigError
 from occlift.recipes.run_folder import LAST_CHECKPOINT
+from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
 
 if TYPE_CHECKING:
     import lightning
 
     from occlift.models.easyocc import EasyOcc
+    from occlift.tasks.loaders import TrainingData
+    from occlift.tasks.one_cycle import OneCycleTask
+
+
+class LoopSettings(Protocol):
+    """What the configuration of every training says about the loop that it runs in."""
+
+    @property
+    def optimizer(self) -> OptimizerConfig: ...
+
+    @property
+    def checkpoint_every(self) -> int: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+    @property
+    def devices(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRun:
+    """A training run that ended.
+
+    Attributes:
+        checkpoint: with the state of the optimiser; it can be resumed from.
+        steps: done since the beginning, those of a resumed run included.
+        seconds: of this call.
+        losses: CSV with the columns step, name, value (`occlift.tasks.callbacks.read_scalars`).
+        train_frames: how many.
+    """
+
+    checkpoint: Path
+    steps: int
+    seconds: float
+    losses: Path
+    train_frames: int
+
+
+def check_start(settings: LoopSettings, resume: Path | None) -> None:
+    """What can be refused before anything is read or written.
+
+    Raises:
+        ConfigError: no device is asked for.
+        DataError: the checkpoint to resume from is missing or damaged.
+    """
+    from occlift.tasks.checkpoint import checkpoint_parts
+
+    if resume is not None:
+        checkpoint_parts(resume)
+    if settings.devices < 1:
+        raise ConfigError(f"devices must be at least 1, got {settings.devices}")
+
+
+def fit(
+    task: OneCycleTask,
+    data: TrainingData,
+    out: Path,
+    settings: LoopSettings,
+    *,
+    description: str,
+    train_frames: int,
+    started: float,
+    resume: Path | None,
+    max_steps: int | None,
+    validation_every: int | None = None,
+    ema_decay: float | None = None,
+) -> TrainRun:
+    """Trains in this process, from the beginning or from a checkpoint, and leaves `last.ckpt` in the run folder.
+
+    Args:
+        description: of the progress.
+        train_frames: how many there are.
+        started: the reading of the monotonic clock from which seconds are counted.
+        resume: a checkpoint of the same run.
+        max_steps: stops after this step of the schedule; None: at its end.
+        validation_every: steps between two validations, at most the schedule; None: none.
+        ema_decay: of averaged weights; None: none are kept.
+
+    Raises:
+        TrainingDiverged: a term of the loss is not finite; the text names step and term.
+    """
+    steps = settings.optimizer.steps
+    checkpoint = out / LAST_CHECKPOINT
+    with quiet_lightning():
+        trainer = make_trainer(
+            out,
+            description,
+            last_step=min(steps, max_steps or steps),
+            checkpoint_every=settings.checkpoint_every,
+            validation_every=None if validation_every is None else min(validation_every, steps),
+            precision=settings.precision,
+            devices=settings.devices,
+            ema_decay=ema_decay,
+        )
+        trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
+        trainer.save_checkpoint(checkpoint)
+    return TrainRun(
+        checkpoint=checkpoint,
+        steps=trainer.global_step,
+        seconds=time.monotonic() - started,
+        losses=out / "losses.csv",
+        train_frames=train_frames,
+    )
 
 
 def make_trainer(

@@ -13,16 +13,14 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from occlift.classes import NUM_CLASSES, UNKNOWN
 from occlift.data.augment import AugmentConfig, augment
-from occlift.data.batches import FrameBatch, OccupancyFrames, TrainingOrder, collate_frames
+from occlift.data.batches import FrameBatch, collate_frames
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, drawn_occupancy_loss
 from occlift.metrics.occupancy import OccupancyCounts, histogram
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
@@ -124,52 +122,6 @@ class OccupancyTask(OneCycleTask):
         self.log("val_miou_17_camera", scores.mean_iou("camera"), rank_zero_only=True)
         self.log("val_miou_15_camera", scores.mean_iou("camera", classes=15), rank_zero_only=True)
         self.log("val_iou_camera", scores.geometric_iou("camera"), rank_zero_only=True)
-
-
-class OccupancyData(lightning.LightningDataModule):
-    """Loaders whose order continues where the trainer stands, shared among its processes.
-
-    Args:
-        train: frames with labels.
-        validation: frames with labels, or None.
-        batch_size: key frames per process and step.
-        steps: of the whole run.
-        seed: of the order.
-        workers: processes that read ahead; 0 reads in the training process, which keeps one cache of decoded frames.
-    """
-
-    def __init__(
-        self,
-        *,
-        train: OccupancyFrames,
-        validation: OccupancyFrames | None,
-        batch_size: int,
-        steps: int,
-        seed: int,
-        workers: int,
-    ) -> None:
-        super().__init__()
-        self._train, self._validation = train, validation
-        self._batch_size, self._steps, self._seed, self._workers = batch_size, steps, seed, workers
-
-    def train_dataloader(self) -> DataLoader[FrameBatch]:
-        assert self.trainer is not None
-        order = TrainingOrder(
-            num_frames=len(self._train),
-            batch_size=self._batch_size,
-            steps=self._steps,
-            seed=self._seed,
-            first_step=self.trainer.global_step,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
-        return DataLoader(self._train, batch_sampler=order, collate_fn=collate_frames, num_workers=self._workers)
-
-    def val_dataloader(self) -> DataLoader[FrameBatch]:
-        assert self.trainer is not None
-        assert self._validation is not None, "without validation frames the trainer must not validate"
-        share = range(self.trainer.global_rank, len(self._validation), self.trainer.world_size)
-        return DataLoader(self._validation, sampler=share, collate_fn=collate_frames, num_workers=self._workers)
 
 
 def as_hyper_parameters(

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from occlift.data.batches import IMAGE_DEVIATION, IMAGE_MEAN, FrameBatch, TrainingOrder
+from occlift.data.batches import IMAGE_DEVIATION, IMAGE_MEAN, FrameBatch
 from occlift.errors import ConfigError
 from occlift.geometry.reproject import warp_to_target
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
@@ -30,7 +28,7 @@ from occlift.tasks.draws import frame_generator
 from occlift.tasks.mean_loss import logged_mean
 from occlift.tasks.one_cycle import OneCycleTask
 from occlift.tasks.optimizer import OptimizerConfig
-from occlift.tasks.rendering_frames import RenderingBatch, RenderingFrames, collate_rendering
+from occlift.tasks.rendering_frames import RenderingBatch, collate_rendering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,36 +183,6 @@ class RenderingTask(OneCycleTask):
         if factors.smoothness:
             terms["smoothness"] = factors.smoothness * smoothness_loss(depth_m, images)
         return terms
-
-
-class RenderingData(lightning.LightningDataModule):
-    """A loader whose order continues where the trainer stands, shared among its processes.
-
-    Args:
-        train: the frames.
-        batch_size: key frames per process and step.
-        steps: of the whole run.
-        seed: of the order.
-        workers: processes that read ahead; 0 reads in the training process.
-    """
-
-    def __init__(self, *, train: RenderingFrames, batch_size: int, steps: int, seed: int, workers: int) -> None:
-        super().__init__()
-        self._train = train
-        self._batch_size, self._steps, self._seed, self._workers = batch_size, steps, seed, workers
-
-    def train_dataloader(self) -> DataLoader[RenderingBatch]:
-        assert self.trainer is not None
-        order = TrainingOrder(
-            num_frames=len(self._train),
-            batch_size=self._batch_size,
-            steps=self._steps,
-            seed=self._seed,
-            first_step=self.trainer.global_step,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
-        return DataLoader(self._train, batch_sampler=order, collate_fn=collate_rendering, num_workers=self._workers)
 
 
 def _colours(frame: FrameBatch) -> Float[Tensor, "images 3 height width"]:

@@ -21,9 +21,10 @@ from occlift.classes import (
     UNKNOWN,
 )
 from occlift.data.key_frame import CameraImage, KeyFrame, LidarSweep
+from occlift.data.noise import smooth_noise
 from occlift.data.truth_maps import TruthMaps, read_truth_maps, truth_maps_path, write_truth_maps
 from occlift.errors import ConfigError, DataError
-from occlift.teachers.corruption import CONFUSED_OBJECTS, DepthCorruption, SemanticsCorruption, smooth_noise
+from occlift.teachers.corruption import CONFUSED_OBJECTS, DepthCorruption, SemanticsCorruption
 from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, OracleDepth
 from occlift.teachers.registry import DEPTH_TEACHERS, SEMANTICS_TEACHERS, depth_teacher, semantics_teacher
 

@@ -117,6 +117,7 @@ def test_the_table_lists_every_teacher_and_says_what_is_missing(
         assert row.ready == (row.note == "")
     assert table["depth", "lidar"].ready
     assert table["semantics", "files"].ready
+    assert table["features", "oracle"].ready
     for key in (("semantics", "grounded-sam"), ("semantics", "sam3"), ("depth", "depth-pro"), ("features", "dinov3")):
         assert not table[key].ready
         assert "hf download" in table[key].note

@@ -17,12 +17,13 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from occlift.data.key_frame import CAMERA_CHANNELS, KeyFrame
+from occlift.data.corrupt import Corruption, corrupt_images
+from occlift.data.key_frame import CAMERA_CHANNELS, CameraImage, KeyFrame
 from occlift.data.npz import MissingArray
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, read_confidence, read_label
 from occlift.data.sensors import read_image
-from occlift.errors import DataError
+from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.grids import OCC3D_GRID
 
@@ -190,9 +191,11 @@ class OccupancyFrames(Dataset[FrameBatch]):
         confidence: reads how sure the labels are, too.
         blind: replaces every image by a uniform grey one; nothing is decoded. The baseline that shows how much a
             network knows without looking.
+        corruption: what is done to the images as they are on disk, before they are cut and resized; None: nothing.
         cache_bytes: decoded frames are kept in memory until they take this much (per process).
 
     Raises:
+        ConfigError: `blind` and `corruption` are asked for together.
         DataError: (from an item) an image or a label is missing or damaged, the label does not say how sure it is
             though that was asked for, or the key frame lacks a camera.
     """
@@ -207,14 +210,21 @@ class OccupancyFrames(Dataset[FrameBatch]):
         labels: Path | None = None,
         confidence: bool = False,
         blind: bool = False,
+        corruption: Corruption | None = None,
         cache_bytes: int = 0,
     ) -> None:
+        if blind and corruption is not None:
+            raise ConfigError(
+                f"blind, and corrupted by {corruption.name}: a blind network is shown grey images, which cannot be "
+                "corrupted; choose one"
+            )
         self._data = data
         self.tokens = tuple(tokens)
         self._height, self._width = height, width
         self._labels = labels
         self._confidence = confidence
         self._blind = blind
+        self._corruption = corruption
         self._cache: dict[int, _Stored] = {}
         self._cache_bytes_left = cache_bytes
 
@@ -260,21 +270,17 @@ class OccupancyFrames(Dataset[FrameBatch]):
                 f"sample {key_frame.token} ({key_frame.scene}) has no {missing}; a surround network needs all six "
                 "cameras: leave this sample out, or complete the data set"
             )
+        on_disk = [self._image(camera) for camera in key_frame.cameras]
+        if self._corruption is not None:
+            on_disk = corrupt_images(on_disk, self._corruption, key_frame.token)
         images, intrinsics_px, ego_from_camera = [], [], []
-        for camera in key_frame.cameras:
+        for camera, image in zip(key_frame.cameras, on_disk, strict=True):
             rig = CameraRig(
                 intrinsics_px=torch.from_numpy(camera.intrinsics_px)[None],
                 ego_from_camera=torch.from_numpy(key_frame.ego_from_camera(camera))[None],
                 height=camera.height,
                 width=camera.width,
             )
-            shape = (camera.height, camera.width, 3)
-            image = np.full(shape, 127, np.uint8) if self._blind else read_image(camera.path)
-            if image.shape[:2] != (camera.height, camera.width):
-                raise DataError(
-                    f"{camera.path}: the image has {image.shape[0]}×{image.shape[1]} pixels, the table sample_data "
-                    f"says {camera.height}×{camera.width}; its intrinsics would not fit"
-                )
             image, rig = fit_image(image, rig, height=self._height, width=self._width)
             images.append(torch.from_numpy(image.transpose(2, 0, 1).copy()))
             intrinsics_px.append(rig.intrinsics_px.float())
@@ -285,6 +291,17 @@ class OccupancyFrames(Dataset[FrameBatch]):
             height=self._height,
             width=self._width,
         )
+
+    def _image(self, camera: CameraImage) -> UInt8[np.ndarray, "height width 3"]:
+        if self._blind:
+            return np.full((camera.height, camera.width, 3), 127, np.uint8)
+        image = read_image(camera.path)
+        if image.shape[:2] != (camera.height, camera.width):
+            raise DataError(
+                f"{camera.path}: the image has {image.shape[0]}×{image.shape[1]} pixels, the table sample_data "
+                f"says {camera.height}×{camera.width}; its intrinsics would not fit"
+            )
+        return image
 
 
 def _label_confidence(path: Path) -> UInt8[np.ndarray, "200 200 16"]:

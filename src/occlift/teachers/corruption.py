@@ -30,6 +30,7 @@ from occlift.classes import (
     TRUCK,
     UNKNOWN,
 )
+from occlift.data.noise import smooth_noise
 
 REFERENCE_WIDTH_PX: Final = 400
 
@@ -149,18 +150,6 @@ class SemanticsCorruption:
         return result
 
 
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell_px: float) -> Float[np.ndarray, "height width"]:
-    """Gaussian noise of mean 0 and variance 1 at every pixel, correlated over about `cell_px` pixels.
-
-    Independent values on a lattice of that spacing, blended with cubic B-spline weights that are scaled to unit length.
-    """
-    height, width = shape
-    rows, columns = _spline_weights(height, cell_px), _spline_weights(width, cell_px)
-    lattice = rng.standard_normal((rows.shape[1], columns.shape[1]))
-    # Not `@`: BLAS may sum in another order on another machine, and labels should have the same bytes there.
-    return np.einsum("wj,hj->hw", columns, np.einsum("hi,ij->hj", rows, lattice))
-
-
 def smeared(
     depth_m: Float[np.ndarray, "height width"], radius_px: int, edge_ratio: float
 ) -> Float[np.ndarray, "height width"]:
@@ -252,14 +241,3 @@ def with_jittered_outlines(
     row = np.clip(np.arange(height)[:, None] + down, 0, height - 1)
     column = np.clip(np.arange(width) + right, 0, width - 1)
     return class_id[row, column]
-
-
-def _spline_weights(count: int, cell_px: float) -> Float[np.ndarray, "pixels lattice"]:
-    position = (np.arange(count) + 0.5) / cell_px
-    cell = position.astype(int)
-    u = position - cell
-    weights = np.stack(((1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3), axis=1)
-    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    matrix = np.zeros((count, cell[-1] + 4))
-    np.put_along_axis(matrix, cell[:, None] + np.arange(4), weights, axis=1)
-    return matrix

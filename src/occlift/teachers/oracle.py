@@ -6,7 +6,6 @@ about as wrong as today's foundation models are on street scenes.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from occlift.data.key_frame import CameraImage, KeyFrame
+from occlift.data.noise import generator_of
 from occlift.data.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
 from occlift.errors import DataError
 from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
@@ -75,8 +75,8 @@ class OracleSemantics:
         return [self._of_image(image) for image in frame.cameras]
 
     def _of_image(self, image: CameraImage) -> SemanticMap:
-        truth = _truth(image)
-        rng = _generator(self.seed, "semantics", image.token)
+        truth = truth_of(image)
+        rng = generator_of(self.seed, "semantics", image.token)
         class_id = self.corruption.apply(truth.semantics, truth.instance, rng)
         return SemanticMap(class_id=class_id, score=np.ones(class_id.shape, np.float32))
 
@@ -101,12 +101,17 @@ class OracleDepth:
         return [self._of_image(image) for image in frame.cameras]
 
     def _of_image(self, image: CameraImage) -> DepthMap:
-        truth = _truth(image)
-        depth_m = self.corruption.apply(truth.depth_m, _generator(self.seed, "depth", image.token))
+        truth = truth_of(image)
+        depth_m = self.corruption.apply(truth.depth_m, generator_of(self.seed, "depth", image.token))
         return DepthMap(depth_m=depth_m, confidence=np.ones(depth_m.shape, np.float32))
 
 
-def _truth(image: CameraImage) -> TruthMaps:
+def truth_of(image: CameraImage) -> TruthMaps:
+    """The truth maps of an image.
+
+    Raises:
+        DataError: there are none, or they are damaged or of another size than the image.
+    """
     path = truth_maps_path(image.path)
     maps = read_truth_maps(path)
     if maps.semantics.shape != (image.height, image.width):
@@ -115,8 +120,3 @@ def _truth(image: CameraImage) -> TruthMaps:
             "(height, width); make the town with --maps again"
         )
     return maps
-
-
-def _generator(seed: int, purpose: str, token: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"{seed}/{purpose}/{token}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))

@@ -21,6 +21,7 @@ from occlift.teachers.lidar import LidarDepth, LidarDepthConfig
 from occlift.teachers.metric3d import Metric3D, Metric3DConfig, missing_metric3d
 from occlift.teachers.options import configured, did_you_mean
 from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, OracleDepth, OracleSemantics
+from occlift.teachers.oracle_features import OracleFeatures, OracleFeaturesConfig
 from occlift.teachers.sam3 import Sam3, Sam3Config, missing_sam3
 from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher
 from occlift.teachers.weights import missing_weights
@@ -40,7 +41,8 @@ class TeacherEntry(Generic[_Made]):
 
     Attributes:
         config: the frozen dataclass of its options.
-        build: makes it from such a configuration and the seed of its errors (only oracles err by seed).
+        build: makes it from such a configuration and the seed of its errors (only oracles err by seed; that of features
+            has its own as an option).
         summary: what it is, in a few words.
         needs: what must be there before it can be used.
         missing: from a configuration to what is missing and how to get it; None: ready. Loads nothing.
@@ -183,6 +185,13 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
 """The teachers of depth."""
 
 FEATURE_TEACHERS: Final[Mapping[str, TeacherEntry[FeatureTeacher]]] = {
+    "oracle": TeacherEntry(
+        config=OracleFeaturesConfig,
+        build=lambda config, seed: OracleFeatures(config=config),
+        summary="features by a recipe from the true classes, objects and heights",
+        needs=_TRUTH_MAPS,
+        missing=_nothing_missing,
+    ),
     "dinov2": TeacherEntry(
         config=DinoConfig,
         build=lambda config, seed: Dino(config),

@@ -18,7 +18,9 @@ from occlift.data.frame_index import CHANNELS, FrameIndex
 from occlift.data.index_cache import load_boxes, load_frames
 from occlift.data.key_frame import CAMERA_CHANNELS, LIDAR_CHANNEL, BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.data.occ3d import checked_name
+from occlift.data.references import positions_of, resolve, table_path, tokens_of
 from occlift.data.splits import scenes_of_split
+from occlift.data.tables import LogRow, SceneLogRow, read_table
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import rigid_transform, rotation_from_quaternion
 
@@ -41,6 +43,7 @@ class NuScenes:
         self.scenes: Final[tuple[str, ...]] = tuple(frames.scene_names)
         self._frames = frames
         self._boxes = boxes
+        self._locations: dict[str, str] | None = None
         self._sample_positions = {token: position for position, token in enumerate(frames.sample_tokens)}
         self._scene_positions = {name: position for position, name in enumerate(self.scenes)}
         self._faults = dict(zip(frames.faulty_samples.tolist(), frames.faults, strict=True))
@@ -102,7 +105,7 @@ class NuScenes:
         """
         position = self._scene_positions.get(scene)
         if position is None:
-            raise DataError(f"{self.root / self.version}: has no scene {scene!r}; it has {_few(self.scenes)}")
+            raise self._no_scene(scene)
         first, end = self._frames.scene_starts[position : position + 2]
         return tuple(self._frames.sample_tokens[sample] for sample in range(first, end))
 
@@ -143,6 +146,18 @@ class NuScenes:
             ),
         )
 
+    def location(self, scene: str) -> str:
+        """Where a scene was driven, by its log: the name of a map, such as `singapore-onenorth`.
+
+        Raises:
+            DataError: there is no scene of this name; `log.json` is missing or damaged, or lacks the scene's log.
+        """
+        if scene not in self._scene_positions:
+            raise self._no_scene(scene)
+        if self._locations is None:
+            self._locations = _read_locations(self.root / self.version)
+        return self._locations[scene]
+
     def boxes(self, token: str) -> tuple[BoxAnnotation, ...]:
         """The annotations of a key frame, in table order; all of them, seen or not.
 
@@ -162,6 +177,9 @@ class NuScenes:
     def __setstate__(self, state: tuple[Path, str]) -> None:
         root, version = state
         self.__init__(root, version, *load_frames(root / version))  # type: ignore[misc]
+
+    def _no_scene(self, scene: str) -> DataError:
+        return DataError(f"{self.root / self.version}: has no scene {scene!r}; it has {_few(self.scenes)}")
 
     def _position(self, token: str) -> int:
         position = self._sample_positions.get(token)
@@ -225,6 +243,18 @@ def _annotation(index: BoxIndex, row: int) -> BoxAnnotation:
         attributes=tuple(index.attribute_names[attribute] for attribute in index.attributes[first:end].tolist()),
         velocity_global_m_s=index.velocities_m_s[row].copy(),
     )
+
+
+def _read_locations(folder: Path) -> dict[str, str]:
+    """The location of every scene. Not part of the cached index: both tables are small, and few runs need it."""
+    path = table_path(folder, "log")
+    logs = read_table(path, LogRow)
+    positions = positions_of(path, tokens_of(logs))
+    scenes_path = table_path(folder, "scene")
+    return {
+        scene.name: logs[resolve(positions, scenes_path, scene, "log_token", scene.log_token, "log")].location
+        for scene in read_table(scenes_path, SceneLogRow)
+    }
 
 
 def _versions(root: Path) -> list[str]:

@@ -56,6 +56,19 @@ class SceneRow(Row, frozen=True, gc=False):
     name: str
 
 
+class SceneLogRow(Row, frozen=True, gc=False):
+    """What a row of `scene` says about its log; read only where maps are needed."""
+
+    name: str
+    log_token: str
+
+
+class LogRow(Row, frozen=True, gc=False):
+    """`location` is the name of a map, such as `singapore-onenorth`."""
+
+    location: str
+
+
 class SampleRow(Row, frozen=True, gc=False):
     scene_token: str
     timestamp: Microseconds

@@ -62,6 +62,7 @@ class TownScene:
     """Everything that exists in a scene."""
 
     style: Style
+    roads: tuple[Road, ...]
     ground: Ground
     static: PartIndex
     objects: tuple[TownObject, ...]
@@ -263,6 +264,7 @@ def build_scene(seed: tuple[int, ...], *, frames: int, static: bool = False) -> 
     objects = [o for o in objects if not _meets_ego(o, ego_poses)]
     return TownScene(
         style=style,
+        roads=tuple(roads),
         ground=ground,
         static=index_parts(np.concatenate(builder.static_parts), ground),
         objects=tuple(objects),

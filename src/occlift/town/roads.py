@@ -18,6 +18,8 @@ from occlift.town.trace import Ground
 
 GROUND_CELL_M: Final = 0.125
 KERB_M: Final = 0.15
+MARKED_BEYOND_M: Final = 6.0
+"""Lanes are marked where the kerb of any other road is at least so far away."""
 _OUTSIDE_HEIGHT_M: Final = 0.12
 
 
@@ -28,6 +30,8 @@ class Paint(IntEnum):
     WHITE = 1
     YELLOW = 2
     CROSSING = 3
+    BETWEEN_STRIPES = 4
+    """Bare road that belongs to a crossing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +204,7 @@ def _paint_ground(lower_x, lower_y, cell, nx, ny, lines, lengths, starts, widths
                     if r != on:
                         other = min(other, abs(d[r]) - widths[r, 0])
                 a = abs(d[on])
-                if other > 6.0:
+                if other > MARKED_BEYOND_M:
                     if median > 0 and a < median:
                         class_id[i, j] = OTHER_FLAT
                         height[i, j] = KERB_M
@@ -211,8 +215,8 @@ def _paint_ground(lower_x, lower_y, cell, nx, ny, lines, lengths, starts, widths
                         if abs(a - line) < 0.07 and (k == lanes or s[on] % 9.0 < 3.0):
                             paint[i, j] = 1
                 elif 1.5 < other < 4.5:
-                    if d[on] % 1.1 < 0.55 and a < half - 0.3:
-                        paint[i, j] = 3
+                    if a < half - 0.3:
+                        paint[i, j] = 3 if d[on] % 1.1 < 0.55 else 4
                 elif 5.2 < other < 5.6 and a < half - 0.2:
                     paint[i, j] = 1
             elif gap < verge:

@@ -20,6 +20,7 @@ from occlift.geometry.raycast import observed_by_camera
 from occlift.geometry.transforms import inverse, quaternion_from_rotation, rotation_about_z, transform_points
 from occlift.town.config import TownConfig
 from occlift.town.layout import TownScene, build_scene
+from occlift.town.map_expansion import write_map_expansion
 from occlift.town.rig import MountedCamera, SensorRig, build_rig, sweep_lidar, visible_share
 from occlift.town.shade import Rendered, render_image
 from occlift.town.tables import (
@@ -49,6 +50,11 @@ def finished_mark(out: Path, scene: str) -> Path:
     return out / VERSION / ".scenes" / f"{scene}.json"
 
 
+def scene_of_town(config: TownConfig, number: int) -> TownScene:
+    """What exists in a scene of a town."""
+    return build_scene((config.seed, number), frames=config.frames, static=config.static)
+
+
 class SceneWriter:
     """Writes one scene; files are compressed and written by threads while the next images are drawn."""
 
@@ -72,9 +78,8 @@ class SceneWriter:
 
     def _open(self) -> None:
         config = self._config
-        entropy = (config.seed, self._number)
-        self._scene: TownScene = build_scene(entropy, frames=config.frames, static=config.static)
-        self._rng = np.random.default_rng((*entropy, 1))
+        self._scene: TownScene = scene_of_town(config, self._number)
+        self._rng = np.random.default_rng((config.seed, self._number, 1))
         self._rig: SensorRig = build_rig(self._rng, height=config.image_height, width=config.image_width)
         self._truth = SceneTruth(self._scene)
         self._start_us = _EPOCH_US + 1_000_000_000 * self._number
@@ -86,6 +91,7 @@ class SceneWriter:
         map_token = token(self._name, "map")
         map_file = f"maps/{map_token}.png"
         self._write_map(map_file)
+        write_map_expansion(self._out, self._name, self._scene)
         self._rows = {
             "log": [
                 {"token": self._log_token, "logfile": self._name, "vehicle": "town", "date_captured": "2020-09-13",

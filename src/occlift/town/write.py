@@ -4,10 +4,12 @@
     OUT/samples/<channel>/*.jpg, *.pcd.bin       sensor data
     OUT/samples/<channel>/*.truth.npz            class, depth and instance per pixel, if asked for
     OUT/maps/<token>.png                         driveable surface and sidewalks, 0.1 m per pixel
+    OUT/maps/expansion/<scene>.json              drivable area, crossings and dividers as polygons and lines
     OUT/gts/<scene>/<token>/labels.npz           occupancy and both masks
     OUT/town.json                                the configuration
 
-The same configuration gives the same bytes. A scene that is finished is not written again.
+The same configuration gives the same bytes. A scene that is finished is not written again, but gets its map expansion
+if it was written before there were any.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from typing import Final
 
 import numba
 
+from occlift.data.map_expansion import map_expansion_path
 from occlift.errors import ConfigError
 from occlift.progress import track
 from occlift.town.config import TownConfig
-from occlift.town.scene_writer import SceneWriter, finished_mark
+from occlift.town.map_expansion import write_map_expansion
+from occlift.town.scene_writer import SceneWriter, finished_mark, scene_of_town
 from occlift.town.tables import VERSION, write_json, write_tables
 
 _FORMAT: Final = 1
@@ -62,6 +66,10 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
     marks = [finished_mark(out, config.scene_name(number)) for number in range(config.scenes)]
     marks[0].parent.mkdir(parents=True, exist_ok=True)
     missing = [number for number, mark in enumerate(marks) if not mark.exists()]
+    for number in sorted(set(range(config.scenes)) - set(missing)):
+        name = config.scene_name(number)
+        if not map_expansion_path(out, name).exists():
+            write_map_expansion(out, name, scene_of_town(config, number))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(workers or cores, len(missing))
     if workers > 1:

@@ -19,6 +19,8 @@ from occlift.geometry.cameras import CameraRig
 from occlift.models.backbone import ImageEncoder
 from occlift.models.easyocc import EasyOcc, EasyOccConfig, fine_voxels
 from occlift.models.lift import lift, visible_pairs
+from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
+from occlift.models.rows import linear_of_rows
 
 TINY = tiny_easyocc(residual_pair=True, hourglass_blocks=1)
 
@@ -107,6 +109,48 @@ def test_encoder_pads_instead_of_stretching() -> None:
     with torch.no_grad():
         torch.testing.assert_close(encoder(image), encoder(padded)[..., :12, :20])
     assert encoder(image).shape == (1, 8, 12, 20)
+
+
+def test_numbers_of_rows_repeat_and_nothing_else_changes() -> None:
+    """Every new shape costs oneDNN a kernel, with megabytes of scratch memory that it keeps."""
+    layer = nn.Linear(3, 2).double()
+    asked: list[int] = []
+    layer.register_forward_hook(lambda module, inputs, output: asked.append(len(inputs[0])))
+    for count in range(60_000, 64_000, 37):
+        assert linear_of_rows(layer, torch.zeros(count, 3, dtype=torch.float64)).shape == (count, 2)
+    assert len(set(asked)) <= 2
+    assert max(asked) <= 64_000 * 9 / 8
+    for count in (0, 1, 63, 1000, 5000):
+        rows = torch.randn(count, 3, dtype=torch.float64, requires_grad=True)
+        plain = layer(rows)
+        assert torch.allclose(linear_of_rows(layer, rows), plain, atol=1e-12)
+        weight = torch.randn_like(plain)
+        wanted = [rows, layer.weight, layer.bias]
+        found = torch.autograd.grad((linear_of_rows(layer, rows) * weight).sum(), wanted)
+        for gradient, expected in zip(found, torch.autograd.grad((plain * weight).sum(), wanted), strict=True):
+            assert torch.allclose(gradient, expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("model", ["easyocc", "occfeat"])
+def test_heads_are_asked_for_few_different_numbers_of_voxels(model: str) -> None:
+    asked: set[int] = set()
+    counts = range(2000, 3000, 50)
+    if model == "easyocc":
+        network = EasyOcc(TINY)
+        network.head.register_forward_hook(lambda module, inputs, output: asked.add(len(inputs[0])))
+        features = torch.zeros(*network.config.working_grid.shape, network.config.volume.channels)
+        for count in counts:
+            network.logits_at(features, torch.randperm(features[..., 0].numel())[:count])
+    else:
+        head = OccFeatHead(OccFeatHeadConfig(channels=2, feature_channels=3, classes=True), bev_channels=4)
+        for layer in (head.features, head.classes):
+            assert layer is not None
+            layer.register_forward_hook(lambda module, inputs, output: asked.add(len(inputs[0])))
+        vectors, voxel = torch.zeros(1, 30, 30, 8, 2), torch.zeros(3000, 4, dtype=torch.long)
+        for count in counts:
+            head.features_at(vectors, voxel[:count])
+            head.class_logits_at(vectors, voxel[:count])
+    assert len(asked) <= 9, asked
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])

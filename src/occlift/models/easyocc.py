@@ -24,6 +24,7 @@ from occlift.geometry.cameras import CameraRig
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.models.backbone import BackboneName, ImageEncoder
 from occlift.models.lift import lift, visible_pairs
+from occlift.models.rows import linear_of_rows
 from occlift.models.volume import VolumeConfig, VolumeNetwork
 
 
@@ -240,7 +241,7 @@ class EasyOcc(nn.Module):
         # The head is asked once per working voxel, of whose voxels perhaps several were drawn.
         asked = torch.zeros(len(self.voxel_centers_ego), dtype=torch.bool, device=index.device)
         asked.index_fill_(0, working, True)
-        logits = self.head(features.flatten(0, 2).index_select(0, asked.nonzero()[:, 0]))
+        logits = linear_of_rows(self.head, features.flatten(0, 2).index_select(0, asked.nonzero()[:, 0]))
         row = asked.cumsum(0).index_select(0, working) - 1
         return logits.view(-1, NUM_CLASSES).index_select(0, place + parts * (row - working))
 

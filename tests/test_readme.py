@@ -115,6 +115,17 @@ def test_the_rendering_baseline_trains_and_what_it_shows_is_scored(fleet: dict[s
     assert "Classes of rays" in done.stdout
 
 
+def test_a_network_is_pretrained_fine_tuned_and_scored(fleet: dict[str, str]) -> None:
+    commands = [c[1:] for c in _commands("Pretraining a bird's-eye-view network")]
+    assert [c[0] for c in commands] == ["pretrain", "finetune", "evaluate"]
+    for command in commands:
+        steps = [] if command[0] == "evaluate" else ["--steps", "1"]
+        done = _run([*(word.replace("data/", "") for word in command), *steps], Path(fleet["folder"]))
+        assert done.returncode == 0, done.stderr
+    assert "fog 3" in done.stdout
+    assert "vehicle filtered" in done.stdout
+
+
 def test_two_processes_train_together_and_report_once(fleet: dict[str, str]) -> None:
     arguments = [
         "train",
@@ -157,7 +168,7 @@ def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    commands = "demo town label audit teachers train predict export evaluate merge compare show"
+    commands = "demo town label audit teachers train predict pretrain finetune export evaluate merge compare show"
     for command in commands.split():
         assert command in done.stdout
 
@@ -170,6 +181,9 @@ def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> 
         ["predict", "no.ckpt", "nowhere", "--out", "p"],
         ["show", "nowhere", "token"],
         ["export", "no.ckpt", "--onnx", "x.onnx"],
+        ["evaluate", "--bev", "no.ckpt"],
+        ["evaluate", "--bev", "no.ckpt", "--root", "nowhere", "--corrupt", "hail"],
+        ["finetune", "bev-demo", "nowhere", "--labels", "1%"],
     ):
         done = _run(arguments, tmp_path)
         assert done.returncode == 1, arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
@@ -25,10 +26,19 @@ from occlift.recipes.reproduce.conduct import conduct, status
 from occlift.recipes.reproduce.document import write_between_markers
 from occlift.recipes.reproduce.easyocc import easyocc_plan
 from occlift.recipes.reproduce.execute import steps_in_time
-from occlift.recipes.reproduce.plan import Claim, MakeTown, Place, Plan, Row, TablePlan, Training
+from occlift.recipes.reproduce.plan import Claim, MakeTown, OccupancyTraining, Place, Plan, Row, TablePlan
 from occlift.recipes.reproduce.record import Result, finished_result, read_calls
 from occlift.recipes.reproduce.render import READING, sections
-from occlift.recipes.reproduce.scores import MASKED, STEP, Scoreboard
+from occlift.recipes.reproduce.scores import (
+    IOU,
+    MASKED,
+    MEMORY,
+    RAYS,
+    STEP,
+    UNMASKED,
+    UNMASKED_IOU,
+    Scoreboard,
+)
 from occlift.town.config import TownConfig
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -49,12 +59,22 @@ def plan_by_hand(claims: tuple[Claim, ...] = (), steps: int = 4) -> Plan:
     config = TrainConfig()
     config = replace(config, optimizer=replace(config.optimizer, steps=steps))
     trainings = tuple(
-        Training(name=name, needs=("data",), config=replace(config, seed=int(name[-1])), frames=13) for name in SCORES
+        OccupancyTraining(name=name, needs=("data",), config=replace(config, seed=int(name[-1])), frames=13)
+        for name in SCORES
     )
     rows = tuple(Row(label=letter, runs=tuple(n for n in SCORES if n[0] == letter)) for letter in "ABC")
-    table = TablePlan(letter="a", title="By hand", rows=rows, claims=claims, notes=("A note.",))
+    table = TablePlan(
+        letter="a",
+        title="By hand",
+        scores=(IOU, MASKED, UNMASKED_IOU, UNMASKED, RAYS, STEP, MEMORY),
+        rows=rows,
+        claims=claims,
+        notes=("A note.",),
+    )
     town = MakeTown(name="data", config=TownConfig())
-    return Plan(recipe="easyocc", size="small", data="a town", runs=(town, *trainings), tables=(table,))
+    return Plan(
+        recipe="easyocc", size="small", data="a town", reading="Per cent.", runs=(town, *trainings), tables=(table,)
+    )
 
 
 def write_results(plan: Plan, place: Place, *, leave_out: tuple[str, ...] = ()) -> dict[str, Result]:
@@ -78,24 +98,28 @@ def read_results(plan: Plan, place: Place) -> dict[str, Result]:
 
 def test_claims_are_judged_by_the_spread_over_the_seeds(tmp_path: Path) -> None:
     claims = (
-        Claim(text="B beats A", score=MASKED, row="B", than="A", paper=1.45),
+        Claim(text="B beats A", score=MASKED, row="B", than="A", paper="1.45"),
         Claim(text="A beats B", score=MASKED, row="A", than="B"),
         Claim(text="C beats B", score=MASKED, row="C", than="B"),
         Claim(text="A reaches half of B", score=MASKED, row="A", than="B", share=0.5),
         Claim(text="A reaches 60 % of B", score=MASKED, row="A", than="B", share=0.6),
         Claim(text="B is faster", score=STEP, row="B", than="A"),
+        Claim(text="B adds more to A than A to C", score=MASKED, row="B", than="A", over=("A", "C")),
     )
     plan, place = plan_by_hand(claims), Place(out=tmp_path)
     write_results(plan, place)
     board = Scoreboard(read_results(plan, place), plan.tables)
     assert board.pooled_spread(MASKED) == pytest.approx(8**0.5)
     judged = [board.judge(plan.tables[0], claim) for claim in claims]
-    assert [j.verdict for j in judged] == ["holds", "does not hold", "does not hold", "holds", "does not hold", "holds"]
-    assert [j.ratio for j in judged] == pytest.approx([22 / 12, 12 / 22, 25 / 22, 12 / 22, 12 / 22, 4.0])
-    assert [j.gain for j in judged] == pytest.approx([10, -10, 3, -10, -10, 0.75])
+    refuted = "does not hold"
+    assert [j.verdict for j in judged] == ["holds", refuted, refuted, "holds", refuted, "holds", "holds"]
+    assert [j.ratio for j in judged[:-1]] == pytest.approx([22 / 12, 12 / 22, 25 / 22, 12 / 22, 12 / 22, 4.0])
+    assert math.isnan(judged[-1].ratio)
+    assert [j.gain for j in judged] == pytest.approx([10, -10, 3, -10, -10, 0.75, 10 - (12 - 25)])
     # √(4/3 + 12/3); C has one seed and borrows the pooled spread: √(8/1 + 12/3).
     assert judged[0].standard_error == pytest.approx((16 / 3) ** 0.5)
     assert judged[2].standard_error == pytest.approx(12**0.5)
+    assert judged[-1].standard_error == pytest.approx((12 / 3 + 4 / 3 + 4 / 3 + 8) ** 0.5)
 
 
 def test_without_several_seeds_anywhere_nothing_is_decided(tmp_path: Path) -> None:
@@ -110,7 +134,7 @@ def test_without_several_seeds_anywhere_nothing_is_decided(tmp_path: Path) -> No
 
 
 def test_a_table_is_made_of_result_files_alone(tmp_path: Path) -> None:
-    claim = Claim(text="B beats A", score=MASKED, row="B", than="A", paper=1.45)
+    claim = Claim(text="B beats A", score=MASKED, row="B", than="A", paper="1.45")
     plan, place = plan_by_hand((claim,)), Place(out=tmp_path)
     write_results(plan, place, leave_out=("A-s2",))
     (section,) = sections(plan, read_results(plan, place), (), {"a": "occlift reproduce"})
@@ -122,7 +146,7 @@ def test_a_table_is_made_of_result_files_alone(tmp_path: Path) -> None:
     assert "| B beats A | mIoU 17, camera mask | 1.45 | 2.00 | +11.00 ± 2.24 | holds |" in text
     assert "`occlift reproduce`: a town; scored on 1 key frames" in text
     assert "seeds 0, 1, 2; commit abc; a machine, torch 2.6." in text
-    assert text.rstrip().endswith(f"A note.\n\n{READING}")
+    assert text.rstrip().endswith(f"A note.\n\nPer cent. {READING}")
 
 
 def test_a_result_of_another_configuration_is_refused(tmp_path: Path) -> None:

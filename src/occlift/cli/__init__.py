@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
+from occlift.cli.bev import evaluate_bev, finetune, pretrain
 from occlift.cli.files import write_text
 from occlift.cli.labels import audit, label
 from occlift.cli.rendering import evaluate_rendering, train_rendering
@@ -77,14 +78,24 @@ app.command(name="train")(train)
 app.command(name="predict")(predict)
 app.command(name="train-rendering")(train_rendering)
 app.command(name="evaluate-rendering")(evaluate_rendering)
+app.command(name="pretrain")(pretrain)
+app.command(name="finetune")(finetune)
 app.command(name="export")(export)
 app.command(name="reproduce")(reproduce)
 
 
 @app.command(name="evaluate")
 def evaluate(
-    predictions: Annotated[Path, arg(help="folder with <token>.npz, key semantics: ours or anybody's")],
-    truth: Annotated[Path, arg(help="folder gts/<scene>/<token>/labels.npz")],
+    predictions: Annotated[
+        Path | None, arg(help="folder with <token>.npz, key semantics: ours or anybody's; with --truth")
+    ] = None,
+    truth: Annotated[Path | None, arg(help="folder gts/<scene>/<token>/labels.npz")] = None,
+    bev: Annotated[
+        Path | None, arg(help="score this checkpoint of `occlift finetune bev` instead; needs --root")
+    ] = None,
+    corrupt: Annotated[
+        tuple[str, ...], arg(help="of --bev: corrupt the images, too: NAME, NAME:STRENGTH (1 to 5) or all")
+    ] = (),
     mask: Annotated[
         tuple[Literal["camera", "lidar", "none"], ...], arg(help="evaluated voxels; by default all three")
     ] = ("camera", "lidar", "none"),
@@ -100,12 +111,19 @@ def evaluate(
     part: Annotated[str, arg(help="i/n: score the i-th of n parts, for `occlift merge`", metavar="I/N")] = "1/1",
     device: Annotated[str, arg(help="where rays are cast, as torch names it; same answer everywhere")] = "cpu",
 ) -> None:
-    """Score predictions: IoU, every mIoU by name, RayIoU."""
+    """Score predictions: IoU, every mIoU by name, RayIoU; or a bird's-eye-view network."""
     from occlift.cli.tables import print_evaluation
     from occlift.data.nuscenes import NuScenes
     from occlift.errors import ConfigError
     from occlift.recipes.evaluation import evaluate as run_evaluation
 
+    if bev is not None:
+        if root is None or predictions or truth:
+            raise ConfigError("--bev CHECKPOINT needs --root, and neither --predictions nor --truth")
+        evaluate_bev(bev, root, split, corrupt, json)
+        return
+    if predictions is None or truth is None or corrupt:
+        raise ConfigError("expected --predictions and --truth, or --bev (which knows --corrupt)")
     if root is None and (split or rays):
         raise ConfigError(f"{'--split' if split else '--rays'} needs --root: of which data set?")
     number, slash, parts = part.partition("/")

@@ -9,27 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from occlift.cli.files import write_text
-from occlift.errors import OccliftError
+from occlift.errors import ConfigError, OccliftError
 
 if TYPE_CHECKING:
     from occlift.recipes.reproduce.conduct import RunStatus
     from occlift.recipes.reproduce.render import Section
 
 Letter = Literal["a", "b", "c", "d", "e"]
+Recipe = Literal["easyocc", "occfeat"]
 
 _TIME_OVER = 75
 """Exit status of a call that has to be repeated: EX_TEMPFAIL of sysexits.h."""
 
 
 def reproduce(
-    recipe: Annotated[Positional[Literal["easyocc"]], arg(help="whose tables")],
+    recipe: Annotated[Positional[Recipe], arg(help="whose tables")],
     size: Annotated[
         Literal["small", "full", "smoke"],
         arg(help="small: two cores, two hours; full: a GPU; smoke: shows that everything runs"),
     ] = "small",
     only: Annotated[
         tuple[Letter, ...],
-        arg(help="tables: a approaches, b frames fused, c losses, d 2-D or 3-D, e unknown voxels; by default all"),
+        arg(
+            help="by default all tables. easyocc: a approaches, b frames fused, c losses, d 2-D or 3-D, e unknown "
+            "voxels; occfeat: a SimpleBEV, b BEVFormer, c corrupted images"
+        ),
     ] = (),
     out: Annotated[Path | None, arg(help="folder of the runs; by default runs/reproduce/RECIPE-SIZE")] = None,
     root: Annotated[Path | None, arg(help="a nuScenes-format data set; by default a town is built")] = None,
@@ -50,13 +54,17 @@ def reproduce(
     from occlift.recipes.reproduce.conduct import conduct, status
     from occlift.recipes.reproduce.document import write_between_markers
     from occlift.recipes.reproduce.easyocc import easyocc_plan
+    from occlift.recipes.reproduce.occfeat import occfeat_plan
     from occlift.recipes.reproduce.plan import Place
     from occlift.recipes.reproduce.render import sections
 
     place = Place(
         out=out or Path("runs") / "reproduce" / f"{recipe}-{size}", root=root, truth=truth, label_folders=labels
     )
-    plan = easyocc_plan(size, place, steps=steps)
+    plan = easyocc_plan(size, place, steps=steps) if recipe == "easyocc" else occfeat_plan(size, place, steps=steps)
+    letters = [table.letter for table in plan.tables]
+    if unknown := [letter for letter in only if letter not in letters]:
+        raise ConfigError(f"--only {' '.join(unknown)}: the tables of {recipe} are {', '.join(letters)}")
     if list_runs:
         _print_status(status(plan, place, only))
         return

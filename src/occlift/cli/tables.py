@@ -12,6 +12,7 @@ from occlift.recipes.score_table import shown
 
 if TYPE_CHECKING:
     from occlift.recipes.audit import Audit
+    from occlift.recipes.bev import BevEvaluation
     from occlift.recipes.demo import DemoRun
     from occlift.recipes.evaluation import Evaluation
     from occlift.recipes.rendered import RenderedEvaluation
@@ -44,6 +45,22 @@ def print_evaluation(evaluation: Evaluation) -> None:
         console.print(table)
     _print_left_out(console, evaluation.without_prediction, "prediction")
     _print_left_out(console, evaluation.without_truth, "truth")
+
+
+def print_bev(evaluations: Sequence[BevEvaluation]) -> None:
+    """IoU per class, a row per corruption."""
+    console = Console()
+    first = evaluations[0]
+    table = Table(title=f"Bird's-eye-view IoU, {first.frames} key frames, per cent", title_justify="left")
+    table.add_column("images")
+    for name in first.named():
+        table.add_column(name.removeprefix("bev_iou_").replace("_", " "), justify="right")
+    for evaluation in evaluations:
+        corruption = evaluation.corruption
+        what = "as they are" if corruption is None else f"{corruption.name} {corruption.strength}"
+        table.add_row(what, *map(shown, evaluation.named().values()))
+    console.print(table)
+    console.print("filtered: cells of objects that the images show to less than 40 % are left out; greater than 0.5.")
 
 
 def print_audit(audit: Audit) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Union
 
 from occlift.errors import ConfigError
 from occlift.recipes.run_folder import LAST_CHECKPOINT
@@ -22,9 +22,13 @@ from occlift.tasks.precision import Precision, lightning_precision
 if TYPE_CHECKING:
     import lightning
 
+    from occlift.models.bev_network import BevNetwork
     from occlift.models.easyocc import EasyOcc
     from occlift.tasks.loaders import TrainingData
     from occlift.tasks.one_cycle import OneCycleTask
+
+
+Trainable = Union["EasyOcc", "BevNetwork"]
 
 
 class LoopSettings(Protocol):
@@ -195,7 +199,7 @@ def make_trainer(
 
 
 def prepare_network(
-    network: EasyOcc, *, devices: int, gradient_checkpointing: bool = False, compiled: bool = False
+    network: Trainable, *, devices: int, gradient_checkpointing: bool = False, compiled: bool = False
 ) -> None:
     """Makes a network ready for how it will be trained; what it computes stays the same.
 

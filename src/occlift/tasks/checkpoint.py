@@ -1,17 +1,21 @@
-"""Checkpoints of an `OccupancyTask` or a `RenderingTask`, read without Lightning and without unpickling code."""
+"""Checkpoints of our tasks, read without Lightning and without unpickling code."""
 
 from __future__ import annotations
 
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from occlift.errors import DataError
+from occlift.models.bev_network import BevNetwork, BevNetworkConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
+
+Network = TypeVar("Network", bound=nn.Module)
 
 AVERAGED_WEIGHTS: Final = "averaged_weights"
 """The key under which a run with `WeightAverage` keeps the average, named and shaped as the `state_dict` beside it."""
@@ -46,20 +50,41 @@ def load_model(checkpoint: Path) -> EasyOcc | RenderingModel:
         DataError: as `checkpoint_parts`, or the weights do not fit the configuration beside them.
     """
     parts = checkpoint_parts(checkpoint)
-    model = _network(parts["hyper_parameters"]["model"])
-    prefix = "model."
-    state = parts.get(AVERAGED_WEIGHTS, parts["state_dict"])
-    weights = {name.removeprefix(prefix): w for name, w in state.items() if name.startswith(prefix)}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DataError(f"{checkpoint}: the weights do not fit the configuration beside them ({error})") from error
-    return model.eval()
-
-
-def _network(config: dict[str, Any]) -> EasyOcc | RenderingModel:
+    config = parts["hyper_parameters"]["model"]
+    if "architecture" in config:
+        raise DataError(
+            f"{checkpoint}: a bird's-eye-view network, which predicts no occupancy: use occlift evaluate --bev"
+        )
     # The weights are in the checkpoint: where the first ones came from no longer matters.
     if "network" in config:
         network = {**config["network"], "pretrained": None}
-        return RenderingModel(RenderingConfig.from_dict({**config, "network": network}))
-    return EasyOcc(EasyOccConfig.from_dict({**config, "pretrained": None}))
+        return _loaded(RenderingModel(RenderingConfig.from_dict({**config, "network": network})), parts, checkpoint)
+    return _loaded(EasyOcc(EasyOccConfig.from_dict({**config, "pretrained": None})), parts, checkpoint)
+
+
+def load_bev_network(checkpoint: Path) -> BevNetwork:
+    """The bird's-eye-view network of a checkpoint of a `BevTask`, in evaluation mode on the CPU.
+
+    Raises:
+        DataError: as `checkpoint_parts`, or it is a checkpoint of something else.
+    """
+    parts = checkpoint_parts(checkpoint)
+    config = parts["hyper_parameters"].get("model", {})
+    if "architecture" not in config or "head" in parts["hyper_parameters"]:
+        raise DataError(f"{checkpoint}: expected a checkpoint of `occlift finetune bev`, got one of another training")
+    return _loaded(BevNetwork(BevNetworkConfig.from_dict({**config, "pretrained": None})), parts, checkpoint)
+
+
+def network_weights(parts: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of what a task calls `model`; the averaged ones where the run kept any."""
+    prefix = "model."
+    state = parts.get(AVERAGED_WEIGHTS, parts["state_dict"])
+    return {name.removeprefix(prefix): weight for name, weight in state.items() if name.startswith(prefix)}
+
+
+def _loaded(model: Network, parts: dict[str, Any], checkpoint: Path) -> Network:
+    try:
+        model.load_state_dict(network_weights(parts))
+    except RuntimeError as error:
+        raise DataError(f"{checkpoint}: the weights do not fit the configuration beside them ({error})") from error
+    return model.eval()

@@ -85,7 +85,7 @@ def status(plan: Plan, place: Place, letters: Sequence[str]) -> tuple[RunStatus,
             state = "begun" if place.run(run.name).is_dir() else "waiting"
         left = run.minutes if state in ("begun", "waiting") else 0.0
         if isinstance(run, Training):
-            whole = run.config.optimizer.steps
+            whole = run.optimizer.steps
             steps = (whole if state == "finished" else steps_logged(place, run), whole)
             left *= 1 - steps[0] / whole
         found.append(RunStatus(run=run, state=state, steps=steps, minutes_left=left))

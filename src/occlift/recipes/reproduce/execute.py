@@ -11,6 +11,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 from occlift.data.nuscenes import NuScenes
@@ -20,17 +21,29 @@ from occlift.recipes.baselines import label_predictions, prior_predictions
 from occlift.recipes.easyocc import TrainConfig, predict, train
 from occlift.recipes.evaluation import Evaluation, evaluate
 from occlift.recipes.report import environment_facts
-from occlift.recipes.reproduce.plan import MakeLabels, MakeTown, Place, Reference, Run, Training
+from occlift.recipes.reproduce.plan import (
+    Corrupted,
+    Finetuning,
+    MakeLabels,
+    MakeTown,
+    OccupancyTraining,
+    Place,
+    Pretraining,
+    Reference,
+    Run,
+    Training,
+)
 from occlift.recipes.reproduce.record import (
     TRAINING_NAME,
     Call,
     Result,
     append_call,
-    checkpoint_of,
+    checkpoint_in,
     median_step_seconds,
     read_calls,
     source_commit,
 )
+from occlift.recipes.reproduce.scores import VEHICLE, corrupted
 from occlift.recipes.run_folder import peak_memory_bytes
 from occlift.town.write import write_town
 
@@ -41,6 +54,9 @@ _SCORING_S: Final = 60.0
 """Predictions and scores are begun only if so much time is left."""
 
 _CORES_PER_LABELLER: Final = 4
+
+FEATURES_NAME: Final = "features"
+"""In the folder of a reproduction: the teacher's features, made once and read by every pretraining."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +88,30 @@ def perform(job: Job) -> bool:
     folder = place.run(run.name)
     if isinstance(run, Training):
         return _train(job, run, folder)
-    evaluation = None
+    scores = _Scored()
     if isinstance(run, MakeTown):
         write_town(place.data(), run.config)
     elif isinstance(run, MakeLabels):
         _make_labels(run, place)
+    elif isinstance(run, Corrupted):
+        network = checkpoint_in(place.run(run.network))
+        scores = _Scored(bev=_corrupted_bev_scores(network, place))
     else:
         assert isinstance(run, Reference), run
         predictions = folder / "predictions"
         make = prior_predictions if run.what == "prior" else label_predictions
         make(place.data(), place.labels(run.frames), predictions)
-        evaluation = _scores(predictions, place)
-    _result(job, seconds=time.monotonic() - started, evaluation=evaluation).write(folder)
+        scores = _Scored(evaluation=_scores(predictions, place))
+    _result(job, scores, seconds=time.monotonic() - started).write(folder)
     return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """What a run was scored by: occupancy, the bird's-eye view, or nothing."""
+
+    evaluation: Evaluation | None = None
+    bev: dict[str, float] | None = None
 
 
 def steps_in_time(done: int, steps: int, *, step_s: float | None, seconds: float | None) -> int:
@@ -106,8 +133,8 @@ def steps_in_time(done: int, steps: int, *, step_s: float | None, seconds: float
 def _train(job: Job, run: Training, folder: Path) -> bool:
     from occlift.tasks.checkpoint import checkpoint_parts
 
-    training, checkpoint = folder / TRAINING_NAME, checkpoint_of(job.place, run)
-    steps = run.config.optimizer.steps
+    training, checkpoint = folder / TRAINING_NAME, checkpoint_in(folder)
+    steps = run.optimizer.steps
     done = int(checkpoint_parts(checkpoint)["global_step"]) if checkpoint.exists() else 0
     if done < steps:
         last = steps_in_time(done, steps, step_s=_step_seconds(folder), seconds=job.seconds_left())
@@ -120,14 +147,12 @@ def _train(job: Job, run: Training, folder: Path) -> bool:
     if left is not None and left < _SCORING_S:
         return False
     started = time.monotonic()
-    predictions = folder / "predictions"
-    predict(job.place.data(), predictions, checkpoint=checkpoint)
-    evaluation = _scores(predictions, job.place)
+    scores = _scores_of_training(run, job.place, folder, checkpoint)
     calls = read_calls(folder)
     device_peaks = [call.peak_device_bytes for call in calls if call.peak_device_bytes is not None]
     _result(
         job,
-        evaluation=evaluation,
+        scores,
         steps=steps,
         step_seconds=median_step_seconds(training),
         seconds=sum(call.seconds for call in calls) + time.monotonic() - started,
@@ -141,16 +166,8 @@ def _training_call(job: Job, run: Training, training: Path, checkpoint: Path, do
     """Trains from step `done` to step `last`."""
     import torch
 
-    place, started = job.place, time.monotonic()
-    labels = None if run.frames is None else place.labels(run.frames)
-    resume = checkpoint if checkpoint.exists() else None
-    if isinstance(run.config, TrainConfig):
-        assert labels is not None, run.name
-        train(place.data(), labels, training, run.config, resume=resume, max_steps=last)
-    else:
-        from occlift.recipes.rendering import train_rendering
-
-        train_rendering(place.data(), training, run.config, labels=labels, resume=resume, max_steps=last)
+    started = time.monotonic()
+    _learn(run, job.place, training, resume=checkpoint if checkpoint.exists() else None, last=last)
     return Call(
         first_step=done,
         last_step=last,
@@ -175,6 +192,60 @@ def _make_labels(run: MakeLabels, place: Place) -> None:
         raise DataError(f"{len(made.failed)} labels could not be made, {token} because {reason}; see {out}")
 
 
+def _learn(run: Training, place: Place, training: Path, *, resume: Path | None, last: int) -> None:
+    """Trains up to step `last`."""
+    # Imported where they are needed: a run needs one of them.
+    if isinstance(run, Finetuning):
+        from occlift.recipes.bev import finetune
+
+        start = None if run.start is None else checkpoint_in(place.run(run.start))
+        finetune(place.data(), training, run.config, pretrained=start, resume=resume, max_steps=last)
+        return
+    assert isinstance(run, OccupancyTraining | Pretraining), run
+    labels = None if run.frames is None else place.labels(run.frames)
+    if isinstance(run, Pretraining):
+        from occlift.recipes.occfeat import pretrain
+
+        pretrain(
+            place.data(), training, run.config, labels=labels, feature_cache=place.out / FEATURES_NAME, resume=resume,
+            max_steps=last,
+        )  # fmt: skip
+    elif isinstance(run.config, TrainConfig):
+        assert labels is not None, run.name
+        train(place.data(), labels, training, run.config, resume=resume, max_steps=last)
+    else:
+        from occlift.recipes.rendering import train_rendering
+
+        train_rendering(place.data(), training, run.config, labels=labels, resume=resume, max_steps=last)
+
+
+def _scores_of_training(run: Training, place: Place, folder: Path, checkpoint: Path) -> _Scored:
+    if isinstance(run, Pretraining):
+        return _Scored()
+    if isinstance(run, Finetuning):
+        from occlift.recipes.bev import evaluate_bev
+
+        (evaluation,) = evaluate_bev(checkpoint, place.data())
+        return _Scored(bev={"frames": evaluation.frames, **evaluation.named()})
+    predictions = folder / "predictions"
+    predict(place.data(), predictions, checkpoint=checkpoint)
+    return _Scored(evaluation=_scores(predictions, place))
+
+
+def _corrupted_bev_scores(checkpoint: Path, place: Place) -> dict[str, float]:
+    """Scores of the images as they are, and vehicle IoU under every corruption, the mean over its strengths."""
+    from occlift.data.corrupt import CORRUPTIONS, STRENGTHS, Corruption
+    from occlift.recipes.bev import evaluate_bev
+
+    (as_they_are,) = evaluate_bev(checkpoint, place.data())
+    found: dict[str, float] = {"frames": as_they_are.frames, **as_they_are.named()}
+    for name in CORRUPTIONS:
+        corruptions = [Corruption(name=name, strength=strength) for strength in STRENGTHS]
+        evaluations = evaluate_bev(checkpoint, place.data(), corruptions=corruptions)
+        found[corrupted(name)] = fmean(evaluation.named()[VEHICLE] for evaluation in evaluations)
+    return found
+
+
 def _scores(predictions: Path, place: Place) -> Evaluation:
     """Scores the predictions of the validation split, and removes them: the histograms say all that tables need."""
     data = NuScenes.open(place.data())
@@ -185,9 +256,9 @@ def _scores(predictions: Path, place: Place) -> Evaluation:
 
 def _result(
     job: Job,
+    scores: _Scored,
     *,
     seconds: float,
-    evaluation: Evaluation | None,
     steps: int = 0,
     step_seconds: float | None = None,
     peak_memory_bytes: int | None = None,
@@ -199,7 +270,7 @@ def _result(
     if torch.cuda.is_available():
         facts["accelerator"] = torch.cuda.get_device_name()
     return Result(
-        name=job.run.name, digest=job.digest, settings=job.run.settings(), evaluation=evaluation, steps=steps,
-        step_seconds=step_seconds, seconds=seconds, peak_memory_bytes=peak_memory_bytes,
+        name=job.run.name, digest=job.digest, settings=job.run.settings(), evaluation=scores.evaluation,
+        bev=scores.bev, steps=steps, step_seconds=step_seconds, seconds=seconds, peak_memory_bytes=peak_memory_bytes,
         peak_device_bytes=peak_device_bytes, commit=source_commit(), facts=facts,
     )  # fmt: skip

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from occlift.labels.config import LabelConfig
 from occlift.recipes.easyocc import TrainConfig
+from occlift.tasks.optimizer import OptimizerConfig
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 
 if TYPE_CHECKING:
+    from occlift.recipes.bev import FinetuneConfig
+    from occlift.recipes.occfeat import PretrainConfig
     from occlift.recipes.rendering import RenderingTrainConfig
 
 FRAMES_FIELD: Final = "{frames}"
@@ -99,6 +102,16 @@ class Reference(Run):
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Run):
+    """Trains a network in steps that a later call can go on with; what is scored of it is decided by its kind."""
+
+    @property
+    @abstractmethod
+    def optimizer(self) -> OptimizerConfig:
+        """Says how many steps there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OccupancyTraining(Training):
     """Trains a network on the training split, and scores its predictions of the validation split.
 
     Attributes:
@@ -109,9 +122,70 @@ class Training(Run):
     config: TrainConfig | RenderingTrainConfig
     frames: int | None
 
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        return self.config.optimizer
+
     def settings(self) -> dict[str, Any]:
         kind = "easyocc" if isinstance(self.config, TrainConfig) else "rendering"
-        return {"kind": kind, "frames": self.frames, "config": json.loads(json.dumps(self.config.to_dict()))}
+        return {"kind": kind, "frames": self.frames, "config": _plain(self.config.to_dict())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Training):
+    """Pretrains a bird's-eye-view network on the training split; nothing of it is scored.
+
+    Attributes:
+        frames: fused in the labels that occupancy comes from; None: it comes from the lidar.
+    """
+
+    config: PretrainConfig
+    frames: int | None
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        return self.config.optimizer
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": "pretraining", "frames": self.frames, "config": _plain(self.config.to_dict())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning(Training):
+    """Trains a bird's-eye-view network on a share of the labels, and scores it on the validation split.
+
+    Attributes:
+        start: name of the pretraining that it goes on from; None: random weights.
+    """
+
+    config: FinetuneConfig
+    start: str | None
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        return self.config.optimizer
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": "finetuning", "start": self.start, "config": _plain(self.config.to_dict())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrupted(Run):
+    """Scores a fine-tuned network once more, under every corruption of the images.
+
+    Attributes:
+        network: name of the fine-tuning.
+    """
+
+    network: str
+
+    def settings(self) -> dict[str, Any]:
+        return {"kind": "corrupted", "network": self.network}
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(config))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +212,9 @@ class Claim:
         score: of `occlift.recipes.reproduce.scores.SCORES`.
         row: label of the row that is said to be better.
         than: label of the row it is compared with.
-        paper: the paper's ratio of the two; None: it gives none.
+        paper: what the paper says about the two, as the table prints it; empty: nothing.
+        over: labels of two other rows: it is the *gain* of `row` over `than` that is said to exceed the gain of the
+            first of these over the second; empty: `row` and `than` themselves are compared.
         share: None: `row` is better. Otherwise `row` reaches at least this share of `than`.
     """
 
@@ -146,7 +222,8 @@ class Claim:
     score: str
     row: str
     than: str
-    paper: float | None = None
+    paper: str = ""
+    over: tuple[str, str] | tuple[()] = ()
     share: float | None = None
 
 
@@ -156,11 +233,13 @@ class TablePlan:
 
     Attributes:
         letter: by which it is asked for.
+        scores: its columns, names of `occlift.recipes.reproduce.scores.SCORES`.
         notes: what a reader must know, below it.
     """
 
     letter: str
     title: str
+    scores: tuple[str, ...]
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
@@ -209,11 +288,13 @@ class Plan:
         recipe: what is reproduced.
         size: at which size.
         data: what the networks see, a few words for the reader of the tables.
+        reading: how to read the scores, a few words more.
     """
 
     recipe: str
     size: str
     data: str
+    reading: str
     runs: tuple[Run, ...]
     tables: tuple[TablePlan, ...]
     _by_name: dict[str, Run] = field(init=False, repr=False, compare=False)
@@ -228,7 +309,8 @@ class Plan:
             labels = [row.label for row in table.rows]
             assert len(set(labels)) == len(labels), labels
             assert all(name in by_name for row in table.rows for name in row.runs), table
-            assert all(label in labels for claim in table.claims for label in (claim.row, claim.than)), table
+            named = {label for claim in table.claims for label in (claim.row, claim.than, *claim.over)}
+            assert named <= set(labels), (named, labels)
         object.__setattr__(self, "_by_name", by_name)
 
     def run(self, name: str) -> Run:

@@ -55,7 +55,8 @@ class Result:
 
     Attributes:
         settings: of the run.
-        evaluation: its scores; None for one that prepares others.
+        evaluation: its scores; None for one that prepares others, or that is scored in the bird's-eye view.
+        bev: scores in the bird's-eye view by name, per cent, and as `frames` of how many key frames; None for others.
         steps: of the training; 0 where nothing was trained.
         step_seconds: the median over the steps, from a batch in memory to updated weights; None: nothing was trained.
         seconds: wall clock of the calls that ended by themselves.
@@ -69,6 +70,7 @@ class Result:
     digest: str
     settings: dict[str, Any]
     evaluation: Evaluation | None = None
+    bev: dict[str, float] | None = None
     steps: int = 0
     step_seconds: float | None = None
     seconds: float
@@ -76,6 +78,13 @@ class Result:
     peak_device_bytes: int | None = None
     commit: str | None
     facts: dict[str, str]
+
+    @property
+    def frames(self) -> int | None:
+        """How many key frames were scored; None: none was."""
+        if self.evaluation is not None:
+            return self.evaluation.frames
+        return None if self.bev is None else int(self.bev["frames"])
 
     @property
     def seed(self) -> int | None:
@@ -157,9 +166,9 @@ def finished_result(plan: Plan, place: Place, run: Run) -> Result | None:
     return result if result is not None and result.digest == plan.digest(run.name) else None
 
 
-def checkpoint_of(place: Place, run: Run) -> Path:
-    """Where the training keeps its state."""
-    return place.run(run.name) / TRAINING_NAME / LAST_CHECKPOINT
+def checkpoint_in(folder: Path) -> Path:
+    """Where a training keeps its state, in the folder of its run."""
+    return folder / TRAINING_NAME / LAST_CHECKPOINT
 
 
 def steps_logged(place: Place, run: Training) -> int:

@@ -17,7 +17,7 @@ from occlift.recipes.reproduce.scores import MEMORY, SCORES, STEP, Judged, Measu
 _DASH: Final = "–"
 
 READING: Final = (
-    "Scores: per cent, one histogram of the validation split, absent classes skipped. ±: sample standard deviation "
+    "±: sample standard deviation "
     "over the seeds; of a difference its standard error, for which a row of one seed borrows the pooled spread of rows "
     "with several. *Holds*: the difference exceeds twice its standard error (to reach a share of another row: the mean "
     "does). Ratios of costs say how many times less. A step: median, from a batch in memory to updated weights. Peak: "
@@ -69,7 +69,7 @@ class Section:
         parts = [f"**({self.letter}) {self.title}.** {self.made_by}", self.scores.markdown()]
         if self.claims.rows:
             parts.append(self.claims.markdown())
-        return "\n\n".join([*parts, *self.notes, READING]) + "\n"
+        return "\n\n".join([*parts, *self.notes]) + "\n"
 
 
 def sections(
@@ -87,9 +87,9 @@ def sections(
 
 
 def _section(plan: Plan, table: TablePlan, board: Scoreboard, results: Mapping[str, Result], command: str) -> Section:
-    measured = [[board.measured(row, score) for score in SCORES] for row in table.rows]
+    measured = [[board.measured(row, score) for score in table.scores] for row in table.rows]
     rows = tuple(
-        (_label(row, results), *(_cell(found, score) for found, score in zip(line, SCORES, strict=True)))
+        (_label(row, results), *(_cell(found, score) for found, score in zip(line, table.scores, strict=True)))
         for row, line in zip(table.rows, measured, strict=True)
     )
     names = [name for row in table.rows for name in row.runs]
@@ -98,15 +98,15 @@ def _section(plan: Plan, table: TablePlan, board: Scoreboard, results: Mapping[s
         title=table.title,
         made_by=_made_by(plan, command, [results[name] for name in names if name in results]),
         scores=TextTable(
-            columns=("", *SCORES.values()),
+            columns=("", *(SCORES[score] for score in table.scores)),
             rows=rows,
             emphasised=frozenset(i for i, row in enumerate(table.rows) if row.context),
         ),
         claims=TextTable(
-            columns=("claim", "score", "ratio, paper", "ratio, here", "difference", "here it"),
+            columns=("claim", "score", "paper", "ratio, here", "difference", "here it"),
             rows=tuple(_claim_row(board.judge(table, claim)) for claim in table.claims),
         ),
-        notes=table.notes,
+        notes=(*table.notes, f"{plan.reading} {READING}"),
     )
 
 
@@ -125,7 +125,7 @@ def _claim_row(judged: Judged) -> tuple[str, ...]:
     return (
         text,
         SCORES[claim.score],
-        _DASH if claim.paper is None else f"{claim.paper:.2f}",
+        claim.paper or _DASH,
         _DASH if math.isnan(judged.ratio) else f"{judged.ratio:.2f}",
         difference,
         judged.verdict,
@@ -147,7 +147,7 @@ def _digits(score: str) -> int:
 def _made_by(plan: Plan, command: str, results: Sequence[Result]) -> str:
     """One sentence per thing that the numbers depend on."""
     seeds = sorted({result.seed for result in results if result.seed is not None})
-    frames = sorted({result.evaluation.frames for result in results if result.evaluation})
+    frames = sorted({result.frames for result in results if result.frames is not None})
     said = [f"`{command}`: {plan.data}"]
     if frames:
         said.append(f"scored on {_listed(frames)} key frames of its validation split")

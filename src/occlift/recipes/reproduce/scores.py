@@ -17,25 +17,39 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Final, Literal
 
+from occlift.data.corrupt import CORRUPTIONS
 from occlift.recipes.reproduce.plan import Claim, Row, TablePlan
 from occlift.recipes.reproduce.record import Result
 
+IOU: Final = "iou_camera"
 MASKED: Final = "miou_17_camera_absent_skipped"
+UNMASKED_IOU: Final = "iou_none"
 UNMASKED: Final = "miou_17_none_absent_skipped"
 RAYS: Final = "ray_iou"
+VEHICLE: Final = "bev_iou_vehicle_filtered"
+ALL_VEHICLES: Final = "bev_iou_vehicle_unfiltered"
 STEP: Final = "step_seconds"
 MEMORY: Final = "peak_memory"
 
+
+def corrupted(corruption: str) -> str:
+    """The name of the vehicle IoU, filtered, under a corruption: the mean over its strengths."""
+    return f"{VEHICLE}_{corruption}"
+
+
 SCORES: Final = {
-    "iou_camera": "IoU, camera mask",
+    IOU: "IoU, camera mask",
     MASKED: "mIoU 17, camera mask",
-    "iou_none": "IoU, no mask",
+    UNMASKED_IOU: "IoU, no mask",
     UNMASKED: "mIoU 17, no mask",
     RAYS: "RayIoU",
+    VEHICLE: "vehicle IoU, filtered",
+    ALL_VEHICLES: "vehicle IoU, all",
+    **{corrupted(name): name.replace("_", " ") for name in CORRUPTIONS},
     STEP: "s per step",
     MEMORY: "peak GB",
 }
-"""Every number of a row: its name in a result, and the heading of its column."""
+"""Every number that a table may show: its name in a result, and the heading of its column."""
 
 _COSTS: Final = frozenset({STEP, MEMORY})
 """Less is better."""
@@ -71,8 +85,10 @@ class Judged:
     """A claim beside its numbers.
 
     Attributes:
-        ratio: row over what it is compared with; of costs the other way round. NaN where one of them is missing or 0.
-        gain: difference of the means, positive if the row is better; NaN where one is missing.
+        ratio: row over what it is compared with; of costs the other way round. NaN where one of them is missing or 0,
+            or gains are compared.
+        gain: difference of the means, positive if the row is better, or of two such differences; NaN where one is
+            missing.
         standard_error: of the gain; None where no spread is known.
     """
 
@@ -111,12 +127,15 @@ class Scoreboard:
     def judge(self, table: TablePlan, claim: Claim) -> Judged:
         """Whether a claim of a table holds."""
         by_label = {row.label: row for row in table.rows}
-        better, other = (self.measured(by_label[label], claim.score) for label in (claim.row, claim.than))
+        compared = [self.measured(by_label[label], claim.score) for label in (claim.row, claim.than, *claim.over)]
+        better, other = compared[:2]
         cost = claim.score in _COSTS
         above, below = (other.mean, better.mean) if cost else (better.mean, other.mean)
         gain = above - below
-        ratio = above / below if below else math.nan
-        error = self._standard_error(better, other, claim.score)
+        if claim.over:
+            gain -= compared[2].mean - compared[3].mean
+        ratio = math.nan if claim.over or not below else above / below
+        error = self._standard_error(compared, claim.score)
         verdict: Verdict
         if math.isnan(gain):
             verdict = "not run"
@@ -128,10 +147,10 @@ class Scoreboard:
             verdict = "holds" if gain > _STANDARD_ERRORS * error else "does not hold"
         return Judged(claim=claim, ratio=ratio, gain=gain, standard_error=error, verdict=verdict)
 
-    def _standard_error(self, first: Measured, second: Measured, score: str) -> float | None:
+    def _standard_error(self, compared: Iterable[Measured], score: str) -> float | None:
         pooled = self.pooled_spread(score)
         total = 0.0
-        for measured in (first, second):
+        for measured in compared:
             spread = pooled if measured.spread is None else measured.spread
             if spread is None or not measured.values:
                 return None
@@ -147,7 +166,6 @@ def _value(result: Result, score: str) -> float | None:
         # What is scarce: an accelerator's memory where there is one.
         peak = result.peak_device_bytes or result.peak_memory_bytes
         return None if peak is None else peak / 1e9
-    if result.evaluation is None:
-        return None
-    value = result.evaluation.named().get(score, math.nan)
+    named = result.evaluation.named() if result.evaluation is not None else result.bev or {}
+    value = named.get(score, math.nan)
     return None if math.isnan(value) else value

@@ -1,0 +1,183 @@
+"""The commands of bird's-eye-view networks: pretrain them, fine-tune them; `evaluate --bev` scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from tyro.conf import Positional, arg
+
+from occlift.cli.training import is_first_process
+
+Share = Literal["1%", "10%", "100%"]
+Architecture = Literal["simple_bev", "bevformer", "lift_splat"]
+Backbone = Literal["resnet18", "resnet50", "resnet101", "efficientnet-b0"]
+
+_SHARES: Final = {"1%": 0.01, "10%": 0.1, "100%": 1.0}
+
+
+def pretrain(
+    recipe: Annotated[
+        Positional[Literal["occfeat", "occfeat-demo"]], arg(help="the network: as in the paper, or small")
+    ],
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    network: Annotated[Architecture, arg(help="how image features reach the ground")] = "simple_bev",
+    backbone: Annotated[Backbone | None, arg(help="of the images; by default the recipe's")] = None,
+    teacher: Annotated[
+        str | None, arg(help="of features (occlift teachers); by default dinov2, for occfeat-demo oracle")
+    ] = None,
+    occupancy: Annotated[
+        Literal["lidar", "labels"], arg(help="targets: what the lidar touched, or labels made from images")
+    ] = "lidar",
+    labels: Annotated[Path | None, arg(help="labels of the training split, for --occupancy labels")] = None,
+    sweeps: Annotated[int, arg(help="of the lidar: the key frame's own and those of key frames before it")] = 1,
+    occupancy_factor: Annotated[float, arg(help="of the occupancy term; 0: features only")] = 1.0,
+    feature_factor: Annotated[float | None, arg(help="λ, of the feature term; 0: occupancy only")] = None,
+    class_factor: Annotated[float, arg(help="of a term of classes; needs --occupancy labels")] = 0.0,
+    feature_cache: Annotated[
+        Path | None, arg(help="keep the teacher's features in this folder, in half precision")
+    ] = None,
+    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
+    image_size: Annotated[tuple[int, int] | None, arg(help="height and width; by default the recipe's")] = None,
+    steps: Annotated[int | None, arg(help="length of the schedule")] = None,
+    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None,
+    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
+    workers: Annotated[int, arg(help="reading processes per training process")] = 0,
+    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers)")] = None,
+    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None,
+) -> None:
+    """Pretrain a bird's-eye-view network by occupancy and features (OccFeat), with lidar or without."""
+    from dataclasses import replace
+
+    from occlift.recipes.occfeat import PretrainConfig
+    from occlift.recipes.occfeat import pretrain as run_pretraining
+
+    base = PretrainConfig.demo(network) if recipe == "occfeat-demo" else PretrainConfig.paper(network)
+    factor = base.loss.features if feature_factor is None else feature_factor
+    optimizer = base.optimizer
+    config = replace(
+        base,
+        model=replace(base.model, backbone=backbone or base.model.backbone, pretrained=pretrained, **_size(image_size)),
+        loss=replace(base.loss, occupancy=occupancy_factor, features=factor, classes=class_factor),
+        teacher=teacher or base.teacher,
+        occupancy=occupancy,
+        sweeps=sweeps,
+        optimizer=replace(
+            optimizer, steps=steps or optimizer.steps, learning_rate=learning_rate or optimizer.learning_rate
+        ),
+        batch_size=batch_size,
+        seed=seed,
+        precision=precision,
+        devices=devices,
+        workers=workers,
+    )
+    run = run_pretraining(
+        root, out or Path("runs") / recipe, config, labels=labels, feature_cache=feature_cache, resume=resume,
+        max_steps=max_steps,
+    )  # fmt: skip
+    if is_first_process():
+        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
+
+
+def finetune(
+    recipe: Annotated[Positional[Literal["bev", "bev-demo"]], arg(help="the network: as in the papers, or small")],
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    pretrained_checkpoint: Annotated[
+        Path | None, arg(name="from", help="what `occlift pretrain` wrote; without it random weights")
+    ] = None,
+    labels: Annotated[Share, arg(help="how many of the training split's labels are used")] = "100%",
+    label_seed: Annotated[int, arg(help="of which they are")] = 0,
+    network: Annotated[Architecture, arg(help="how image features reach the ground")] = "simple_bev",
+    backbone: Annotated[Backbone | None, arg(help="of the images; by default the recipe's")] = None,
+    classes: Annotated[tuple[str, ...], arg(help="vehicle, pedestrian, drivable_area, crossing, lane_divider")] = (
+        "vehicle",
+    ),
+    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
+    image_size: Annotated[tuple[int, int] | None, arg(help="height and width; by default the recipe's")] = None,
+    steps: Annotated[int | None, arg(help="length of the schedule")] = None,
+    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None,
+    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
+    learning_rate: float | None = None,
+    learned_balance: Annotated[bool, arg(help="learn how much segmentation, centres and offsets count")] = False,
+    seed: int = 0,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
+    workers: Annotated[int, arg(help="reading processes per training process")] = 0,
+    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers)")] = None,
+    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None,
+) -> None:
+    """Train a bird's-eye-view network on all labels or a few, from pretrained weights or not."""
+    from dataclasses import replace
+
+    from occlift.recipes.bev import FinetuneConfig
+    from occlift.recipes.bev import finetune as run_finetuning
+
+    base = FinetuneConfig.demo(network) if recipe == "bev-demo" else FinetuneConfig.paper(network)
+    optimizer = base.optimizer
+    config = replace(
+        base,
+        model=replace(
+            base.model, backbone=backbone or base.model.backbone, pretrained=pretrained, classes=tuple(classes),
+            **_size(image_size),
+        ),
+        learned_balance=learned_balance,
+        labels=_SHARES[labels],
+        label_seed=label_seed,
+        optimizer=replace(
+            optimizer, steps=steps or optimizer.steps, learning_rate=learning_rate or optimizer.learning_rate
+        ),
+        batch_size=batch_size,
+        seed=seed,
+        precision=precision,
+        devices=devices,
+        workers=workers,
+    )  # fmt: skip
+    finished = run_finetuning(
+        root, out or Path("runs") / recipe, config, pretrained=pretrained_checkpoint, resume=resume,
+        max_steps=max_steps,
+    )  # fmt: skip
+    if is_first_process():
+        if finished.loaded is not None:
+            print(finished.loaded.summary())
+        run = finished.run
+        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
+
+
+def evaluate_bev(checkpoint: Path, root: Path, split: str | None, corrupt: Sequence[str], json: Path | None) -> None:
+    """`occlift evaluate --bev`: scores, under corruptions too where they are asked for.
+
+    Args:
+        corrupt: names, each alone (all strengths) or with a strength behind a colon; `all` names all.
+    """
+    from json import dumps
+
+    from occlift.cli.files import write_text
+    from occlift.cli.tables import print_bev
+    from occlift.data.corrupt import CORRUPTIONS, STRENGTHS, Corruption, CorruptionName
+    from occlift.errors import ConfigError
+    from occlift.recipes.bev import evaluate_bev as run_evaluation
+
+    wanted: list[Corruption | None] = [None]
+    for text in corrupt:
+        name, colon, strength = text.partition(":")
+        if colon and not strength.isdecimal():
+            raise ConfigError(f"--corrupt {text}: expected NAME, NAME:STRENGTH or all, such as fog:3")
+        names: list[str] = list(CORRUPTIONS) if name == "all" else [name]
+        known: dict[str, CorruptionName] = {found: found for found in CORRUPTIONS}
+        for one in names:
+            if one not in known:
+                raise ConfigError(f"--corrupt {text}: there is no such corruption; expected {', '.join(CORRUPTIONS)}")
+            wanted += [Corruption(name=known[one], strength=s) for s in ([int(strength)] if colon else STRENGTHS)]
+    evaluations = run_evaluation(checkpoint, root, split=split or "val", corruptions=wanted)
+    if json:
+        write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))
+    print_bev(evaluations)
+
+
+def _size(image_size: tuple[int, int] | None) -> dict[str, Any]:
+    return {} if image_size is None else {"image_height": image_size[0], "image_width": image_size[1]}

@@ -246,6 +246,8 @@ def quiet_lightning() -> Iterator[None]:
         for message in (
             # A resumed run lives in the folder that it began in.
             ".*Checkpoint directory .* exists and is not empty",
+            # Whether there is something to validate with is the caller's choice.
+            ".*You defined a `validation_step` but have no `val_dataloader`",
             # The order of the frames follows from the step (`TrainingOrder`).
             ".*your dataloader is not resumable",
             # Decoded frames are cached in the training process.

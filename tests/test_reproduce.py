@@ -28,7 +28,7 @@ from occlift.recipes.reproduce.easyocc import easyocc_plan
 from occlift.recipes.reproduce.execute import steps_in_time
 from occlift.recipes.reproduce.plan import Claim, MakeTown, OccupancyTraining, Place, Plan, Row, TablePlan
 from occlift.recipes.reproduce.record import Result, finished_result, read_calls
-from occlift.recipes.reproduce.render import READING, sections
+from occlift.recipes.reproduce.render import reading, sections
 from occlift.recipes.reproduce.scores import (
     IOU,
     MASKED,
@@ -109,7 +109,7 @@ def test_claims_are_judged_by_the_spread_over_the_seeds(tmp_path: Path) -> None:
     plan, place = plan_by_hand(claims), Place(out=tmp_path)
     write_results(plan, place)
     board = Scoreboard(read_results(plan, place), plan.tables)
-    assert board.pooled_spread(MASKED) == pytest.approx(8**0.5)
+    assert board.pooled_spread(MASKED, "easyocc") == pytest.approx(8**0.5)
     judged = [board.judge(plan.tables[0], claim) for claim in claims]
     refuted = "does not hold"
     assert [j.verdict for j in judged] == ["holds", refuted, refuted, "holds", refuted, "holds", "holds"]
@@ -120,6 +120,18 @@ def test_claims_are_judged_by_the_spread_over_the_seeds(tmp_path: Path) -> None:
     assert judged[0].standard_error == pytest.approx((16 / 3) ** 0.5)
     assert judged[2].standard_error == pytest.approx(12**0.5)
     assert judged[-1].standard_error == pytest.approx((12 / 3 + 4 / 3 + 4 / 3 + 8) ** 0.5)
+
+
+def test_one_seed_borrows_the_spread_of_its_own_kind(tmp_path: Path) -> None:
+    claim = Claim(text="C beats A", score=MASKED, row="C", than="A")
+    plan = plan_by_hand((claim,))
+    results = write_results(plan, Place(out=tmp_path))
+    for name in ("A-s0", "A-s1", "A-s2"):
+        results[name] = replace(results[name], settings={**results[name].settings, "kind": "rendering"})
+    board = Scoreboard(results, plan.tables)
+    assert board.pooled_spread(MASKED, "rendering") == pytest.approx(2.0)
+    assert board.pooled_spread(MASKED, "easyocc") == pytest.approx(12**0.5)
+    assert board.judge(plan.tables[0], claim).standard_error == pytest.approx((12 + 4 / 3) ** 0.5)
 
 
 def test_without_several_seeds_anywhere_nothing_is_decided(tmp_path: Path) -> None:
@@ -146,7 +158,8 @@ def test_a_table_is_made_of_result_files_alone(tmp_path: Path) -> None:
     assert "| B beats A | mIoU 17, camera mask | 1.45 | 2.00 | +11.00 ± 2.24 | holds |" in text
     assert "`occlift reproduce`: a town; scored on 1 key frames" in text
     assert "seeds 0, 1, 2; commit abc; a machine, torch 2.6." in text
-    assert text.rstrip().endswith(f"A note.\n\nPer cent. {READING}")
+    assert text.rstrip().endswith("A note.")
+    assert reading(plan).startswith("Per cent. ±")
 
 
 def test_a_result_of_another_configuration_is_refused(tmp_path: Path) -> None:

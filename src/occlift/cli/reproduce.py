@@ -56,7 +56,7 @@ def reproduce(
     from occlift.recipes.reproduce.easyocc import easyocc_plan
     from occlift.recipes.reproduce.occfeat import occfeat_plan
     from occlift.recipes.reproduce.plan import Place
-    from occlift.recipes.reproduce.render import sections
+    from occlift.recipes.reproduce.render import reading, sections
 
     place = Place(
         out=out or Path("runs") / "reproduce" / f"{recipe}-{size}", root=root, truth=truth, label_folders=labels
@@ -87,8 +87,11 @@ def reproduce(
     )
     for section in made:
         _print_section(section)
-    write_text(place.out / "tables.md", "\n".join(section.markdown() for section in made))
+    how = reading(plan)
+    print(f"\n{how}")
+    write_text(place.out / "tables.md", "\n".join([*(section.markdown() for section in made), how, ""]))
     if write:
+        write_between_markers(write, f"reproduce {recipe} {size} reading", how)
         for section in made:
             write_between_markers(write, f"reproduce {recipe} {size} {section.letter}", section.markdown())
     print(f"{len(done.finished)} runs finished; tables: {place.out / 'tables.md'}")

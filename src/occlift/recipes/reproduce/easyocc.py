@@ -47,7 +47,7 @@ FRAMES: Final = 13
 
 _FUSED: Final = (1, 5, FRAMES)
 
-_COLUMNS: Final = (IOU, MASKED, UNMASKED_IOU, UNMASKED, RAYS, STEP, MEMORY)
+_COLUMNS: Final = (IOU, MASKED, UNMASKED_IOU, UNMASKED, RAYS)
 
 _READING: Final = "Scores: per cent, one histogram of the validation split, absent classes skipped."
 
@@ -243,7 +243,7 @@ def _approaches(networks: _Networks) -> TablePlan:
     return TablePlan(
         letter="a",
         title="Rendering, rendering + pseudo-loss, EasyOcc",
-        scores=_COLUMNS,
+        scores=(*_COLUMNS, STEP, MEMORY),
         rows=(
             Row(label="prior (no image)", runs=("prior",), context=True),
             Row(label=f"blind (grey images, {steps} steps)", runs=blind, context=True),

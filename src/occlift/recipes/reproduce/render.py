@@ -16,14 +16,17 @@ from occlift.recipes.reproduce.scores import MEMORY, SCORES, STEP, Judged, Measu
 
 _DASH: Final = "–"
 
-READING: Final = (
-    "±: sample standard deviation "
-    "over the seeds; of a difference its standard error, for which a row of one seed borrows the pooled spread of rows "
-    "with several. *Holds*: the difference exceeds twice its standard error (to reach a share of another row: the mean "
-    "does). Ratios of costs say how many times less. A step: median, from a batch in memory to updated weights. Peak: "
-    "of the training process, resident; on a GPU, of tensors there."
+_READING: Final = (
+    "±: sample standard deviation over the seeds; of a difference its standard error, for which a row of one seed "
+    "borrows the pooled spread of rows of its kind with several. *Holds*: the difference exceeds twice its standard "
+    "error (to reach a share of another row: the mean does). Ratios of costs say how many times less. A step: median, "
+    "from a batch in memory to updated weights. Peak: of the training process, resident; on a GPU, of tensors there."
 )
-"""How to read every table."""
+
+
+def reading(plan: Plan) -> str:
+    """How to read every table of a plan."""
+    return f"{plan.reading} {_READING}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ def _section(plan: Plan, table: TablePlan, board: Scoreboard, results: Mapping[s
             columns=("claim", "score", "paper", "ratio, here", "difference", "here it"),
             rows=tuple(_claim_row(board.judge(table, claim)) for claim in table.claims),
         ),
-        notes=(*table.notes, f"{plan.reading} {READING}"),
+        notes=table.notes,
     )
 
 

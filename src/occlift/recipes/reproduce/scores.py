@@ -3,8 +3,9 @@
 *Spread*: the sample standard deviation over the seeds, s = √(Σ(x − mean)² / (n − 1)).
 
 *A claim that A is better than B holds* if the difference of the means exceeds twice its standard error,
-√(s_A²/n_A + s_B²/n_B). A row with a single seed is given the spread that the rows with several seeds have together,
-pooled over all tables: √(Σ(n_i − 1)s_i² / Σ(n_i − 1)). Where no row has several seeds nothing is decided.
+√(s_A²/n_A + s_B²/n_B). A row with a single seed borrows the spread of the rows of its own kind (EasyOcc, rendering, …)
+that have several seeds, pooled over all tables: √(Σ(n_i − 1)s_i² / Σ(n_i − 1)). Of its own kind, because
+kinds differ by more than ten times in how much they vary. Where no row of its kind has several seeds nothing is decided.
 
 *A claim that A reaches a share of B holds* if the mean of A is at least that share of the mean of B.
 """
@@ -117,9 +118,9 @@ class Scoreboard:
         found = [_value(self._results[name], score) for name in row.runs if name in self._results]
         return Measured(values=tuple(value for value in found if value is not None))
 
-    def pooled_spread(self, score: str) -> float | None:
-        """Of all rows with several seeds together; None if there are none."""
-        rows = [self.measured(row, score) for row in self._rows]
+    def pooled_spread(self, score: str, kind: str | None) -> float | None:
+        """Of all rows of a kind that have several seeds, together; None if there are none."""
+        rows = [self.measured(row, score) for row in self._rows if self._kind(row) == kind]
         squares = sum((len(row.values) - 1) * row.spread**2 for row in rows if row.spread is not None)
         freedom = sum(len(row.values) - 1 for row in rows if row.spread is not None)
         return math.sqrt(squares / freedom) if freedom else None
@@ -127,7 +128,8 @@ class Scoreboard:
     def judge(self, table: TablePlan, claim: Claim) -> Judged:
         """Whether a claim of a table holds."""
         by_label = {row.label: row for row in table.rows}
-        compared = [self.measured(by_label[label], claim.score) for label in (claim.row, claim.than, *claim.over)]
+        rows = [by_label[label] for label in (claim.row, claim.than, *claim.over)]
+        compared = [self.measured(row, claim.score) for row in rows]
         better, other = compared[:2]
         cost = claim.score in _COSTS
         above, below = (other.mean, better.mean) if cost else (better.mean, other.mean)
@@ -135,7 +137,7 @@ class Scoreboard:
         if claim.over:
             gain -= compared[2].mean - compared[3].mean
         ratio = math.nan if claim.over or not below else above / below
-        error = self._standard_error(compared, claim.score)
+        error = self._standard_error(rows, claim.score)
         verdict: Verdict
         if math.isnan(gain):
             verdict = "not run"
@@ -147,15 +149,20 @@ class Scoreboard:
             verdict = "holds" if gain > _STANDARD_ERRORS * error else "does not hold"
         return Judged(claim=claim, ratio=ratio, gain=gain, standard_error=error, verdict=verdict)
 
-    def _standard_error(self, compared: Iterable[Measured], score: str) -> float | None:
-        pooled = self.pooled_spread(score)
+    def _standard_error(self, compared: Iterable[Row], score: str) -> float | None:
         total = 0.0
-        for measured in compared:
-            spread = pooled if measured.spread is None else measured.spread
+        for row in compared:
+            measured = self.measured(row, score)
+            spread = self.pooled_spread(score, self._kind(row)) if measured.spread is None else measured.spread
             if spread is None or not measured.values:
                 return None
             total += spread**2 / len(measured.values)
         return math.sqrt(total)
+
+    def _kind(self, row: Row) -> str | None:
+        """What was trained; None where nothing is finished."""
+        kinds = [self._results[name].settings.get("kind") for name in row.runs if name in self._results]
+        return kinds[0] if kinds else None
 
 
 def _value(result: Result, score: str) -> float | None:

@@ -4,8 +4,8 @@
 
 *A claim that A is better than B holds* if the difference of the means exceeds twice its standard error,
 √(s_A²/n_A + s_B²/n_B). A row with a single seed borrows the spread of the rows of its own kind (EasyOcc, rendering, …)
-that have several seeds, pooled over all tables: √(Σ(n_i − 1)s_i² / Σ(n_i − 1)). Of its own kind, because
-kinds differ by more than ten times in how much they vary. Where no row of its kind has several seeds nothing is decided.
+that have several seeds, pooled over all tables: √(Σ(n_i − 1)s_i² / Σ(n_i − 1)). Of its own kind, because kinds
+differ by up to ten times in how much they vary. Where no row of its kind has several seeds nothing is decided.
 
 *A claim that A reaches a share of B holds* if the mean of A is at least that share of the mean of B.
 """

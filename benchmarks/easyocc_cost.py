@@ -31,6 +31,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -43,7 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from occlift.classes import DRIVEABLE_SURFACE, FREE, NUM_CLASSES, UNKNOWN
 from occlift.data.batches import FrameBatch
 from occlift.geometry.grids import OCC3D_GRID
-from occlift.losses.occupancy import class_weights, occupancy_loss
+from occlift.losses.occupancy import class_weights, drawn_occupancy_loss
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.lift import visible_pairs
 from occlift.models.rendering import RenderingConfig
@@ -74,11 +75,12 @@ class EasyOccCandidate:
 
     def loss(self) -> Tensor:
         """Forward pass and loss of one key frame."""
-        logits = self.model(self.frame.images, self.frame.rig)
+        (volume,) = self.model.volume_features(self.frame.images, self.frame.rig)
         assert self.frame.semantics is not None, "a made-up frame has a label"
-        terms = occupancy_loss(
-            logits, self.frame.semantics, weights=self._weights, config=self._loss, generator=self._generator
-        )
+        terms = drawn_occupancy_loss(
+            partial(self.model.logits_at, volume), self.frame.semantics, weights=self._weights, config=self._loss,
+            generator=self._generator,
+        )  # fmt: skip
         return torch.stack(tuple(terms.values())).sum()
 
     def infer(self) -> Tensor:
@@ -113,7 +115,8 @@ class RenderingCandidate:
 
     def loss(self) -> Tensor:
         """Forward pass, rendering and losses of one key frame."""
-        return torch.stack(tuple(self.task.losses(self.batch, self._generator).values())).sum()
+        volume = self.task.model.volume(self.batch.frame.images, self.batch.frame.rig)
+        return torch.stack(tuple(self.task.losses(volume, self.batch, self._generator).values())).sum()
 
     def infer(self) -> Tensor:
         """The class of every voxel."""

@@ -44,9 +44,10 @@ def pretrained(small_town: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_resumed_pretraining_repeats_the_uninterrupted_one(
     small_town: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    """One asks the teacher, the other reads what was kept in half precision: the targets are the same."""
-    half = pretrain(small_town, tmp_path / "half", PRETRAIN, max_steps=2)
-    rest = pretrain(small_town, tmp_path / "half", PRETRAIN, resume=half.checkpoint)
+    """The second run reads the features that the first one kept."""
+    kept = pretrained.parents[1] / "features"
+    half = pretrain(small_town, tmp_path / "half", PRETRAIN, feature_cache=kept, max_steps=2)
+    rest = pretrain(small_town, tmp_path / "half", PRETRAIN, feature_cache=kept, resume=half.checkpoint)
     expected = repeatable(pretrained.with_name("losses.csv"))
     assert repeatable(rest.losses) == expected
     assert {"loss_occupancy", "loss_features"} <= {name for _, name, _ in expected}

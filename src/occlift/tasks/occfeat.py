@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from occlift.classes import FREE
+from occlift.data.batches import collate_frames
 from occlift.losses.occfeat import OccFeatLossConfig, class_term, feature_term, occupancy_term
 from occlift.models.bev_network import BevNetworkConfig, bev_network
 from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
 from occlift.tasks.draws import frame_generator
 from occlift.tasks.mean_loss import logged_mean
-from occlift.tasks.occfeat_frames import OccFeatBatch, collate_occfeat
+from occlift.tasks.occfeat_frames import OccFeatBatch
 from occlift.tasks.one_cycle import OneCycleTask
 from occlift.tasks.optimizer import OptimizerConfig
 
@@ -59,8 +60,9 @@ class OccFeatTask(OneCycleTask):
             frame.mirrored() if self._mirror and bool(torch.rand((), generator=generator) < 0.5) else frame
             for frame, generator in zip(batch.frames(), generators, strict=True)
         ]
-        batch = collate_occfeat(frames)
-        vectors = self.head(self.model.bev_features(batch.frame.images, batch.frame.rig))
+        # The targets stay apart: under autocast the CPU joins no half precision.
+        seen = collate_frames([frame.frame for frame in frames])
+        vectors = self.head(self.model.bev_features(seen.images, seen.rig))
         terms = [self.losses(vectors[i : i + 1], frame) for i, frame in enumerate(frames)]
         return logged_mean(self, terms, batch.tokens)
 

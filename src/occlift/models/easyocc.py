@@ -33,7 +33,7 @@ class EasyOccConfig:
     """What an `EasyOcc` network looks like.
 
     Attributes:
-        backbone: the ResNet of the image encoder.
+        backbone: of the image encoder, by name.
         pretrained: where its weights come from (`ResNetBackbone.from_pretrained`); None: random.
         image_height: of the images given to the network, pixels.
         image_width: the same.

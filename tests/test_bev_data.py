@@ -328,6 +328,7 @@ def chosen(scenes: int, frames: int, share: float, seed: int) -> tuple[str, ...]
 )
 def test_smaller_shares_lie_within_larger_ones(scenes: int, frames: int, counts: tuple[int, ...]) -> None:
     everything = Split(scenes, frames).split_tokens("train")
+    place = {token: number for number, token in enumerate(everything)}
     for seed in range(5):
         shares = [chosen(scenes, frames, share, seed) for share in LABEL_SHARES]
         assert tuple(map(len, shares)) == counts
@@ -335,7 +336,7 @@ def test_smaller_shares_lie_within_larger_ones(scenes: int, frames: int, counts:
         assert set(shares[2]) <= set(shares[1]) <= set(shares[0])
         for tokens in shares:
             assert len(set(tokens)) == len(tokens)
-            assert list(tokens) == sorted(tokens, key=everything.index)
+            assert list(tokens) == sorted(tokens, key=place.__getitem__)
 
 
 def test_whole_scenes_where_there_are_enough_and_even_spacing_where_not() -> None:

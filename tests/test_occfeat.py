@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from occlift.data.occ3d import label_path, read_label
 from occlift.data.sensors import read_lidar
 from occlift.data.volume_targets import feature_targets, lidar_occupancy, pooled_label, sampled, seen_voxels
 from occlift.errors import ConfigError
+from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.losses.occfeat import class_term, feature_term, occupancy_term
@@ -48,10 +49,9 @@ def test_the_lidar_occupies_what_it_touches(small_town: Path) -> None:
     frame = data.key_frame(token)
     points_lidar = read_lidar(frame.lidar.path)[:, :3].astype(np.float64)
     expected = set()
-    for point in points_lidar:
-        if math.hypot(point[0], point[1]) <= 1.0:
+    for x, y, z in transform_points(frame.lidar.ego_from_lidar, points_lidar):
+        if -1.4 < x < 4.2 and abs(y) < 1.45:
             continue
-        x, y, z = transform_points(frame.lidar.ego_from_lidar, point[None])[0]
         index = (math.floor(x + 50), math.floor(y + 50), math.floor((z + 1.0) / 0.8))
         if all(0 <= i < n for i, n in zip(index, COARSE.shape, strict=True)):
             expected.add(index)
@@ -64,12 +64,34 @@ def test_the_lidar_occupies_what_it_touches(small_town: Path) -> None:
     assert (careful == 0).any()
 
 
+def test_returns_from_the_bonnet_are_no_target(small_town: Path, tmp_path: Path) -> None:
+    data, token = first_frame(small_town)
+    frame = data.key_frame(token)
+    # On the real frame: at x = 2.3 m, 1 m above the ground, 1.4 m from the lidar; and a neighbouring car.
+    points_ego = np.array([[2.3, 0.5, 1.0], [2.3, 2.5, 1.0]])
+    sweep = np.zeros((2, 5), np.float32)
+    sweep[:, :3] = transform_points(inverse(frame.lidar.ego_from_lidar), points_ego)
+    sweep.tofile(tmp_path / "sweep.pcd.bin")
+    seen = replace(frame, lidar=replace(frame.lidar, path=tmp_path / "sweep.pcd.bin"))
+    for found in (lidar_occupancy(seen, COARSE), lidar_occupancy(seen, COARSE, untouched="ignore")):
+        assert np.argwhere(found == 1).tolist() == [[52, 52, 2]]
+
+
+def test_no_target_of_the_real_frame_is_the_vehicle_itself(real_frame: Path) -> None:
+    data, token = first_frame(real_frame)
+    fine = OccFeatHeadConfig().grid
+    centers_ego = fine.centers()[lidar_occupancy(data.key_frame(token), fine) == 1]
+    above = centers_ego[(np.abs(centers_ego[:, 0] - 1.4) < 2.3) & (np.abs(centers_ego[:, 1]) < 0.95)]
+    assert len(centers_ego) > 4000
+    assert not len(above)
+
+
 def test_earlier_sweeps_are_moved_to_where_the_vehicle_is_now(small_town: Path) -> None:
     data = NuScenes.open(small_town)
     before, frame = (data.key_frame(token) for token in data.key_frame_tokens(data.scenes[0])[:2])
     assert np.linalg.norm((before.global_from_ego - frame.global_from_ego)[:2, 3]) > 1.0
     points_lidar = read_lidar(before.lidar.path)[:, :3].astype(np.float64)
-    points_lidar = points_lidar[np.hypot(*points_lidar[:, :2].T) > 1.0]
+    points_lidar = points_lidar[~on_ego(transform_points(before.lidar.ego_from_lidar, points_lidar))]
     points_global = transform_points(before.global_from_ego @ before.lidar.ego_from_lidar, points_lidar)
     moved = COARSE.occupied_by(transform_points(inverse(frame.global_from_ego), points_global))
     here, there = (lidar_occupancy(sweep, COARSE) == 1 for sweep in (frame, before))

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from occlift.cli.bev import evaluate_bev, finetune, pretrain
+from occlift.cli.bev import evaluate_bev, finetune, pretrain, show_bev, show_targets
 from occlift.cli.files import write_text
 from occlift.cli.labels import audit, label
 from occlift.cli.rendering import evaluate_rendering, train_rendering
@@ -80,6 +80,8 @@ app.command(name="train-rendering")(train_rendering)
 app.command(name="evaluate-rendering")(evaluate_rendering)
 app.command(name="pretrain")(pretrain)
 app.command(name="finetune")(finetune)
+app.command(name="show-targets")(show_targets)
+app.command(name="show-bev")(show_bev)
 app.command(name="export")(export)
 app.command(name="reproduce")(reproduce)
 

@@ -104,6 +104,7 @@ def finetune(
     batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
     learning_rate: float | None = None,
     learned_balance: Annotated[bool, arg(help="learn how much segmentation, centres and offsets count")] = False,
+    blind: Annotated[bool, arg(help="grey images: how much is learned without looking")] = False,
     seed: int = 0,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
     devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
@@ -132,6 +133,7 @@ def finetune(
             optimizer, steps=steps or optimizer.steps, learning_rate=learning_rate or optimizer.learning_rate
         ),
         batch_size=batch_size,
+        blind=blind,
         seed=seed,
         precision=precision,
         devices=devices,
@@ -177,6 +179,44 @@ def evaluate_bev(checkpoint: Path, root: Path, split: str | None, corrupt: Seque
     if json:
         write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))
     print_bev(evaluations)
+
+
+def show_targets(
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    token: Annotated[Positional[str], arg(help="of the sample", metavar="TOKEN")],
+    out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/targets"),
+    labels: Annotated[Path | None, arg(help="occupancy from these labels; without them from the lidar")] = None,
+    sweeps: Annotated[int, arg(help="of the lidar: the key frame's own and those of key frames before it")] = 1,
+    teacher: Annotated[str | None, arg(help="of features (occlift teachers); without it occupancy alone")] = None,
+    stride: Annotated[int, arg(help="edge of a target voxel, cells of half a metre: occfeat 1, occfeat-demo 2")] = 1,
+) -> None:
+    """Draw what a pretraining would be asked to predict of one key frame, on the images and from above."""
+    from occlift.models.occfeat import OccFeatHeadConfig
+    from occlift.recipes.bev_pictures import Targets
+    from occlift.recipes.bev_pictures import show_targets as run_show
+
+    targets = Targets(
+        labels=labels, sweeps=sweeps, teacher=teacher, grid=OccFeatHeadConfig(horizontal_stride=stride).grid
+    )
+    run = run_show(root, token, out, targets)
+    for path in run.paths:
+        print(path)
+    print(
+        f"{run.occupied} voxels occupied, {run.open} open, {run.unknown} unknown; {run.with_features} have a feature "
+        "to predict"
+    )
+
+
+def show_bev(
+    checkpoint: Annotated[Positional[Path], arg(help="what `occlift finetune` wrote", metavar="CHECKPOINT")],
+    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    token: Annotated[Positional[str], arg(help="of the sample", metavar="TOKEN")],
+    out: Annotated[Path, arg(help="folder of the picture")] = Path("runs/show"),
+) -> None:
+    """Draw what a fine-tuned network sees of one key frame: probabilities, and what it found, missed and invented."""
+    from occlift.recipes.bev_pictures import show_prediction
+
+    print(show_prediction(checkpoint, root, token, out))
 
 
 def _size(image_size: tuple[int, int] | None) -> dict[str, Any]:

@@ -45,6 +45,9 @@ def reproduce(
     minutes: Annotated[
         float | None, arg(help="end after about so many, with exit status 75; call again to go on")
     ] = None,
+    jobs: Annotated[
+        int, arg(help="runs at a time, which share the cores: more is done in an hour; costs mean less")
+    ] = 1,
     write: Annotated[
         Path | None, arg(help="put the tables into this Markdown file, between `<!-- reproduce ... -->` markers")
     ] = None,
@@ -68,12 +71,15 @@ def reproduce(
     if list_runs:
         _print_status(status(plan, place, only))
         return
-    done = conduct(plan, place, only, minutes=minutes, progress=True, report=lambda line: print(line, flush=True))
+    done = conduct(
+        plan, place, only, minutes=minutes, jobs=jobs, progress=True, report=lambda line: print(line, flush=True)
+    )
     options = {
         "--root": root and "ROOT",
         "--labels": labels and "LABELS",
         "--truth": truth and "TRUTH",
         "--steps": steps,
+        "--jobs": None if jobs == 1 else jobs,
     }
     given = "".join(f" {name} {value}" for name, value in options.items() if value is not None)
     made = sections(

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from occlift.classes import FREE, NUM_CLASSES, UNKNOWN
 from occlift.data.key_frame import CameraImage, KeyFrame
 from occlift.data.sensors import read_lidar
+from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.raycast import crossed_voxels, observed_by_camera
 from occlift.geometry.transforms import inverse, transform_points
@@ -28,9 +29,6 @@ OCCUPIED: Final = 1
 """Of a voxel; 255 where nothing is known."""
 
 Untouched = Literal["empty", "ignore"]
-
-_EGO_RADIUS_M: Final = 1.0
-"""Returns nearer to the lidar come from the vehicle that carries it (the devkit leaves them out, too)."""
 
 
 class Features(Protocol):
@@ -49,7 +47,7 @@ class Features(Protocol):
 def lidar_occupancy(
     frame: KeyFrame, grid: VoxelGrid, *, others: Sequence[KeyFrame] = (), untouched: Untouched = "empty"
 ) -> UInt8[np.ndarray, "x y z"]:
-    """Voxels that hold at least one lidar point.
+    """Voxels that hold at least one lidar point which is not from the ego vehicle itself.
 
     Args:
         frame: the key frame; the grid lies in its ego frame at the lidar's time.
@@ -76,7 +74,7 @@ def lidar_occupancy(
 def _beams(sweep: KeyFrame, frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
     """Where the beams of a sweep start and end, metres, in the ego frame of `frame`."""
     points_lidar = read_lidar(sweep.lidar.path)[:, :3].astype(np.float64)
-    points_lidar = points_lidar[np.linalg.norm(points_lidar[:, :2], axis=1) > _EGO_RADIUS_M]
+    points_lidar = points_lidar[~on_ego(transform_points(sweep.lidar.ego_from_lidar, points_lidar))]
     ego_from_global = inverse(frame.global_from_ego)
     ego_from_lidar = ego_from_global @ sweep.lidar.global_from_ego @ sweep.lidar.ego_from_lidar
     ends_ego = transform_points(ego_from_lidar, points_lidar)

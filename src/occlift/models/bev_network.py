@@ -125,6 +125,8 @@ class BevNetworkConfig:
             image_height=96,
             image_width=176,
             classes=classes,
+            # Cars are few pixels wide; pushing features along rays is too dear at so many places.
+            feature_stride=8 if architecture == "lift_splat" else 4,
             feature_channels=64 if queries else 32,
             cell_stride=4 if queries else 2,
             bev_channels=64 if queries else 32,

@@ -55,6 +55,7 @@ class FinetuneConfig:
         checkpoint_every: steps between two checkpoints; there is always one at the end.
         batch_size: key frames per process and step.
         mirror: half of the key frames are seen with left and right exchanged.
+        blind: trains on grey images: the baseline that never sees.
         devices: processes; more than one trains with DistributedDataParallel.
         workers: processes that read ahead, per training process.
         cache_bytes: decoded frames and their truth kept in memory.
@@ -75,6 +76,7 @@ class FinetuneConfig:
     seed: int = 0
     precision: Precision = "auto"
     mirror: bool = True
+    blind: bool = False
     devices: int = 1
     workers: int = 0
     cache_bytes: int = 1_000_000_000
@@ -161,7 +163,7 @@ def _frames(root: Path, tokens: Sequence[str], config: FinetuneConfig) -> BevFra
 
     return BevFrames(
         NuScenes.open(root), tokens, height=config.model.image_height, width=config.model.image_width,
-        classes=config.model.classes, cache_bytes=config.cache_bytes,
+        classes=config.model.classes, blind=config.blind, cache_bytes=config.cache_bytes,
     )  # fmt: skip
 
 
@@ -197,6 +199,7 @@ def _finetune_here(
         prior=list(prior),
         seed=config.seed,
         mirror=config.mirror,
+        blind=config.blind,
     )
     loaded = None if pretrained is None else load_by_name(task.model, pretrained)
     prepare_network(task.model, devices=config.devices)
@@ -270,20 +273,21 @@ def evaluate_bev(
     """Scores a network on a split, once for every way in which its images are corrupted.
 
     Args:
-        checkpoint: of `finetune`.
+        checkpoint: of `finetune`; a network that was trained blind is given grey images.
         corruptions: None among them: the images as they are.
         device: as torch names it; None: an accelerator where there is one, else the CPU.
 
     Raises:
+        ConfigError: the network is blind: there is nothing to corrupt.
         DataError: checkpoint, data or maps are missing or damaged.
     """
     import torch
 
     from occlift.data.bev_frames import BevFrames
     from occlift.tasks.bev_segmentation import counts_of
-    from occlift.tasks.checkpoint import load_bev_network
+    from occlift.tasks.checkpoint import load_bev_network, trained_blind
 
-    network = load_bev_network(checkpoint)
+    network, blind = load_bev_network(checkpoint), trained_blind(checkpoint)
     config = network.config
     data = NuScenes.open(root)
     tokens = data.split_tokens(split)
@@ -294,7 +298,7 @@ def evaluate_bev(
     for corruption in corruptions:
         frames = BevFrames(
             data, tokens, height=config.image_height, width=config.image_width, classes=config.classes,
-            corruption=corruption,
+            blind=blind, corruption=corruption,
         )  # fmt: skip
         total: list[BevCounts] = []
         what = "evaluate" if corruption is None else f"{corruption.name} {corruption.strength}"

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 
 from occlift.classes import CLASS_NAMES, FREE
+from occlift.cores import usable_cores
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, prediction_path, read_label, read_prediction
 from occlift.errors import ConfigError, DataError
@@ -120,7 +121,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     data = NuScenes.open(town)
     tokens = data.split_tokens("val")
     with stages.timed("labels", f"{config.label.frames} frames fused, {config.label.semantics}") as clock:
-        made = generate_labels(data, labels, config.label)
+        made = generate_labels(data, labels, config.label, workers=usable_cores())
         if made.failed:
             raise DataError(f"{len(made.failed)} labels could not be made; {labels / 'manifest.json'} says why")
         clock.reused = made.done == 0

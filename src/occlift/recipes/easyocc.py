@@ -257,14 +257,13 @@ def predict(
     import torch
 
     from occlift.data.batches import OccupancyFrames
-    from occlift.tasks.checkpoint import checkpoint_parts, load_model
+    from occlift.tasks.checkpoint import load_model, trained_blind
 
     started = time.monotonic()
     if (checkpoint is None) == (model is None):
         raise ConfigError("give either a checkpoint, or the configuration of a network with random weights")
     if checkpoint is not None:
-        network = load_model(checkpoint)
-        blind = bool(checkpoint_parts(checkpoint)["hyper_parameters"].get("blind", False))
+        network, blind = load_model(checkpoint), trained_blind(checkpoint)
     else:
         assert model is not None
         with torch.random.fork_rng(devices=[]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from occlift.cores import usable_cores
 from occlift.data.nuscenes import NuScenes
 from occlift.data.rigs import rig_of
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
@@ -110,12 +110,11 @@ def environment_facts() -> tuple[tuple[str, str], ...]:
             versions.append((package, metadata.version(package)))
         except metadata.PackageNotFoundError:
             versions.append((package, "not installed"))
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         *versions,
         ("Python", platform.python_version()),
         ("system", f"{platform.system()} {platform.machine()}"),
-        ("processor", f"{_processor()}, {usable} cores used"),
+        ("processor", f"{_processor()}, {usable_cores()} cores used"),
     )
 
 

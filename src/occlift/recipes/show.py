@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,12 +17,13 @@ from occlift.data.occ3d import label_path, read_label
 from occlift.data.rigs import rig_of
 from occlift.data.sensors import read_image, read_lidar
 from occlift.errors import DataError
+from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.progress import track
 from occlift.viz.birds_eye import Box, birds_eye_image
 from occlift.viz.canvas import captioned, legend, panel, readable_name, stacked
-from occlift.viz.occupancy import EGO_BOXES_M, height_levels, perspective_image, scale_bar, top_view
+from occlift.viz.occupancy import height_levels, perspective_image, scale_bar, top_view
 from occlift.viz.overlay import draw_lidar, draw_occupancy, resized
 
 PANEL_WIDTH: Final = 800
@@ -173,7 +173,7 @@ def box_in_ego(annotation: BoxAnnotation, key_frame: KeyFrame) -> Box:
 
 def voxelised_lidar(points_ego: Float[np.ndarray, "n 3"], grid: VoxelGrid) -> Bool[np.ndarray, "x y z"]:
     """The voxels that hold a lidar return which is not from the ego vehicle itself."""
-    return grid.occupied_by(points_ego[~_on_ego(points_ego)])
+    return grid.occupied_by(points_ego[~on_ego(points_ego)])
 
 
 def ground_height_m(points_ego: Float[np.ndarray, "n 3"]) -> float:
@@ -184,10 +184,3 @@ def ground_height_m(points_ego: Float[np.ndarray, "n 3"]) -> float:
     distance_m = np.hypot(points_ego[:, 0], points_ego[:, 1])
     ground = points_ego[(distance_m > 3) & (distance_m < 15) & (np.abs(points_ego[:, 2]) < 0.5), 2]
     return float(np.median(ground)) if len(ground) else float("nan")
-
-
-def _on_ego(points_ego: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
-    """Returns from the ego's own body: inside its marker, widened by half a metre."""
-    corners: Sequence[Sequence[float]] = EGO_BOXES_M[0]
-    lower, upper = np.asarray(corners[0][:2]) - 0.5, np.asarray(corners[1][:2]) + 0.5
-    return np.all((points_ego[:, :2] > lower) & (points_ego[:, :2] < upper), axis=1)

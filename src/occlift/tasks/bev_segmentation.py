@@ -31,6 +31,7 @@ class BevTask(OneCycleTask):
         prior: share of the cells that each class covers, for the first answer of an untrained network.
         seed: of the mirroring.
         mirror: half of the key frames are seen with left and right exchanged.
+        blind: recorded for those who load the checkpoint: the network was trained on grey images.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class BevTask(OneCycleTask):
         prior: list[float],
         seed: int,
         mirror: bool,
+        blind: bool = False,
     ) -> None:
         super().__init__(OptimizerConfig(**optimizer))
         self.save_hyperparameters()

@@ -75,6 +75,15 @@ def load_bev_network(checkpoint: Path) -> BevNetwork:
     return _loaded(BevNetwork(BevNetworkConfig.from_dict({**config, "pretrained": None})), parts, checkpoint)
 
 
+def trained_blind(checkpoint: Path) -> bool:
+    """Whether the network was trained on grey images, and has to be given such.
+
+    Raises:
+        DataError: as `checkpoint_parts`.
+    """
+    return bool(checkpoint_parts(checkpoint)["hyper_parameters"].get("blind", False))
+
+
 def network_weights(parts: dict[str, Any]) -> dict[str, Tensor]:
     """The weights of what a task calls `model`; the averaged ones where the run kept any."""
     prefix = "model."

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Final
 
 import numba
 
+from occlift.cores import usable_cores
 from occlift.data.map_expansion import map_expansion_path
 from occlift.errors import ConfigError
 from occlift.progress import track
@@ -70,7 +70,7 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
         name = config.scene_name(number)
         if not map_expansion_path(out, name).exists():
             write_map_expansion(out, name, scene_of_town(config, number))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     workers = min(workers or cores, len(missing))
     if workers > 1:
         _write_in_processes(out, config, missing, workers, cores)

@@ -13,9 +13,10 @@ from PIL import Image, ImageDraw
 
 from occlift.classes import CLASS_COLORS
 from occlift.geometry.cameras import CameraRig
+from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.transforms import transform_points
 from occlift.viz.canvas import INK, MUTED_INK, PAPER, font
-from occlift.viz.occupancy import EGO_BOXES_M, EGO_COLOR
+from occlift.viz.occupancy import EGO_COLOR
 
 ToPixel = Callable[[Sequence[float] | np.ndarray], tuple[float, float]]
 """From (x, y) of the ego frame, metres, to (u, v)."""

@@ -14,18 +14,13 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from occlift.classes import FREE, UNKNOWN
+from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import first_hit
 from occlift.viz.canvas import INK, MUTED_INK, PAPER, UNKNOWN_COLOR, class_palette, font, hatch
 
 SUN_DIRECTION: Final = (-0.42, 0.55, 0.72)
 """Towards the light, in the grid's axes: behind the viewer of `CHASE_VIEW`, from the left."""
-
-EGO_BOXES_M: Final = (
-    ((-0.9, -0.95, 0.15), (3.7, 0.95, 0.85)),
-    ((-0.4, -0.8, 0.85), (2.3, 0.8, 1.55)),
-)
-"""The ego marker: lower and upper corners of a body and a cabin of a common car about the ego frame's origin."""
 
 EGO_COLOR: Final = (36, 40, 48)
 
@@ -166,14 +161,14 @@ def top_view(
     colors[~any_occupied] = PAPER
     unknown_share = np.where(any_occupied, 0.0, (semantics == UNKNOWN).mean(axis=2))
 
-    enlarged = _as_seen_from_above(colors, pixels_per_voxel)
-    share = _as_seen_from_above(unknown_share, pixels_per_voxel)
+    enlarged = seen_from_above(colors, pixels_per_voxel)
+    share = seen_from_above(unknown_share, pixels_per_voxel)
     lines = hatch(*share.shape)
     strength = np.clip(share * np.where(lines, 1.0, 0.35), 0.0, 1.0)[..., None]
     enlarged += (np.asarray(UNKNOWN_COLOR) - enlarged) * strength
     picture = Image.fromarray(np.round(enlarged).astype(np.uint8))
     if ego:
-        _draw_ego_from_above(picture, grid, pixels_per_voxel)
+        draw_ego_from_above(picture, grid, pixels_per_voxel)
     ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=(205, 208, 214))
     return picture
 
@@ -292,13 +287,13 @@ def _hill_shade(height_m: np.ndarray) -> np.ndarray:
     return np.clip(((behind - ahead) + (right - left)) * 0.05, -0.14, 0.14)
 
 
-def _as_seen_from_above(columns: np.ndarray, pixels_per_voxel: int) -> np.ndarray:
+def seen_from_above(columns: np.ndarray, pixels_per_voxel: int) -> np.ndarray:
     """[x, y, ...] as image rows and columns: forward up, left to the left, every column enlarged."""
     image = columns[::-1, ::-1]
     return image.repeat(pixels_per_voxel, axis=0).repeat(pixels_per_voxel, axis=1).astype(np.float64)
 
 
-def _draw_ego_from_above(picture: Image.Image, grid: VoxelGrid, pixels_per_voxel: int) -> None:
+def draw_ego_from_above(picture: Image.Image, grid: VoxelGrid, pixels_per_voxel: int) -> None:
     """The ego's outline with an arrow head forward."""
     draw = ImageDraw.Draw(picture)
     (back, right, _), (front, left, _) = EGO_BOXES_M[0]

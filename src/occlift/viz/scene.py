@@ -21,11 +21,12 @@ from PIL import Image
 
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
+from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import quaternion_from_rotation
 from occlift.viz.canvas import legend_entries
 from occlift.viz.mesh import volume_glb
-from occlift.viz.occupancy import EGO_BOXES_M, EGO_COLOR
+from occlift.viz.occupancy import EGO_COLOR
 
 if TYPE_CHECKING:
     from viser import ViserServer

@@ -1,4 +1,4 @@
-"""The runs that are missing, one after the other, each in a process of its own.
+"""The runs that are missing, one after the other or a few at a time, each in a process of its own.
 
 A process of its own, because the peak memory of a process never falls, and because a run that fails, or is killed,
 must not take the others with it. One reproduction at a time works in a folder; when it is killed, the process of its
@@ -11,12 +11,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import SpawnProcess
 from threading import Thread
 from typing import Any, Final, Literal
 
+from occlift.cores import usable_cores
 from occlift.errors import ConfigError, OccliftError
 from occlift.labels.folder_lock import sole_run, worker_of
 from occlift.labels.manifest import MANIFEST_NAME
@@ -98,6 +101,7 @@ def conduct(
     letters: Sequence[str],
     *,
     minutes: float | None = None,
+    jobs: int = 1,
     progress: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> Conducted:
@@ -106,17 +110,21 @@ def conduct(
     Args:
         letters: of the tables; all if there are none.
         minutes: after about so many the call ends, whatever is unfinished goes on with the next; None: no end.
-        progress: the processes draw how far they are.
+        jobs: how many runs are done at a time; they share the cores evenly. What a step takes is then measured beside
+            the others, and sums may round otherwise than with all cores.
+        progress: the processes draw how far they are, if there is one at a time.
         report: told in a line what became of each run.
 
     Raises:
-        ConfigError: a folder holds a run of another configuration, labels that are needed are not given, or
-            `minutes` is too short for anything.
+        ConfigError: a folder holds a run of another configuration, labels that are needed are not given, `minutes` is
+            too short for anything, or `jobs` is not positive.
         AnotherRun: another call works in this folder.
         DataError: a record is damaged.
     """
     if minutes is not None and minutes < MIN_MINUTES:
         raise ConfigError(f"--minutes {minutes:g} is too short for anything; give at least {MIN_MINUTES:g}")
+    if jobs < 1:
+        raise ConfigError(f"--jobs {jobs}: give at least 1")
     ends_at = None if minutes is None else time.time() + 60 * minutes
     shown = plan.runs_of(letters)
     for run in plan.needed_for([run.name for run in shown]):
@@ -130,23 +138,9 @@ def conduct(
     if todo:
         with sole_run(place.out) as owner:
             # What only prepares is looked at only if a run needs it: results may come from another machine.
-            for run in plan.needed_for([run.name for run in todo]):
-                if missing := [need for need in run.needs if need in failed]:
-                    failed[run.name] = f"it needs {missing[0]}"
-                elif any(need in remaining for need in run.needs):
-                    remaining.append(run.name)
-                elif not _is_done(plan, place, run):
-                    started = time.monotonic()
-                    try:
-                        finished = _in_processes(plan, place, run, owner, ends_at, progress=progress)
-                    except OccliftError as error:
-                        failed[run.name] = str(error)
-                        report(f"{run.name}: FAILED: {error}")
-                        continue
-                    if finished:
-                        report(f"{run.name}: {(time.monotonic() - started) / 60:.1f} min")
-                    else:
-                        remaining.append(run.name)
+            needed = plan.needed_for([run.name for run in todo])
+            work = _Work(plan=plan, place=place, owner=owner, ends_at=ends_at, jobs=jobs, progress=progress)
+            failed, remaining = work.done([run for run in needed if not _is_done(plan, place, run)], report)
     results = {run.name: finished_result(plan, place, run) for run in shown}
     return Conducted(
         finished={name: result for name, result in results.items() if result is not None},
@@ -168,52 +162,117 @@ def _is_done(plan: Plan, place: Place, run: Run) -> bool:
     return True
 
 
-def _in_processes(plan: Plan, place: Place, run: Run, owner: str, ends_at: float | None, *, progress: bool) -> bool:
-    """Does a run call by call until it is finished or the time is over; true if it is finished."""
-    job = Job(run=run, digest=plan.digest(run.name), place=place, ends_at=ends_at)
-    while (left := job.seconds_left()) is None or left > _SHORTEST_S:
-        claim(plan, place, run, write=True)
-        answer = _in_process(job, owner, progress=progress)
-        if answer is not False:
-            return answer is True
-    return False
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """Runs that are worked off in one folder."""
+
+    plan: Plan
+    place: Place
+    owner: str
+    ends_at: float | None
+    jobs: int
+    progress: bool
+
+    def done(self, runs: Sequence[Run], report: Callable[[str], None]) -> tuple[dict[str, str], list[str]]:
+        """Does the runs, what is needed before what needs it.
+
+        Returns:
+            Those that failed, by name with the reason, and those for which the time was too short.
+        """
+        failed: dict[str, str] = {}
+        remaining: list[str] = []
+        waiting = list(runs)
+        under_way: dict[Future[bool], tuple[Run, float]] = {}
+        processes: set[SpawnProcess] = set()
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                while waiting or under_way:
+                    unfinished = {run.name for run in waiting} | {run.name for run, _ in under_way.values()}
+                    for run in tuple(waiting):
+                        if missing := [need for need in run.needs if need in failed]:
+                            failed[run.name] = f"it needs {missing[0]}"
+                        elif any(need in remaining for need in run.needs):
+                            remaining.append(run.name)
+                        elif len(under_way) < self.jobs and unfinished.isdisjoint(run.needs):
+                            under_way[pool.submit(self._in_processes, run, processes)] = (run, time.monotonic())
+                        else:
+                            continue
+                        waiting.remove(run)
+                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        run, started = under_way.pop(future)
+                        try:
+                            finished = future.result()
+                        except OccliftError as error:
+                            failed[run.name] = str(error)
+                            report(f"{run.name}: FAILED: {error}")
+                            continue
+                        if finished:
+                            report(f"{run.name}: {(time.monotonic() - started) / 60:.1f} min")
+                        else:
+                            remaining.append(run.name)
+            except BaseException:
+                # The threads only wait for these.
+                for process in tuple(processes):
+                    _end(process)
+                raise
+        return failed, remaining
+
+    def _in_processes(self, run: Run, processes: set[SpawnProcess]) -> bool:
+        """Does a run call by call until it is finished or the time is over; true if it is finished."""
+        job = Job(run=run, digest=self.plan.digest(run.name), place=self.place, ends_at=self.ends_at)
+        while (left := job.seconds_left()) is None or left > _SHORTEST_S:
+            claim(self.plan, self.place, run, write=True)
+            answer = self._in_process(job, processes)
+            if answer is not False:
+                return answer is True
+        return False
+
+    def _in_process(self, job: Job, processes: set[SpawnProcess]) -> bool | None:
+        """One call: whether the run is finished, None if it was ended because its time was long over.
+
+        Args:
+            processes: holds the process while it lives.
+
+        Raises:
+            OccliftError: it failed.
+        """
+        # Not forked: the libraries that run kernels in parallel do not survive it.
+        context = get_context("spawn")
+        ours, theirs = context.Pipe(duplex=False)
+        threads = max(1, usable_cores() // self.jobs) if self.jobs > 1 else None
+        arguments = (job, self.owner, theirs, self.progress and self.jobs == 1, threads)
+        process = context.Process(target=_serve, args=arguments)
+        process.start()
+        theirs.close()
+        processes.add(process)
+        try:
+            left = job.seconds_left()
+            process.join(None if left is None else max(0.0, left) + _GRACE_S)
+            if process.exitcode is None:
+                return None
+            answer: Any = ours.recv() if ours.poll() else None
+        except EOFError:
+            answer = None
+        finally:
+            _end(process)
+            process.join()
+            processes.discard(process)
+            ours.close()
+        if isinstance(answer, OccliftError):
+            raise answer
+        if answer is None:
+            raise OccliftError(_how_it_ended(process.exitcode))
+        return bool(answer)
 
 
-def _in_process(job: Job, owner: str, *, progress: bool) -> bool | None:
-    """One call: whether the run is finished, None if it was ended because its time was long over.
-
-    Raises:
-        OccliftError: it failed.
-    """
-    # Not forked: the libraries that run kernels in parallel do not survive it.
-    context = get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_serve, args=(job, owner, theirs, progress))
-    process.start()
-    theirs.close()
+def _end(process: SpawnProcess) -> None:
+    """Kills a run's process and its group, because it may have processes of its own."""
     pid = process.pid
     assert pid is not None, process
-    try:
-        left = job.seconds_left()
-        process.join(None if left is None else max(0.0, left) + _GRACE_S)
-        if process.exitcode is None:
-            return None
-        answer: Any = ours.recv() if ours.poll() else None
-    except EOFError:
-        answer = None
-    finally:
-        # Its group, because it may have processes of its own; also when this call is interrupted.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        # It may not have had the time to found a group.
-        process.kill()
-        process.join()
-        ours.close()
-    if isinstance(answer, OccliftError):
-        raise answer
-    if answer is None:
-        raise OccliftError(_how_it_ended(process.exitcode))
-    return bool(answer)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    # It may not have had the time to found a group.
+    process.kill()
 
 
 def _how_it_ended(code: int | None) -> str:
@@ -225,10 +284,16 @@ def _how_it_ended(code: int | None) -> str:
     )
 
 
-def _serve(job: Job, owner: str, theirs: connection.Connection[Any, Any], progress: bool) -> None:
-    """The life of a process that does a run."""
+def _serve(job: Job, owner: str, theirs: connection.Connection[Any, Any], progress: bool, threads: int | None) -> None:
+    """The life of a process that does a run; `threads`: of its kernels, None for one per core."""
     os.setpgrp()
     Thread(target=_die_with_parent, daemon=True).start()
+    if threads is not None:
+        import numba
+        import torch
+
+        numba.set_num_threads(threads)
+        torch.set_num_threads(threads)
     try:
         with worker_of(job.place.out, owner), shown_progress() if progress else nullcontext():
             theirs.send(perform(job))

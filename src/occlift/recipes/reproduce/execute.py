@@ -6,7 +6,6 @@ followed. Everything else is short, or goes on by itself where it was killed.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
+from occlift.cores import usable_cores
 from occlift.data.nuscenes import NuScenes
 from occlift.errors import DataError
 from occlift.labels.generate import generate_labels
@@ -184,7 +184,7 @@ def _step_seconds(folder: Path) -> float | None:
 
 
 def _make_labels(run: MakeLabels, place: Place) -> None:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     out = place.labels(run.config.frames)
     made = generate_labels(NuScenes.open(place.data()), out, run.config, workers=max(1, cores // _CORES_PER_LABELLER))
     if made.failed:

@@ -10,6 +10,7 @@ The paper's gains of both over none for SimpleBEV with EfficientNet-B0, points o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -68,7 +69,8 @@ class _Scale:
 
     Attributes:
         pretrain: of both terms, from the lidar.
-        finetune: with all labels.
+        finetune: with all labels; its number of steps is that of `finetune_steps`.
+        finetune_steps: by share of the labels: few are soon learned by heart, many take longer.
         seeds: of every row.
         former_seeds: of BEVFormer's.
         label_minutes: of the labels.
@@ -80,6 +82,7 @@ class _Scale:
     town: TownConfig
     pretrain: PretrainConfig
     finetune: FinetuneConfig
+    finetune_steps: Mapping[float, int]
     seeds: int
     former_seeds: int
     label_minutes: float
@@ -109,7 +112,7 @@ def occfeat_plan(size: Size, place: Place, *, steps: int | None = None) -> Plan:
         scale = replace(
             scale,
             pretrain=replace(scale.pretrain, optimizer=replace(scale.pretrain.optimizer, steps=steps)),
-            finetune=replace(scale.finetune, optimizer=replace(scale.finetune.optimizer, steps=steps)),
+            finetune_steps=dict.fromkeys(SHARES, steps),
         )
     town = scale.town
     said = (
@@ -135,14 +138,14 @@ def _scale(size: Size) -> _Scale:
         return _Scale(
             town=replace(town, scenes=2, frames=2),
             pretrain=replace(pretrain, optimizer=OptimizerConfig(steps=2)),
-            finetune=replace(finetune, optimizer=OptimizerConfig(steps=2)),
+            finetune=finetune, finetune_steps=dict.fromkeys(SHARES, 2),
             seeds=1, former_seeds=1, label_minutes=0.1, pretrain_minutes=0.2, finetune_minutes=0.2,
             corrupted_minutes=0.2,
         )  # fmt: skip
     if size == "small":
         return _Scale(
-            town=town, pretrain=pretrain, finetune=finetune, seeds=3, former_seeds=3, label_minutes=2.0,
-            pretrain_minutes=2.0, finetune_minutes=1.0, corrupted_minutes=2.0,
+            town=town, pretrain=pretrain, finetune=finetune, finetune_steps={0.01: 200, 0.1: 300, 1.0: 500}, seeds=3,
+            former_seeds=3, label_minutes=2.0, pretrain_minutes=4.5, finetune_minutes=1.0, corrupted_minutes=2.0,
         )  # fmt: skip
     network = BevNetworkConfig.paper("simple_bev")
     return _Scale(
@@ -154,6 +157,7 @@ def _scale(size: Size) -> _Scale:
         finetune=replace(
             finetune, model=network, optimizer=OptimizerConfig(steps=1500, learning_rate=3e-4), workers=4
         ),
+        finetune_steps={0.01: 500, 0.1: 1000, 1.0: 1500},
         seeds=3, former_seeds=3, label_minutes=4.0, pretrain_minutes=5.0, finetune_minutes=3.0, corrupted_minutes=5.0,
     )  # fmt: skip
 
@@ -167,20 +171,31 @@ class _Networks:
 
     def finetuned(self, architecture: Architecture, start: Start, share: float, seeds: int) -> tuple[str, ...]:
         """Adds fine-tunings and the pretrainings that they go on from, and gives their names."""
-        names = []
-        for seed in range(seeds):
-            origin = None if start == "none" else self._pretrained(architecture, start, seed)
-            config = self.scale.finetune
-            run = Finetuning(
-                name=f"{architecture}-{start}-{round(100 * share)}-s{seed}",
-                needs=("data",) if origin is None else (origin,),
-                minutes=self.scale.finetune_minutes, start=origin,
-                config=replace(
-                    config, model=_sized(config.model, architecture), labels=share, label_seed=seed, seed=seed
-                ),
-            )  # fmt: skip
-            names.append(self._add(run))
-        return tuple(names)
+        return tuple(
+            self._finetuned(
+                f"{architecture}-{start}-{round(100 * share)}-s{seed}", architecture, share, seed,
+                origin=None if start == "none" else self._pretrained(architecture, start, seed),
+            )
+            for seed in range(seeds)
+        )  # fmt: skip
+
+    def blind(self, architecture: Architecture) -> tuple[str, ...]:
+        """Adds a network that never sees, trained on all labels, and gives its name."""
+        return (self._finetuned(f"{architecture}-blind-100-s0", architecture, 1.0, 0, blind=True),)
+
+    def _finetuned(
+        self, name: str, architecture: Architecture, share: float, seed: int, *, origin: str | None = None,
+        blind: bool = False,
+    ) -> str:  # fmt: skip
+        scale = self.scale
+        config = replace(
+            scale.finetune, model=_sized(scale.finetune.model, architecture), labels=share, label_seed=seed, seed=seed,
+            blind=blind, optimizer=replace(scale.finetune.optimizer, steps=scale.finetune_steps[share]),
+        )  # fmt: skip
+        needs = ("data",) if origin is None else (origin,)
+        return self._add(
+            Finetuning(name=name, needs=needs, minutes=scale.finetune_minutes, start=origin, config=config)
+        )
 
     def corrupted(self, networks: tuple[str, ...]) -> tuple[str, ...]:
         """Adds the scores of fine-tuned networks under corruptions, and gives their names."""
@@ -259,7 +274,10 @@ def _simple_bev(networks: _Networks) -> TablePlan:
         letter="a",
         title="SimpleBEV, fine-tuned with 1 %, 10 % and 100 % of the labels",
         scores=(VEHICLE, ALL_VEHICLES),
-        rows=_rows(networks, "simple_bev", tuple(STARTS), networks.scale.seeds),
+        rows=(
+            Row(label="100 %: blind (grey images)", runs=networks.blind("simple_bev"), context=True),
+            *_rows(networks, "simple_bev", tuple(STARTS), networks.scale.seeds),
+        ),
         claims=(
             *_gains(paper=True),
             *(

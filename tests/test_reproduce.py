@@ -122,6 +122,28 @@ def test_claims_are_judged_by_the_spread_over_the_seeds(tmp_path: Path) -> None:
     assert judged[-1].standard_error == pytest.approx((12 / 3 + 4 / 3 + 4 / 3 + 8) ** 0.5)
 
 
+def test_pairs_are_judged_by_the_differences_of_their_seeds(tmp_path: Path) -> None:
+    claims = (
+        Claim(text="B beats A", score=MASKED, row="B", than="A", paired=True),
+        Claim(text="B is faster", score=STEP, row="B", than="A", paired=True),
+        Claim(text="B adds more to A than A to B", score=MASKED, row="B", than="A", over=("A", "B"), paired=True),
+    )
+    plan, place = plan_by_hand(claims), Place(out=tmp_path)
+    write_results(plan, place)
+    judged = [Scoreboard(read_results(plan, place), plan.tables).judge(plan.tables[0], claim) for claim in claims]
+    # 20 − 10, 20 − 12, 26 − 14: mean 10, spread 2; half as much without pairs: √(16/3).
+    assert [j.gain for j in judged] == pytest.approx([10, 0.75, 20])
+    assert judged[0].standard_error == pytest.approx(2 / 3**0.5)
+    assert judged[2].standard_error == pytest.approx(4 / 3**0.5)
+    assert [j.verdict for j in judged] == ["holds"] * 3
+    # A seed that one of them lacks is left out of both: 20 − 10, 20 − 12. One pair says nothing of its error.
+    for left_out, gain, verdict in ((("A-s2",), 9, "holds"), (("A-s2", "B-s1"), 10, "undecided")):
+        other = Place(out=tmp_path / left_out[-1])
+        write_results(plan, other, leave_out=left_out)
+        found = Scoreboard(read_results(plan, other), plan.tables).judge(plan.tables[0], claims[0])
+        assert (found.gain, found.verdict) == (pytest.approx(gain), verdict)
+
+
 def test_one_seed_borrows_the_spread_of_its_own_kind(tmp_path: Path) -> None:
     claim = Claim(text="C beats A", score=MASKED, row="C", than="A")
     plan = plan_by_hand((claim,))
@@ -217,6 +239,8 @@ def test_a_call_ends_at_the_step_that_fits() -> None:
     assert steps_in_time(100, 500, step_s=0.5, seconds=600.0) == 500
     assert steps_in_time(100, 500, step_s=0.5, seconds=-1.0) == 100
     assert steps_in_time(0, 500, step_s=None, seconds=60.0) == 20
+    with pytest.raises(ConfigError, match="--jobs 0"):
+        conduct(plan_by_hand(), Place(out=Path("nowhere")), (), jobs=0)
     with pytest.raises(ConfigError, match="too short"):
         conduct(plan_by_hand(), Place(out=Path("nowhere")), (), minutes=1.0)
 
@@ -278,7 +302,9 @@ def test_a_reproduction_is_killed_goes_on_and_outlives_a_run_that_fails(
         time.sleep(0.05)
     before = {name: (runs / name / "result.json").stat().st_mtime_ns for name in ("data", "labels-13")}
 
-    done = subprocess.run(_command(out, "--write", str(document)), capture_output=True, text=True, check=False)
+    # Both at once: what was begun, and what was not.
+    command = _command(out, "--write", str(document), "--jobs", "2")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert {name: (runs / name / "result.json").stat().st_mtime_ns for name in before} == before
     (resumed,) = read_calls(runs / "easyocc-s0")

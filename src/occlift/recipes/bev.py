@@ -88,7 +88,7 @@ class FinetuneConfig:
     @classmethod
     def demo(cls, architecture: Architecture = "simple_bev") -> FinetuneConfig:
         """Small enough for two CPU cores and minutes."""
-        return cls(model=BevNetworkConfig.demo(architecture), optimizer=OptimizerConfig(steps=200, learning_rate=2e-3))
+        return cls(model=BevNetworkConfig.demo(architecture), optimizer=OptimizerConfig(steps=300, learning_rate=1e-3))
 
     @classmethod
     def paper(cls, architecture: Architecture = "simple_bev") -> FinetuneConfig:

@@ -87,7 +87,7 @@ class PretrainConfig:
             head=OccFeatHeadConfig(channels=16, blocks=1, horizontal_stride=2),
             loss=OccFeatLossConfig(features=1.0),
             teacher="oracle",
-            optimizer=OptimizerConfig(steps=1500, learning_rate=2e-3),
+            optimizer=OptimizerConfig(steps=1500, learning_rate=1e-3),
         )
 
     @classmethod

@@ -2,7 +2,8 @@
 
 (a) SimpleBEV without pretraining, pretrained by occupancy, by features, by both, and by both without any lidar, then
 fine-tuned with 1 %, 10 % and 100 % of the labels. (b) BEVFormer without pretraining and pretrained by both. (c) The
-networks of (a) with all labels, under corruptions of the images.
+networks of (a) with all labels, under corruptions of the images. (d) SimpleBEV with 1 % at other learning rates:
+one that suits one start may not suit the other.
 
 The paper's gains of both over none for SimpleBEV with EfficientNet-B0, points of vehicle IoU: +10.6 with 1 %, +4.9 with
 10 %, +0.3 with 100 %.
@@ -53,13 +54,17 @@ STARTS: Final[dict[Start, str]] = {
 
 SHARES: Final = (0.01, 0.1, 1.0)
 
+RATES: Final = (2.0, 1.0, 0.5)
+"""Learning rates of table (d), parts of the others'."""
+
 PAPER_GAINS: Final = {0.01: "+10.6", 0.1: "+4.9", 1.0: "+0.3"}
 """Points of vehicle IoU, of both over none."""
 
 _READING: Final = (
     "Scores: IoU of vehicles, per cent, intersections and unions summed over the validation split, 200×200 cells of "
     "0.5 m, probability above 0.5; *filtered*: without the cells of vehicles that the images show to less than 40 %. A "
-    "paper's figure is the difference in points. A seed decides weights, order and which labels are used."
+    "paper's figure is the difference in points. A seed decides weights, order and which labels are used, the same for "
+    "every start: differences are of pairs of runs, and so is their error."
 )
 
 
@@ -124,7 +129,7 @@ def occfeat_plan(size: Size, place: Place, *, steps: int | None = None) -> Plan:
         name=f"labels-{FRAMES}", needs=("data",), minutes=scale.label_minutes, config=LabelConfig(frames=FRAMES)
     )
     networks = _Networks(scale)
-    tables = (_simple_bev(networks), _bevformer(networks), _corrupted(networks))
+    tables = (_simple_bev(networks), _bevformer(networks), _corrupted(networks), _rates(networks))
     return Plan(
         recipe="occfeat", size=size, data=said, reading=_READING, runs=(data, labels, *networks.runs.values()),
         tables=tables,
@@ -144,8 +149,8 @@ def _scale(size: Size) -> _Scale:
         )  # fmt: skip
     if size == "small":
         return _Scale(
-            town=town, pretrain=pretrain, finetune=finetune, finetune_steps={0.01: 200, 0.1: 300, 1.0: 500}, seeds=3,
-            former_seeds=3, label_minutes=2.0, pretrain_minutes=4.5, finetune_minutes=1.0, corrupted_minutes=2.0,
+            town=town, pretrain=pretrain, finetune=finetune, finetune_steps={0.01: 300, 0.1: 400, 1.0: 800}, seeds=3,
+            former_seeds=3, label_minutes=2.0, pretrain_minutes=4.0, finetune_minutes=1.4, corrupted_minutes=2.0,
         )  # fmt: skip
     network = BevNetworkConfig.paper("simple_bev")
     return _Scale(
@@ -169,11 +174,14 @@ class _Networks:
         self.scale = scale
         self.runs: dict[str, Run] = {}
 
-    def finetuned(self, architecture: Architecture, start: Start, share: float, seeds: int) -> tuple[str, ...]:
+    def finetuned(
+        self, architecture: Architecture, start: Start, share: float, seeds: int, *, rate: float = 1.0
+    ) -> tuple[str, ...]:
         """Adds fine-tunings and the pretrainings that they go on from, and gives their names."""
+        faster = "" if rate == 1 else f"-rate{rate:g}"
         return tuple(
             self._finetuned(
-                f"{architecture}-{start}-{round(100 * share)}-s{seed}", architecture, share, seed,
+                f"{architecture}-{start}-{round(100 * share)}{faster}-s{seed}", architecture, share, seed, rate=rate,
                 origin=None if start == "none" else self._pretrained(architecture, start, seed),
             )
             for seed in range(seeds)
@@ -185,12 +193,16 @@ class _Networks:
 
     def _finetuned(
         self, name: str, architecture: Architecture, share: float, seed: int, *, origin: str | None = None,
-        blind: bool = False,
+        blind: bool = False, rate: float = 1.0,
     ) -> str:  # fmt: skip
         scale = self.scale
+        optimizer = replace(
+            scale.finetune.optimizer, steps=scale.finetune_steps[share],
+            learning_rate=rate * scale.finetune.optimizer.learning_rate,
+        )  # fmt: skip
         config = replace(
             scale.finetune, model=_sized(scale.finetune.model, architecture), labels=share, label_seed=seed, seed=seed,
-            blind=blind, optimizer=replace(scale.finetune.optimizer, steps=scale.finetune_steps[share]),
+            blind=blind, optimizer=optimizer,
         )  # fmt: skip
         needs = ("data",) if origin is None else (origin,)
         return self._add(
@@ -253,13 +265,14 @@ def _gains(*, paper: bool) -> list[Claim]:
     return [
         Claim(
             text=f"pretraining by both adds with {round(100 * share)} %", score=VEHICLE, row=_label("both", share),
-            than=_label("none", share), paper=PAPER_GAINS[share] if paper else "",
+            than=_label("none", share), paper=PAPER_GAINS[share] if paper else "", paired=True,
         )
         for share in SHARES
     ] + [
         Claim(
             text="it adds more with 1 % than with 100 %", score=VEHICLE, row=_label("both", 0.01),
             than=_label("none", 0.01), over=(_label("both", 1.0), _label("none", 1.0)), paper="+10.3" if paper else "",
+            paired=True,
         )
     ]  # fmt: skip
 
@@ -281,7 +294,13 @@ def _simple_bev(networks: _Networks) -> TablePlan:
         claims=(
             *_gains(paper=True),
             *(
-                Claim(text=f"{text} with 1 %", score=VEHICLE, row=_label(start, 0.01), than=_label("none", 0.01))
+                Claim(
+                    text=f"{text} with 1 %",
+                    score=VEHICLE,
+                    row=_label(start, 0.01),
+                    than=_label("none", 0.01),
+                    paired=True,
+                )
                 for start, text in alone
             ),
         ),
@@ -315,8 +334,34 @@ def _corrupted(networks: _Networks) -> TablePlan:
         scores=(VEHICLE, *scores),
         rows=rows,
         claims=tuple(
-            Claim(text="pretraining by both adds", score=score, row=STARTS["both"], than=STARTS["none"])
+            Claim(text="pretraining by both adds", score=score, row=STARTS["both"], than=STARTS["none"], paired=True)
             for score in scores
         ),
         notes=("Of each corruption the mean over five strengths (`occlift.data.corrupt`).",),
     )
+
+
+def _rates(networks: _Networks) -> TablePlan:
+    starts: tuple[Start, ...] = ("none", "both")
+    base = networks.scale.finetune.optimizer.learning_rate
+    rows = {
+        (rate, start): Row(
+            label=f"{rate * base:g}: {STARTS[start]}",
+            runs=networks.finetuned("simple_bev", start, 0.01, networks.scale.seeds, rate=rate),
+        )
+        for rate in RATES
+        for start in starts
+    }
+    return TablePlan(
+        letter="d",
+        title="SimpleBEV with 1 % of the labels, by learning rate",
+        scores=(VEHICLE, ALL_VEHICLES),
+        rows=tuple(rows.values()),
+        claims=tuple(
+            Claim(
+                text=f"pretraining by both adds at {rate * base:g}", score=VEHICLE, row=rows[rate, "both"].label,
+                than=rows[rate, "none"].label, paired=True,
+            )
+            for rate in RATES
+        ),
+    )  # fmt: skip

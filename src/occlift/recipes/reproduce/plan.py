@@ -216,6 +216,8 @@ class Claim:
         over: labels of two other rows: it is the *gain* of `row` over `than` that is said to exceed the gain of the
             first of these over the second; empty: `row` and `than` themselves are compared.
         share: None: `row` is better. Otherwise `row` reaches at least this share of `than`.
+        paired: the runs of these rows differ, seed by seed, in what is compared and in nothing else (the same labels,
+            say), so the error of a difference follows from the seeds' own differences.
     """
 
     text: str
@@ -225,6 +227,7 @@ class Claim:
     paper: str = ""
     over: tuple[str, str] | tuple[()] = ()
     share: float | None = None
+    paired: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,16 @@
 that have several seeds, pooled over all tables: √(Σ(n_i − 1)s_i² / Σ(n_i − 1)). Of its own kind, because kinds
 differ by up to ten times in how much they vary. Where no row of its kind has several seeds nothing is decided.
 
+Where the runs of A and B are pairs (the same seed draws the same labels for both), the error is that of the mean of the
+seeds' own differences, s_(A−B)/√n: what the choice of labels does to both alike is no doubt about which is better.
+
 *A claim that A reaches a share of B holds* if the mean of A is at least that share of the mean of B.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Final, Literal
@@ -137,7 +140,12 @@ class Scoreboard:
         if claim.over:
             gain -= compared[2].mean - compared[3].mean
         ratio = math.nan if claim.over or not below else above / below
-        error = self._standard_error(rows, claim.score)
+        if claim.paired:
+            gains = self._gains_by_seed(rows, claim.score, cost=cost)
+            gain = fmean(gains) if gains else math.nan
+            error = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
+        else:
+            error = self._standard_error(rows, claim.score)
         verdict: Verdict
         if math.isnan(gain):
             verdict = "not run"
@@ -148,6 +156,18 @@ class Scoreboard:
         else:
             verdict = "holds" if gain > _STANDARD_ERRORS * error else "does not hold"
         return Judged(claim=claim, ratio=ratio, gain=gain, standard_error=error, verdict=verdict)
+
+    def _gains_by_seed(self, compared: Sequence[Row], score: str, *, cost: bool) -> list[float]:
+        """What each seed gains, of those whose runs are finished in all rows."""
+        gains = []
+        for names in zip(*(row.runs for row in compared), strict=True):
+            values = [_value(self._results[name], score) for name in names if name in self._results]
+            found = [value for value in values if value is not None]
+            if len(found) == len(names):
+                first, second, *over = found
+                gain = first - second - (over[0] - over[1] if over else 0.0)
+                gains.append(-gain if cost else gain)
+        return gains
 
     def _standard_error(self, compared: Iterable[Row], score: str) -> float | None:
         total = 0.0

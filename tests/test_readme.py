@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from occlift import cli
+from occlift.cli.loop import LOOP_DEFAULTS
 from occlift.data.nuscenes import NuScenes
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
+from occlift.recipes.bev import FinetuneConfig
 from occlift.recipes.easyocc import TrainConfig
+from occlift.recipes.occfeat import PretrainConfig
 from occlift.recipes.rendering import RenderingTrainConfig
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
@@ -202,8 +205,9 @@ def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
             assert parameter.default == getattr(decision, name), name
     assert {f.name for f in fields(decision)} <= parameters.keys()
     training = inspect.signature(cli.train).parameters
-    for name in ("batch_size", "seed", "precision", "devices", "workers", "blind", "confidence", "mirror_front_back",
-                 "ema_decay", "gradient_checkpointing", "compile"):  # fmt: skip
+    for recipe in (TrainConfig(), RenderingTrainConfig(), PretrainConfig.demo(), FinetuneConfig.demo()):
+        assert LOOP_DEFAULTS.applied(recipe) == recipe
+    for name in ("blind", "confidence", "mirror_front_back", "ema_decay", "gradient_checkpointing", "compile"):
         assert training[name].default == getattr(TrainConfig(), name), name
     loss = TrainConfig().loss
     for name in ("unknown", "class_weighting", "focal_gamma", "geo_scal", "sem_scal"):
@@ -211,7 +215,7 @@ def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
     assert training["lovasz"].default == loss.lovasz_form
     assert TrainConfig.full().loss.class_weighting == loss.class_weighting
     baseline, rendering = inspect.signature(cli.train_rendering).parameters, RenderingTrainConfig()
-    for name in ("semantics", "depth", "batch_size", "seed", "precision", "devices", "workers"):
+    for name in ("semantics", "depth"):
         assert baseline[name].default == getattr(rendering, name), name
     town = TownConfig()
     for name, parameter in inspect.signature(cli.town).parameters.items():

@@ -14,9 +14,10 @@ from tyro.conf import Positional, arg
 from occlift.cli.bev import evaluate_bev, finetune, pretrain, show_bev, show_targets
 from occlift.cli.files import write_text
 from occlift.cli.labels import audit, label
+from occlift.cli.loop import is_first_process
 from occlift.cli.rendering import evaluate_rendering, train_rendering
 from occlift.cli.reproduce import reproduce
-from occlift.cli.training import export, is_first_process, predict, train
+from occlift.cli.training import export, predict, train
 from occlift.errors import OccliftError
 
 app = tyro.extras.SubcommandApp()

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from occlift.cli.training import is_first_process
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, is_first_process, print_run
 
 Share = Literal["1%", "10%", "100%"]
 Architecture = Literal["simple_bev", "bevformer", "lift_splat"]
@@ -38,18 +38,8 @@ def pretrain(
     feature_cache: Annotated[
         Path | None, arg(help="keep the teacher's features in this folder, in half precision")
     ] = None,
-    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
     image_size: Annotated[tuple[int, int] | None, arg(help="height and width; by default the recipe's")] = None,
-    steps: Annotated[int | None, arg(help="length of the schedule")] = None,
-    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None,
-    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
-    learning_rate: float | None = None,
-    seed: int = 0,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
-    workers: Annotated[int, arg(help="reading processes per training process")] = 0,
-    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers)")] = None,
-    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None,
+    loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
 ) -> None:
     """Pretrain a bird's-eye-view network by occupancy and features (OccFeat), with lidar or without."""
     from dataclasses import replace
@@ -59,29 +49,21 @@ def pretrain(
 
     base = PretrainConfig.demo(network) if recipe == "occfeat-demo" else PretrainConfig.paper(network)
     factor = base.loss.features if feature_factor is None else feature_factor
-    optimizer = base.optimizer
     config = replace(
         base,
-        model=replace(base.model, backbone=backbone or base.model.backbone, pretrained=pretrained, **_size(image_size)),
+        model=replace(
+            base.model, backbone=backbone or base.model.backbone, pretrained=loop.pretrained, **_size(image_size)
+        ),
         loss=replace(base.loss, occupancy=occupancy_factor, features=factor, classes=class_factor),
         teacher=teacher or base.teacher,
         occupancy=occupancy,
         sweeps=sweeps,
-        optimizer=replace(
-            optimizer, steps=steps or optimizer.steps, learning_rate=learning_rate or optimizer.learning_rate
-        ),
-        batch_size=batch_size,
-        seed=seed,
-        precision=precision,
-        devices=devices,
-        workers=workers,
     )
     run = run_pretraining(
-        root, out or Path("runs") / recipe, config, labels=labels, feature_cache=feature_cache, resume=resume,
-        max_steps=max_steps,
+        root, loop.folder(recipe), loop.applied(config), labels=labels, feature_cache=feature_cache,
+        resume=loop.resume, max_steps=loop.max_steps,
     )  # fmt: skip
-    if is_first_process():
-        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
+    print_run(run)
 
 
 def finetune(
@@ -97,20 +79,10 @@ def finetune(
     classes: Annotated[tuple[str, ...], arg(help="vehicle, pedestrian, drivable_area, crossing, lane_divider")] = (
         "vehicle",
     ),
-    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
     image_size: Annotated[tuple[int, int] | None, arg(help="height and width; by default the recipe's")] = None,
-    steps: Annotated[int | None, arg(help="length of the schedule")] = None,
-    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None,
-    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
-    learning_rate: float | None = None,
     learned_balance: Annotated[bool, arg(help="learn how much segmentation, centres and offsets count")] = False,
     blind: Annotated[bool, arg(help="grey images: how much is learned without looking")] = False,
-    seed: int = 0,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
-    workers: Annotated[int, arg(help="reading processes per training process")] = 0,
-    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers)")] = None,
-    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None,
+    loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
 ) -> None:
     """Train a bird's-eye-view network on all labels or a few, from pretrained weights or not."""
     from dataclasses import replace
@@ -119,35 +91,24 @@ def finetune(
     from occlift.recipes.bev import finetune as run_finetuning
 
     base = FinetuneConfig.demo(network) if recipe == "bev-demo" else FinetuneConfig.paper(network)
-    optimizer = base.optimizer
     config = replace(
         base,
         model=replace(
-            base.model, backbone=backbone or base.model.backbone, pretrained=pretrained, classes=tuple(classes),
+            base.model, backbone=backbone or base.model.backbone, pretrained=loop.pretrained, classes=tuple(classes),
             **_size(image_size),
         ),
         learned_balance=learned_balance,
         labels=_SHARES[labels],
         label_seed=label_seed,
-        optimizer=replace(
-            optimizer, steps=steps or optimizer.steps, learning_rate=learning_rate or optimizer.learning_rate
-        ),
-        batch_size=batch_size,
         blind=blind,
-        seed=seed,
-        precision=precision,
-        devices=devices,
-        workers=workers,
     )  # fmt: skip
     finished = run_finetuning(
-        root, out or Path("runs") / recipe, config, pretrained=pretrained_checkpoint, resume=resume,
-        max_steps=max_steps,
+        root, loop.folder(recipe), loop.applied(config), pretrained=pretrained_checkpoint, resume=loop.resume,
+        max_steps=loop.max_steps,
     )  # fmt: skip
-    if is_first_process():
-        if finished.loaded is not None:
-            print(finished.loaded.summary())
-        run = finished.run
-        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
+    if finished.loaded is not None and is_first_process():
+        print(finished.loaded.summary())
+    print_run(finished.run)
 
 
 def evaluate_bev(checkpoint: Path, root: Path, split: str | None, corrupt: Sequence[str], json: Path | None) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
-from occlift.cli.training import is_first_process
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
 
 
 def train_rendering(
@@ -27,17 +27,7 @@ def train_rendering(
         bool, arg(help="class and depth maps in 2-D instead of photometric consistency: what labels say, unfused")
     ] = False,
     contracted: Annotated[bool, arg(help="rendering: a grid that reaches to infinity")] = False,
-    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
-    steps: Annotated[int | None, arg(help="length of the schedule")] = None,
-    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None,
-    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
-    learning_rate: float | None = None,
-    seed: int = 0,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
-    workers: Annotated[int, arg(help="reading processes per training process")] = 0,
-    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers ResNet)")] = None,
-    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None,
+    loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
 ) -> None:
     """Train the rendering baseline on images and class maps, with or without the pseudo-loss."""
     from dataclasses import replace
@@ -55,19 +45,15 @@ def train_rendering(
     base = RenderingTrainConfig.demo() if small else RenderingTrainConfig.full()
     model = base.model if small else RenderingConfig.full(contracted=contracted)
     pseudo = (TrainConfig() if small else TrainConfig.full()).loss
-    optimizer = replace(
-        base.optimizer, steps=steps or base.optimizer.steps,
-        learning_rate=learning_rate or base.optimizer.learning_rate,
-    )  # fmt: skip
     config = replace(
-        base, model=replace(model, network=replace(model.network, pretrained=pretrained)), optimizer=optimizer,
+        base, model=replace(model, network=replace(model.network, pretrained=loop.pretrained)),
         loss=RenderingLossConfig.of_maps() if maps_only else base.loss, pseudo=pseudo if labels else None,
-        semantics=semantics, depth=depth, batch_size=batch_size, seed=seed, precision=precision, devices=devices,
-        workers=workers,
+        semantics=semantics, depth=depth,
     )  # fmt: skip
-    run = run_training(root, out or Path("runs") / recipe, config, labels=labels, resume=resume, max_steps=max_steps)
-    if is_first_process():
-        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
+    run = run_training(
+        root, loop.folder(recipe), loop.applied(config), labels=labels, resume=loop.resume, max_steps=loop.max_steps
+    )
+    print_run(run)
 
 
 def evaluate_rendering(

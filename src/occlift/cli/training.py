@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
 
 
 def train(
@@ -15,13 +16,7 @@ def train(
     ],
     root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
     labels: Annotated[Path, arg(help="labels of its training split")],
-    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None,
     validation_labels: Annotated[Path | None, arg(help="score against these while training")] = None,
-    steps: Annotated[int | None, arg(help="length of the schedule")] = None,
-    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None,
-    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1,
-    learning_rate: float | None = None,
-    seed: int = 0,
     class_weighting: Annotated[
         Literal["none", "inverse_sqrt", "inverse_log"], arg(help="of the cross-entropy, from the labels' frequencies f")
     ] = "inverse_log",
@@ -45,17 +40,12 @@ def train(
         bool, arg(help="half of the key frames with front and back exchanged, as half have left and right")
     ] = False,
     ema_decay: Annotated[float | None, arg(help="average the weights, and predict with the average; 0.999")] = None,
-    checkpoint_every: Annotated[int | None, arg(help="steps between two checkpoints")] = None,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
     gradient_checkpointing: Annotated[
         bool, arg(help="compute activations again instead of keeping them: less memory, more time")
     ] = False,
     compile: Annotated[bool, arg(help="run the network as torch.compile makes it")] = False,
-    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1,
-    workers: Annotated[int, arg(help="reading processes per training process")] = 0,
     blind: Annotated[bool, arg(help="grey images: how much is learned without looking")] = False,
-    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers ResNet)")] = None,
-    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None,
+    loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
 ) -> None:
     """Train EasyOcc on labels."""
     from dataclasses import replace
@@ -71,23 +61,15 @@ def train(
         geo_scal=geo_scal, sem_scal=sem_scal, unknown=unknown,
     )  # fmt: skip
     config = replace(
-        base, model=replace(base.model, pretrained=pretrained), loss=loss,
-        batch_size=batch_size, seed=seed, precision=precision, devices=devices, workers=workers, blind=blind,
-        confidence=confidence, augment=AugmentConfig.usual() if augment else base.augment,
-        mirror_front_back=mirror_front_back, ema_decay=ema_decay,
-        checkpoint_every=checkpoint_every or base.checkpoint_every, gradient_checkpointing=gradient_checkpointing,
-        compile=compile,
+        base, model=replace(base.model, pretrained=loop.pretrained), loss=loss, blind=blind, confidence=confidence,
+        augment=AugmentConfig.usual() if augment else base.augment, mirror_front_back=mirror_front_back,
+        ema_decay=ema_decay, gradient_checkpointing=gradient_checkpointing, compile=compile,
     )  # fmt: skip
-    optimizer = config.optimizer
-    optimizer = replace(
-        optimizer, steps=steps or optimizer.steps, learning_rate=learning_rate or optimizer.learning_rate
-    )
     run = run_training(
-        root, labels, out or Path("runs") / recipe, replace(config, optimizer=optimizer),
-        validation_labels=validation_labels, resume=resume, max_steps=max_steps,
+        root, labels, loop.folder(recipe), loop.applied(config), validation_labels=validation_labels,
+        resume=loop.resume, max_steps=loop.max_steps,
     )  # fmt: skip
-    if is_first_process():
-        print(f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s; see {run.losses}")
+    print_run(run)
 
 
 def predict(
@@ -131,8 +113,3 @@ def export(
         f"{run.onnx}: opset {run.opset}, {run.num_bytes / 1e6:.1f} MB; onnxruntime differs from torch by at most "
         f"{run.max_difference:.1e} in the logits ({run.checked_frames} key frames of random calibration)"
     )
-
-
-def is_first_process() -> bool:
-    """False in the processes that a training on several devices starts by this same command."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"

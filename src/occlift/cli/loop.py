@@ -1,0 +1,69 @@
+"""Options that every training command has, and what each of them prints at its end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
+
+from tyro.conf import arg
+
+if TYPE_CHECKING:
+    from occlift.recipes.training import LoopSettings, TrainRun
+
+    Settings = TypeVar("Settings", bound=LoopSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """How long, how fast, where, and on what."""
+
+    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None
+    steps: Annotated[int | None, arg(help="length of the schedule; by default the recipe's")] = None
+    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None
+    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1
+    learning_rate: Annotated[float | None, arg(help="the highest; by default the recipe's")] = None
+    seed: int = 0
+    checkpoint_every: Annotated[int | None, arg(help="steps between two checkpoints")] = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1
+    workers: Annotated[int, arg(help="reading processes per training process")] = 0
+    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers)")] = None
+    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None
+
+    def folder(self, recipe: str) -> Path:
+        """Of the run."""
+        return self.out or Path("runs") / recipe
+
+    def applied(self, config: Settings) -> Settings:
+        """A recipe's configuration with these options; the backbone's weights are the caller's to place."""
+        optimizer = config.optimizer
+        optimizer = replace(
+            optimizer, steps=self.steps or optimizer.steps, learning_rate=self.learning_rate or optimizer.learning_rate
+        )
+        changed = replace(
+            cast("Any", config), optimizer=optimizer, batch_size=self.batch_size, seed=self.seed,
+            checkpoint_every=self.checkpoint_every or config.checkpoint_every, precision=self.precision,
+            devices=self.devices, workers=self.workers,
+        )  # fmt: skip
+        return cast("Settings", changed)
+
+
+LOOP_DEFAULTS: Final = LoopOptions()
+
+
+def print_run(run: TrainRun) -> None:
+    """Where the checkpoint is, and what it took; once, however many processes trained."""
+    from occlift.recipes.run_folder import peak_memory_bytes
+
+    if is_first_process():
+        print(
+            f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s, peak memory "
+            f"{peak_memory_bytes() / 1e9:.1f} GB; see {run.losses}"
+        )
+
+
+def is_first_process() -> bool:
+    """False in the processes that a training on several devices starts by this same command."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEVKIT_VENV ?= .venv-devkit
 DEMO_FLAGS ?=
+TEST_PROCESSES ?= 2
 PIP_FLAGS = --disable-pip-version-check --quiet
 
 .PHONY: demo test check format devkit-parity clean
@@ -18,8 +19,9 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 demo: $(VENV)/installed-view
 	$(VENV)/bin/occlift demo $(DEMO_FLAGS)
 
+# Files side by side, each with one thread: most tests are too small for more.
 test: $(VENV)/installed-test
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: $(VENV)/installed-check
 	$(VENV)/bin/ruff check .

@@ -21,7 +21,7 @@ demo: $(VENV)/installed-view
 
 # Files side by side, each with one thread: most tests are too small for more.
 test: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=15
 
 check: $(VENV)/installed-check
 	$(VENV)/bin/ruff check .

@@ -88,10 +88,10 @@ def show_targets(root: Path, token: str, out: Path, targets: Targets) -> TargetP
     images, rig = read_images(key_frame), rig_of(key_frame)
     teacher = None if targets.teacher is None else feature_teacher(targets.teacher, options=targets.teacher_options)
     # Through the data set that training reads, so that what is drawn is what is trained on; its images are not used.
-    (frame,) = OccFeatFrames(
+    frame = OccFeatFrames(
         data, OccupancyFrames(data, [token], height=rig.height // 8, width=rig.width // 8), grid=grid,
         labels=targets.labels, features=teacher, sweeps=targets.sweeps, untouched=targets.untouched,
-    )[0].frames()  # fmt: skip
+    )[0]  # fmt: skip
     occupancy = frame.occupancy[0].numpy()
     small = rig.resized(round(PANEL_WIDTH * rig.height / rig.width), PANEL_WIDTH)
     reduced = [resized(image, small.height, small.width) for image in images]
@@ -137,9 +137,8 @@ def _alike(
     groups = min(_GROUPS, len(unit))
     means, group = kmeans2(unit.astype(np.float64), groups, iter=20, minit="++", rng=np.random.default_rng(0))
     ids[tuple(voxel.T)] = group
-    centred = means - unit.mean(0)
     axes = np.linalg.svd(unit - unit.mean(0), full_matrices=False)[2][:3]
-    place = centred @ axes.T
+    place = (means - unit.mean(0)) @ axes.T
     spread = np.maximum(np.abs(place).max(0), 1e-6)
     palette[:groups, : place.shape[1]] = np.round(127.5 + 110 * place / spread)
     return ids, palette

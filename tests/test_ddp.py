@@ -90,9 +90,10 @@ def test_two_processes_train_as_one_with_the_doubled_batch(small_town: Path, tmp
     first = {f"model.{name}": weight for name, weight in EasyOcc(TINY).state_dict().items()}
     one, two = (checkpoint_parts(run.checkpoint)["state_dict"] for run in (alone, shared))
     assert one.keys() == two.keys() == first.keys()
+    # Each by its norm: single channels whose mean is next to nothing are what rounding makes them.
     for name, weight in one.items():
         if "running" in name:
-            torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5)
+            assert (two[name] - weight).norm() < 1e-3 * (weight - first[name]).norm(), name
     # Those that begin as the seed says; the head's bias begins with the prior of the labels.
     weights = [f"model.{name}" for name, _ in EasyOcc(TINY).named_parameters() if name != "head.bias"]
     moved, apart = (

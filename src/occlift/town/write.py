@@ -21,9 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import numba
-
-from occlift.cores import usable_cores
+from occlift.cores import limit_kernel_threads, usable_cores
 from occlift.data.map_expansion import map_expansion_path
 from occlift.errors import ConfigError
 from occlift.progress import track
@@ -89,7 +87,7 @@ def _write_in_processes(out: Path, config: TownConfig, numbers: list[int], worke
     # Fresh processes: forking one that has started numba's threads is not safe.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=numba.set_num_threads, initargs=(max(1, cores // workers),)
+        workers, mp_context=context, initializer=limit_kernel_threads, initargs=(max(1, cores // workers),)
     ) as pool:
         futures = [pool.submit(_write_scene, out, config, number) for number in numbers]
         for future in track(as_completed(futures), "Building the town", total=len(futures)):

@@ -19,7 +19,7 @@ from multiprocessing.context import SpawnProcess
 from threading import Thread
 from typing import Any, Final, Literal
 
-from occlift.cores import usable_cores
+from occlift.cores import limit_kernel_threads, usable_cores
 from occlift.errors import ConfigError, OccliftError
 from occlift.labels.folder_lock import sole_run, worker_of
 from occlift.labels.manifest import MANIFEST_NAME
@@ -289,10 +289,9 @@ def _serve(job: Job, owner: str, theirs: connection.Connection[Any, Any], progre
     os.setpgrp()
     Thread(target=_die_with_parent, daemon=True).start()
     if threads is not None:
-        import numba
         import torch
 
-        numba.set_num_threads(threads)
+        limit_kernel_threads(threads)
         torch.set_num_threads(threads)
     try:
         with worker_of(job.place.out, owner), shown_progress() if progress else nullcontext():

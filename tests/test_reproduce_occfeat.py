@@ -20,7 +20,7 @@ from occlift.recipes.reproduce.scores import VEHICLE, corrupted
 
 def test_every_share_has_every_start_and_three_seeds() -> None:
     plan = occfeat_plan("small", Place(out=Path("nowhere")))
-    simple, former, corruptions, rates = plan.tables
+    simple, former, corruptions, rates, longer = plan.tables
     blind, *rows = simple.rows
     assert blind.context
     assert len(blind.runs) == 1
@@ -28,7 +28,8 @@ def test_every_share_has_every_start_and_three_seeds() -> None:
         f"{round(100 * share)} %: {start}" for share in SHARES for start in STARTS.values()
     ]
     assert len(former.rows) == 2 * len(SHARES)
-    assert all(len(row.runs) == 3 for table in plan.tables for row in table.rows if not row.context)
+    three = (simple, former, corruptions, rates)
+    assert all(len(row.runs) == 3 for table in three for row in table.rows if not row.context)
     # Two at a time (--jobs 2) do 1.35 times as much in an hour.
     assert sum(run.minutes for run in plan.runs) / 1.35 < 150
     assert all(run.minutes <= 10 for run in plan.runs)
@@ -51,6 +52,13 @@ def test_every_share_has_every_start_and_three_seeds() -> None:
     slower = by_name[rates.rows[4].runs[0]]
     assert isinstance(slower, Finetuning)
     assert slower.config.optimizer.learning_rate == FinetuneConfig.demo().optimizer.learning_rate / 2
+    # At first, the runs of table (a).
+    assert longer.rows[1].runs == ("simple_bev-both-100-s0",)
+    long, short = (by_name[longer.rows[row].runs[0]] for row in (3, 1))
+    assert isinstance(long, Finetuning)
+    assert isinstance(short, Finetuning)
+    assert long.start == short.start
+    assert long.config.optimizer.steps == 3 * short.config.optimizer.steps == 2400
     assert {run.network for run in plan.needed_for(corruptions.rows[1].runs) if isinstance(run, Corrupted)} == {
         f"simple_bev-both-100-s{seed}" for seed in range(3)
     }

@@ -3,7 +3,8 @@
 (a) SimpleBEV without pretraining, pretrained by occupancy, by features, by both, and by both without any lidar, then
 fine-tuned with 1 %, 10 % and 100 % of the labels. (b) BEVFormer without pretraining and pretrained by both. (c) The
 networks of (a) with all labels, under corruptions of the images. (d) SimpleBEV with 1 % at other learning rates:
-one that suits one start may not suit the other.
+one that suits one start may not suit the other. (e) SimpleBEV with all labels and more steps: a head start is no gain
+that lasts.
 
 The paper's gains of both over none for SimpleBEV with EfficientNet-B0, points of vehicle IoU: +10.6 with 1 %, +4.9 with
 10 %, +0.3 with 100 %.
@@ -57,6 +58,9 @@ SHARES: Final = (0.01, 0.1, 1.0)
 RATES: Final = (2.0, 1.0, 0.5)
 """Learning rates of table (d), parts of the others'."""
 
+LONGER: Final = 3
+"""Times as many steps in table (e)."""
+
 PAPER_GAINS: Final = {0.01: "+10.6", 0.1: "+4.9", 1.0: "+0.3"}
 """Points of vehicle IoU, of both over none."""
 
@@ -78,6 +82,7 @@ class _Scale:
         finetune_steps: by share of the labels: few are soon learned by heart, many take longer.
         seeds: of every row.
         former_seeds: of BEVFormer's.
+        longer_seeds: of table (e).
         label_minutes: of the labels.
         pretrain_minutes: of one pretraining.
         finetune_minutes: of one fine-tuning and its scores.
@@ -90,6 +95,7 @@ class _Scale:
     finetune_steps: Mapping[float, int]
     seeds: int
     former_seeds: int
+    longer_seeds: int
     label_minutes: float
     pretrain_minutes: float
     finetune_minutes: float
@@ -129,7 +135,9 @@ def occfeat_plan(size: Size, place: Place, *, steps: int | None = None) -> Plan:
         name=f"labels-{FRAMES}", needs=("data",), minutes=scale.label_minutes, config=LabelConfig(frames=FRAMES)
     )
     networks = _Networks(scale)
-    tables = (_simple_bev(networks), _bevformer(networks), _corrupted(networks), _rates(networks))
+    tables = (
+        _simple_bev(networks), _bevformer(networks), _corrupted(networks), _rates(networks), _longer(networks)
+    )  # fmt: skip
     return Plan(
         recipe="occfeat", size=size, data=said, reading=_READING, runs=(data, labels, *networks.runs.values()),
         tables=tables,
@@ -144,13 +152,14 @@ def _scale(size: Size) -> _Scale:
             town=replace(town, scenes=2, frames=2),
             pretrain=replace(pretrain, optimizer=OptimizerConfig(steps=2)),
             finetune=finetune, finetune_steps=dict.fromkeys(SHARES, 2),
-            seeds=1, former_seeds=1, label_minutes=0.1, pretrain_minutes=0.2, finetune_minutes=0.2,
+            seeds=1, former_seeds=1, longer_seeds=1, label_minutes=0.1, pretrain_minutes=0.2, finetune_minutes=0.2,
             corrupted_minutes=0.2,
         )  # fmt: skip
     if size == "small":
         return _Scale(
             town=town, pretrain=pretrain, finetune=finetune, finetune_steps={0.01: 300, 0.1: 400, 1.0: 800}, seeds=3,
-            former_seeds=3, label_minutes=2.0, pretrain_minutes=4.0, finetune_minutes=1.4, corrupted_minutes=2.0,
+            former_seeds=3, longer_seeds=1, label_minutes=2.0, pretrain_minutes=4.0, finetune_minutes=1.4,
+            corrupted_minutes=2.0,
         )  # fmt: skip
     network = BevNetworkConfig.paper("simple_bev")
     return _Scale(
@@ -163,7 +172,8 @@ def _scale(size: Size) -> _Scale:
             finetune, model=network, optimizer=OptimizerConfig(steps=1500, learning_rate=3e-4), workers=4
         ),
         finetune_steps={0.01: 500, 0.1: 1000, 1.0: 1500},
-        seeds=3, former_seeds=3, label_minutes=4.0, pretrain_minutes=5.0, finetune_minutes=3.0, corrupted_minutes=5.0,
+        seeds=3, former_seeds=3, longer_seeds=3, label_minutes=4.0, pretrain_minutes=5.0, finetune_minutes=1.6,
+        corrupted_minutes=5.0,
     )  # fmt: skip
 
 
@@ -175,13 +185,19 @@ class _Networks:
         self.runs: dict[str, Run] = {}
 
     def finetuned(
-        self, architecture: Architecture, start: Start, share: float, seeds: int, *, rate: float = 1.0
+        self, architecture: Architecture, start: Start, share: float, seeds: int, *, rate: float = 1.0, longer: int = 1
     ) -> tuple[str, ...]:
-        """Adds fine-tunings and the pretrainings that they go on from, and gives their names."""
-        faster = "" if rate == 1 else f"-rate{rate:g}"
+        """Adds fine-tunings and the pretrainings that they go on from, and gives their names.
+
+        Args:
+            rate: a factor of the learning rate.
+            longer: a factor of the number of steps.
+        """
+        other = ("" if rate == 1 else f"-rate{rate:g}") + ("" if longer == 1 else f"-x{longer}")
         return tuple(
             self._finetuned(
-                f"{architecture}-{start}-{round(100 * share)}{faster}-s{seed}", architecture, share, seed, rate=rate,
+                f"{architecture}-{start}-{round(100 * share)}{other}-s{seed}", architecture, share, seed, rate=rate,
+                longer=longer,
                 origin=None if start == "none" else self._pretrained(architecture, start, seed),
             )
             for seed in range(seeds)
@@ -193,11 +209,11 @@ class _Networks:
 
     def _finetuned(
         self, name: str, architecture: Architecture, share: float, seed: int, *, origin: str | None = None,
-        blind: bool = False, rate: float = 1.0,
+        blind: bool = False, rate: float = 1.0, longer: int = 1,
     ) -> str:  # fmt: skip
         scale = self.scale
         optimizer = replace(
-            scale.finetune.optimizer, steps=scale.finetune_steps[share],
+            scale.finetune.optimizer, steps=longer * scale.finetune_steps[share],
             learning_rate=rate * scale.finetune.optimizer.learning_rate,
         )  # fmt: skip
         config = replace(
@@ -206,7 +222,7 @@ class _Networks:
         )  # fmt: skip
         needs = ("data",) if origin is None else (origin,)
         return self._add(
-            Finetuning(name=name, needs=needs, minutes=scale.finetune_minutes, start=origin, config=config)
+            Finetuning(name=name, needs=needs, minutes=longer * scale.finetune_minutes, start=origin, config=config)
         )
 
     def corrupted(self, networks: tuple[str, ...]) -> tuple[str, ...]:
@@ -363,5 +379,31 @@ def _rates(networks: _Networks) -> TablePlan:
                 than=rows[rate, "none"].label, paired=True,
             )
             for rate in RATES
+        ),
+    )  # fmt: skip
+
+
+def _longer(networks: _Networks) -> TablePlan:
+    starts: tuple[Start, ...] = ("none", "both")
+    steps = networks.scale.finetune_steps[1.0]
+    rows = {
+        (longer, start): Row(
+            label=f"{longer * steps} steps: {STARTS[start]}",
+            runs=networks.finetuned("simple_bev", start, 1.0, networks.scale.longer_seeds, longer=longer),
+        )
+        for longer in (1, LONGER)
+        for start in starts
+    }
+    return TablePlan(
+        letter="e",
+        title="SimpleBEV with all labels, by steps",
+        scores=(VEHICLE, ALL_VEHICLES),
+        rows=tuple(rows.values()),
+        claims=tuple(
+            Claim(
+                text=f"pretraining by both adds after {longer * steps} steps", score=VEHICLE,
+                row=rows[longer, "both"].label, than=rows[longer, "none"].label, paired=True,
+            )
+            for longer in (1, LONGER)
         ),
     )  # fmt: skip

@@ -72,8 +72,10 @@ def test_a_network_is_drawn_and_a_blind_one_is_given_grey_images(small_town: Pat
     network = replace(BevNetworkConfig.demo("simple_bev"), image_height=48, image_width=88, classes=("vehicle",))
     config = replace(FinetuneConfig.demo(), model=network, blind=True, split="all", optimizer=OptimizerConfig(steps=2))
     run = finetune(small_town, tmp_path / "run", config).run
-    token = NuScenes.open(small_town).split_tokens("all")[0]
+    token, another, *_ = NuScenes.open(small_town).split_tokens("all")
     path = show_prediction(run.checkpoint, small_town, token, tmp_path)
+    show_prediction(run.checkpoint, small_town, another, tmp_path)
+    assert {file.name for file in tmp_path.glob("*.png")} == {f"bev-{token}.png", f"bev-{another}.png"}
     picture = np.asarray(Image.open(path))
     assert picture.shape[0] > 600
     missed, colors = AGREEMENT[1][1], picture.reshape(-1, 3)

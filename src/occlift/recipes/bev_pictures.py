@@ -149,7 +149,8 @@ def show_prediction(checkpoint: Path, root: Path, token: str, out: Path) -> Path
 
     Args:
         checkpoint: of `occlift.recipes.bev.finetune`.
-        out: gets `bev.png`: the images; per class its probability, and which cells were found, missed or invented.
+        out: gets `bev-<token>.png`: the images; per class its probability, and which cells were found, missed or
+            invented.
 
     Raises:
         DataError: checkpoint, data or maps are missing or damaged.
@@ -187,5 +188,6 @@ def show_prediction(checkpoint: Path, root: Path, token: str, out: Path) -> Path
         3,
     )
     out.mkdir(parents=True, exist_ok=True)
-    stacked((images, below, agreement_legend(below.width))).save(out / "bev.png")
-    return out / "bev.png"
+    path = out / f"bev-{token}.png"
+    stacked((images, below, agreement_legend(below.width))).save(path)
+    return path

@@ -190,8 +190,8 @@ class _Networks:
         """Adds fine-tunings and the pretrainings that they go on from, and gives their names.
 
         Args:
-            rate: a factor of the learning rate.
-            longer: a factor of the number of steps.
+            rate: of learning, `_Variant.rate`.
+            longer: `_Variant.longer`.
         """
         other = ("" if rate == 1 else f"-rate{rate:g}") + ("" if longer == 1 else f"-x{longer}")
         return tuple(
@@ -358,52 +358,57 @@ def _corrupted(networks: _Networks) -> TablePlan:
 
 
 def _rates(networks: _Networks) -> TablePlan:
-    starts: tuple[Start, ...] = ("none", "both")
     base = networks.scale.finetune.optimizer.learning_rate
-    rows = {
-        (rate, start): Row(
-            label=f"{rate * base:g}: {STARTS[start]}",
-            runs=networks.finetuned("simple_bev", start, 0.01, networks.scale.seeds, rate=rate),
-        )
-        for rate in RATES
-        for start in starts
-    }
-    return TablePlan(
-        letter="d",
-        title="SimpleBEV with 1 % of the labels, by learning rate",
-        scores=(VEHICLE, ALL_VEHICLES),
-        rows=tuple(rows.values()),
-        claims=tuple(
-            Claim(
-                text=f"pretraining by both adds at {rate * base:g}", score=VEHICLE, row=rows[rate, "both"].label,
-                than=rows[rate, "none"].label, paired=True,
-            )
-            for rate in RATES
-        ),
-    )  # fmt: skip
+    variants = tuple(_Variant(name=f"learning rate {rate * base:g}", rate=rate) for rate in RATES)
+    return _pairs(networks, "d", "SimpleBEV with 1 % of the labels, by learning rate", 0.01, variants)
 
 
 def _longer(networks: _Networks) -> TablePlan:
+    steps, seeds = networks.scale.finetune_steps[1.0], networks.scale.longer_seeds
+    variants = tuple(_Variant(name=f"{longer * steps} steps", longer=longer) for longer in (1, LONGER))
+    return _pairs(networks, "e", "SimpleBEV with all labels, by steps", 1.0, variants, seeds=seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Variant:
+    """A way to fine-tune.
+
+    Attributes:
+        name: as rows and claims say it.
+        rate: a factor of the learning rate.
+        longer: a factor of the number of steps.
+    """
+
+    name: str
+    rate: float = 1.0
+    longer: int = 1
+
+
+def _pairs(
+    networks: _Networks, letter: str, title: str, share: float, variants: tuple[_Variant, ...], seeds: int | None = None
+) -> TablePlan:
+    """No pretraining beside both, SimpleBEV, fine-tuned in several ways."""
     starts: tuple[Start, ...] = ("none", "both")
-    steps = networks.scale.finetune_steps[1.0]
     rows = {
-        (longer, start): Row(
-            label=f"{longer * steps} steps: {STARTS[start]}",
-            runs=networks.finetuned("simple_bev", start, 1.0, networks.scale.longer_seeds, longer=longer),
+        (variant, start): Row(
+            label=f"{variant.name}: {STARTS[start]}",
+            runs=networks.finetuned(
+                "simple_bev", start, share, seeds or networks.scale.seeds, rate=variant.rate, longer=variant.longer
+            ),
         )
-        for longer in (1, LONGER)
+        for variant in variants
         for start in starts
     }
     return TablePlan(
-        letter="e",
-        title="SimpleBEV with all labels, by steps",
+        letter=letter,
+        title=title,
         scores=(VEHICLE, ALL_VEHICLES),
         rows=tuple(rows.values()),
         claims=tuple(
             Claim(
-                text=f"pretraining by both adds after {longer * steps} steps", score=VEHICLE,
-                row=rows[longer, "both"].label, than=rows[longer, "none"].label, paired=True,
+                text=f"pretraining by both adds with {variant.name}", score=VEHICLE,
+                row=rows[variant, "both"].label, than=rows[variant, "none"].label, paired=True,
             )
-            for longer in (1, LONGER)
+            for variant in variants
         ),
     )  # fmt: skip

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Final, Literal
 
 from occlift.data.corrupt import CORRUPTIONS
@@ -286,10 +287,11 @@ def _gains(*, paper: bool) -> list[Claim]:
         for share in SHARES
     ] + [
         Claim(
-            text="it adds more with 1 % than with 100 %", score=VEHICLE, row=_label("both", 0.01),
-            than=_label("none", 0.01), over=(_label("both", 1.0), _label("none", 1.0)), paper="+10.3" if paper else "",
-            paired=True,
+            text=f"it adds more with {round(100 * few)} % than with {round(100 * many)} %", score=VEHICLE,
+            row=_label("both", few), than=_label("none", few), over=(_label("both", many), _label("none", many)),
+            paper=f"{float(PAPER_GAINS[few]) - float(PAPER_GAINS[many]):+.1f}" if paper else "", paired=True,
         )
+        for few, many in combinations(SHARES, 2)
     ]  # fmt: skip
 
 
@@ -318,6 +320,13 @@ def _simple_bev(networks: _Networks) -> TablePlan:
                     paired=True,
                 )
                 for start, text in alone
+            ),
+            Claim(
+                text="features add to occupancy with 1 %",
+                score=VEHICLE,
+                row=_label("both", 0.01),
+                than=_label("occupancy", 0.01),
+                paired=True,
             ),
         ),
     )

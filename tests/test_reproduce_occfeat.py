@@ -11,7 +11,8 @@ from occlift.data.corrupt import CORRUPTIONS
 from occlift.errors import ConfigError
 from occlift.recipes.bev import LABELLED_NAME, FinetuneConfig
 from occlift.recipes.reproduce.execute import FEATURES_NAME, Job, perform
-from occlift.recipes.reproduce.occfeat import SHARES, STARTS, occfeat_plan
+from occlift.recipes.reproduce.occfeat import STARTS, occfeat_plan
+from occlift.recipes.reproduce.occfeat_runs import SHARES
 from occlift.recipes.reproduce.plan import Corrupted, Finetuning, Place, Plan, Pretraining
 from occlift.recipes.reproduce.record import Result, finished_result, read_calls
 from occlift.recipes.reproduce.render import sections

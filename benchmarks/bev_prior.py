@@ -4,9 +4,9 @@
 
 ROOT: a nuScenes-format data set. Of every cell of the ego frame, the share of key frames of the training split in which
 a vehicle covers it, smoothed by a Gaussian; the same map is the answer for every key frame of SPLIT. At probability 0.5
-it answers nowhere. Its best IoU over all smoothings and thresholds, chosen on SPLIT itself, is the most that
-such an answer can reach: a score has to exceed that before it says that images were used. The best rectangle around
-the car, which stands for "everything near is a vehicle", is shown beside.
+it answers nowhere. Its best IoU over the smoothings and thresholds below is chosen on SPLIT itself, so it flatters such
+an answer: a score has to exceed that before it says that images were used. The best rectangle around the car, which
+stands for "everything near is a vehicle", is shown beside.
 """
 
 from __future__ import annotations

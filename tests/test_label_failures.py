@@ -211,11 +211,11 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for a few labels."""
+    """A file system of its own with room for three of the eight labels: more than two processes write at a time."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
-    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=100k", "tmpfs", folder], check=False).returncode
+    made = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], check=False).returncode
     if made != 0:
         pytest.skip("a small file system can be mounted only by root")
     yield folder

@@ -19,6 +19,7 @@ from occlift.geometry.grids import BEV_GRID, BevGrid
 from occlift.models.bev_encoder import BevEncoder, BevEncoderConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig, bev_network
 from occlift.models.bevformer import BevFormerConfig
+from occlift.models.instance_norm import InstanceNorm2d
 from occlift.models.lift_splat import LiftSplat, LiftSplatConfig
 from occlift.models.pillars import Pillars
 from occlift.models.simple_bev import SimpleBevConfig, SimpleBevLift
@@ -148,6 +149,45 @@ def test_recomputed_activations_change_no_number(architecture: Architecture) -> 
     for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
         assert name.startswith("heads.") or torch.equal(one.grad, other.grad), name  # type: ignore[arg-type]
     assert all(torch.equal(saving.state_dict()[name], value) for name, value in plain.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_gradient_of_a_batch_is_the_sum_over_its_frames(architecture: Architecture) -> None:
+    torch.manual_seed(0)
+    # In evaluation mode, so that batch norms do not see the whole batch; in double precision, so that nothing rounds.
+    model = bev_network(tiny_config(architecture)).eval().double()
+    images, rig = torch.randn(2, 6, 3, 32, 64).double(), surround_rig(batch=2, height=32, width=64)
+    wanted = torch.rand(2, 2, 200, 200).double()
+
+    def gradient(frames: slice) -> Tensor:
+        model.zero_grad()
+        intrinsics_px, ego_from_camera = rig.intrinsics_px[frames].double(), rig.ego_from_camera[frames].double()
+        cameras = replace(rig, intrinsics_px=intrinsics_px, ego_from_camera=ego_from_camera)
+        logits = model(images[frames], cameras).segmentation
+        F.binary_cross_entropy_with_logits(logits, wanted[frames], reduction="sum").backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    torch.testing.assert_close(gradient(slice(0, 2)), gradient(slice(0, 1)) + gradient(slice(1, 2)))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("gradient_layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("batch", "channels"), [(1, 6), (2, 6), (1, 1)])
+def test_instance_norm_equals_what_it_is_made_of(
+    batch: int, channels: int, layout: torch.memory_format, gradient_layout: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(batch, channels, 7, 9, generator=generator)
+    gradient = torch.randn(maps.shape, generator=generator).contiguous(memory_format=gradient_layout)
+    given = maps.clone(memory_format=layout).requires_grad_()
+    normed = InstanceNorm2d(channels)(given)
+    normed.backward(gradient)
+    twin = maps.clone().requires_grad_()
+    spread = (twin.var((2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+    expected = (twin - twin.mean((2, 3), keepdim=True)) / spread
+    expected.backward(gradient)
+    torch.testing.assert_close(normed, expected)
+    torch.testing.assert_close(given.grad, twin.grad)
 
 
 def test_an_untrained_network_answers_with_the_prior() -> None:

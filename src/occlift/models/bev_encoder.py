@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from occlift.errors import ConfigError
+from occlift.models.instance_norm import InstanceNorm2d
 from occlift.models.recompute import recomputed
 
 
@@ -88,7 +89,7 @@ class BevEncoder(nn.Module):
             nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, bias=False),
                 nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False),
-                nn.InstanceNorm2d(outputs),
+                InstanceNorm2d(outputs),
             )
             for outputs, inputs in pairwise((channels, *config.widths))
         )
@@ -139,13 +140,13 @@ class BevHeads(nn.Module):
 
 def squeeze(inputs: int, channels: int) -> nn.Sequential:
     """3×3 convolution, instance norm, GELU: SimpleBEV's step from a folded volume to the map."""
-    return nn.Sequential(nn.Conv2d(inputs, channels, 3, padding=1, bias=False), nn.InstanceNorm2d(channels), nn.GELU())
+    return nn.Sequential(nn.Conv2d(inputs, channels, 3, padding=1, bias=False), InstanceNorm2d(channels), nn.GELU())
 
 
 def _head(channels: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
-        nn.InstanceNorm2d(hidden),
+        InstanceNorm2d(hidden),
         nn.ReLU(inplace=True),
         nn.Conv2d(hidden, outputs, 1),
     )

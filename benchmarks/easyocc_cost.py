@@ -49,6 +49,7 @@ from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.lift import visible_pairs
 from occlift.models.rendering import RenderingConfig
 from occlift.recipes.easyocc import TrainConfig
+from occlift.recipes.training import prepare_network
 from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
 from occlift.tasks.precision import lightning_precision
 from occlift.tasks.rendering import RenderingLossConfig, RenderingTask
@@ -60,12 +61,11 @@ STAGES = ("encoder", "lift", "volume", "head")
 class EasyOccCandidate:
     """EasyOcc with the loss of its recipe."""
 
-    def __init__(self, size: str, device: str, *, compiled: bool) -> None:
+    def __init__(self, size: str, device: str, *, checkpointing: bool = False, compiled: bool = False) -> None:
         training = TrainConfig.full() if size == "full" else TrainConfig()
         self.config = training.model
         self.model = EasyOcc(self.config).to(device)
-        if compiled:
-            self.model.compile_networks()
+        prepare_network(self.model, devices=1, gradient_checkpointing=checkpointing, compiled=compiled)
         self.parameters = list(self.model.parameters())
         self.frame = made_up_frame(self.config).to(device)
         assert self.frame.semantics is not None, "a made-up frame has a label"
@@ -91,7 +91,7 @@ class EasyOccCandidate:
 class RenderingCandidate:
     """The rendering baseline with its 2-D losses, and with the pseudo-loss if asked for."""
 
-    def __init__(self, size: str, device: str, *, pseudo: bool) -> None:
+    def __init__(self, size: str, device: str, *, pseudo: bool = False, checkpointing: bool = False) -> None:
         config = RenderingConfig.full() if size == "full" else RenderingConfig.demo()
         training = TrainConfig.full() if size == "full" else TrainConfig()
         self.task = RenderingTask(
@@ -99,6 +99,7 @@ class RenderingCandidate:
             pseudo=asdict(training.loss) if pseudo else None, ray_counts=[1] * NUM_CLASSES,
             label_counts=[1] * NUM_CLASSES if pseudo else None, seed=0, mirror=False,
         ).to(device)  # fmt: skip
+        prepare_network(self.task.model.network, devices=1, gradient_checkpointing=checkpointing)
         self.parameters = list(self.task.parameters())
         frame = made_up_frame(config.network)
         generator = torch.Generator().manual_seed(1)
@@ -126,11 +127,15 @@ class RenderingCandidate:
 Candidate = EasyOccCandidate | RenderingCandidate
 
 CANDIDATES: dict[str, Callable[[str, str], Candidate]] = {
-    "EasyOcc": lambda size, device: EasyOccCandidate(size, device, compiled=False),
-    "EasyOcc, compiled": lambda size, device: EasyOccCandidate(size, device, compiled=True),
-    "rendering": lambda size, device: RenderingCandidate(size, device, pseudo=False),
-    "rendering + pseudo-loss": lambda size, device: RenderingCandidate(size, device, pseudo=True),
+    "EasyOcc": EasyOccCandidate,
+    "EasyOcc, checkpointing": partial(EasyOccCandidate, checkpointing=True),
+    "EasyOcc, compiled": partial(EasyOccCandidate, compiled=True),
+    "rendering": RenderingCandidate,
+    "rendering, checkpointing": partial(RenderingCandidate, checkpointing=True),
+    "rendering + pseudo-loss": partial(RenderingCandidate, pseudo=True),
 }
+
+DEFAULT_CANDIDATES = ("EasyOcc", "rendering", "rendering + pseudo-loss")
 
 
 def made_up_frame(config: EasyOccConfig, seed: int = 0) -> FrameBatch:
@@ -207,7 +212,7 @@ def measure(
 def measure_stages(size: str, device: str, precision: str, repeats: int, queue: multiprocessing.Queue) -> None:
     """The stages of EasyOcc's inference beside the machine's floor."""
     torch.manual_seed(0)
-    candidate = EasyOccCandidate(size, device, compiled=False)
+    candidate = EasyOccCandidate(size, device)
     kind = torch.device(device).type
     candidate.model.eval()
     bf16 = lightning_precision(precision, kind) == "bf16-mixed"
@@ -377,7 +382,7 @@ def main() -> None:
     parser.add_argument("--without-training", action="store_true", help="inference alone")
     parser.add_argument("--json", type=Path, help="write every number here")
     options = parser.parse_args()
-    names = options.only or [name for name in CANDIDATES if name != "EasyOcc, compiled"]
+    names = options.only or DEFAULT_CANDIDATES
     machine = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{os.cpu_count()} cores"
     print(f"{machine}, torch {torch.__version__}, size {options.size}, one key frame of six images\n")
     print(f"| {' | '.join(COLUMNS)} |\n| --- | --- |" + " ---: |" * (len(COLUMNS) - 2), flush=True)

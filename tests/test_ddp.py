@@ -131,8 +131,6 @@ def test_no_process_outlives_its_caller(importable: None, tmp_path: Path) -> Non
 
 
 def test_a_training_that_is_killed_goes_on_as_if_it_had_not_been(small_town: Path, tmp_path: Path) -> None:
-    """All by the same command: compiled kernels that ran before in a process may leave it another number of threads."""
-
     def command(out: str, *more: str) -> list[str]:
         options = ["--steps", "5", "--checkpoint-every", "2", "--precision", "fp32"]
         return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,58 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(few_frames: Path, tmp_path:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_checkpoint_of_other_settings_is_not_resumed(few_frames: Path, tmp_path: Path) -> None:
+    gts = few_frames / "gts"
+    half = train(few_frames, gts, tmp_path / "half", CONFIG, max_steps=2)
+    faster = replace(CONFIG, optimizer=replace(CONFIG.optimizer, learning_rate=0.1))
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rate: 0.002 there, 0.1 now"):
+        train(few_frames, gts, tmp_path / "faster", faster, resume=half.checkpoint)
+    assert not (tmp_path / "faster").exists()
+    # Without the record of its run the checkpoint itself is asked.
+    alone = shutil.copy(half.checkpoint, tmp_path / "alone.ckpt")
+    with pytest.raises(ConfigError, match=r"alone.ckpt.*optimizer.learning_rate: 0.002 there, 0.1 now"):
+        train(few_frames, gts, tmp_path / "faster", faster, resume=alone)
+    with pytest.raises(ConfigError, match=r"batch_size: 1 there, 2 now"):
+        train(few_frames, gts, tmp_path / "wider", replace(CONFIG, batch_size=2), resume=half.checkpoint)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training(
+    few_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(few_frames, few_frames / "gts", tmp_path / "plain", replace(CONFIG, checkpoint_every=1), max_steps=2)
+
+    def spoil(task: OccupancyTask) -> None:
+        if task.global_step == 2:
+            assert task.model.head.bias.grad is not None
+            task.model.head.bias.grad[3] = math.inf
+
+    monkeypatch.setattr(OccupancyTask, "on_after_backward", spoil)
+    config = replace(CONFIG, checkpoint_every=1)
+    with pytest.raises(TrainingDiverged, match="step 2: the length of the gradient is inf"):
+        train(few_frames, few_frames / "gts", tmp_path / "run", config)
+    kept, expected = (checkpoint_parts(tmp_path / run / "last.ckpt") for run in ("run", "plain"))
+    assert kept["global_step"] == plain.steps == 2
+    assert all(torch.equal(kept["state_dict"][name], value) for name, value in expected["state_dict"].items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "max_steps", "message"),
+    [
+        ({"batch_size": 0}, None, "batch_size must be at least 1, got 0"),
+        ({"checkpoint_every": 0}, None, "checkpoint_every must be at least 1, got 0"),
+        ({"workers": -1}, None, "workers must be at least 0, got -1"),
+        ({"seed": -1}, None, "seed must be at least 0, got -1"),
+        ({}, 0, "max_steps must be at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(
+    few_frames: Path, tmp_path: Path, changes: dict[str, int], max_steps: int | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(few_frames, few_frames / "gts", tmp_path / "run", replace(CONFIG, **changes), max_steps=max_steps)
+    assert not (tmp_path / "run").exists()
+
+
 def test_averaged_weights_are_kept_validated_predicted_with_and_resumed(few_frames: Path, tmp_path: Path) -> None:
     gts, decay = few_frames / "gts", 0.5
     config = replace(CONFIG, ema_decay=decay)
@@ -205,8 +258,9 @@ def test_averaged_weights_are_kept_validated_predicted_with_and_resumed(few_fram
     assert scored.counts.geometric_iou("camera") == pytest.approx(
         {(step, name): value for step, name, value in read_scalars(whole.losses)}[4, "val_iou_camera"]
     )
+    alone = shutil.copy(plain.checkpoint, tmp_path / "alone.ckpt")
     with pytest.raises(DataError, match="holds no averaged weights"):
-        train(few_frames, gts, tmp_path / "other", config, resume=plain.checkpoint)
+        train(few_frames, gts, tmp_path / "other", config, resume=alone)
     with pytest.raises(ConfigError, match="between 0 and 1"):
         train(few_frames, gts, tmp_path / "no", replace(CONFIG, ema_decay=1.0))
 

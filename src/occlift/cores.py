@@ -17,3 +17,17 @@ def limit_kernel_threads(threads: int) -> None:
     import numba
 
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+def launch_kernel_threads_beside_torch() -> None:
+    """Starts numba's threads, as many as torch computes with, and leaves torch its own number.
+
+    Both count their threads in the same OpenMP runtime, and numba sets it to all cores when its first parallel kernel
+    runs. In the middle of a training torch's sums would be in another order from there on, other than in a run that was
+    resumed behind that place; and a limit such as OMP_NUM_THREADS would end.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    limit_kernel_threads(threads)
+    torch.set_num_threads(threads)

@@ -22,7 +22,7 @@ class LoopOptions:
     out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None
     steps: Annotated[int | None, arg(help="length of the schedule; by default the recipe's")] = None
     max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None
-    batch_size: Annotated[int, arg(help="key frames per process and step")] = 1
+    batch_size: Annotated[int | None, arg(help="key frames per process and step; by default the recipe's")] = None
     learning_rate: Annotated[float | None, arg(help="the highest; by default the recipe's")] = None
     seed: int = 0
     checkpoint_every: Annotated[int | None, arg(help="steps between two checkpoints")] = None
@@ -38,16 +38,16 @@ class LoopOptions:
 
     def applied(self, config: Settings) -> Settings:
         """A recipe's configuration with these options; the backbone's weights are the caller's to place."""
-        optimizer = config.optimizer
-        optimizer = replace(
-            optimizer, steps=self.steps or optimizer.steps, learning_rate=self.learning_rate or optimizer.learning_rate
-        )
+        optimizer = replace(config.optimizer, **_given(steps=self.steps, learning_rate=self.learning_rate))
         changed = replace(
-            cast("Any", config), optimizer=optimizer, batch_size=self.batch_size, seed=self.seed,
-            checkpoint_every=self.checkpoint_every or config.checkpoint_every, precision=self.precision,
-            devices=self.devices, workers=self.workers,
+            cast("Any", config), optimizer=optimizer, seed=self.seed, precision=self.precision, devices=self.devices,
+            workers=self.workers, **_given(batch_size=self.batch_size, checkpoint_every=self.checkpoint_every),
         )  # fmt: skip
         return cast("Settings", changed)
+
+
+def _given(**options: float | None) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 LOOP_DEFAULTS: Final = LoopOptions()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from occlift.data.atomic import replacing
+from occlift.differences import differences
 from occlift.errors import ConfigError, DataError
 from occlift.labels.scene import Outcome
 
@@ -84,14 +85,8 @@ def open_manifest(folder: Path, config: Mapping[str, Any]) -> Manifest:
     if (folder / MANIFEST_NAME).exists():
         found = read_manifest(folder)
         if found.digest != wanted.digest:
-            before, now = _flat(found.config), _flat(wanted.config)
-            differences = [
-                f"{key}: {before.get(key, 'not set')} there, {now.get(key, 'not set')} now"
-                for key in sorted({*before, *now})
-                if before.get(key) != now.get(key)
-            ]
             raise ConfigError(
-                f"{folder}: holds labels of another configuration ({'; '.join(differences)}); "
+                f"{folder}: holds labels of another configuration ({differences(found.config, wanted.config)}); "
                 "choose another folder, or call with the settings that are there"
             )
         wanted.labels.update(found.labels)
@@ -126,10 +121,3 @@ def append_timings(folder: Path, outcome: Outcome) -> None:
             writer.writerow(("token", "teacher_s", "fuse_s", "write_s"))
         seconds = (outcome.teacher_s, outcome.fuse_s, outcome.write_s)
         writer.writerow((outcome.token, *(f"{value:.4f}" for value in seconds)))
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -16,5 +16,5 @@ class InstanceNorm2d(nn.InstanceNorm2d):
     def forward(self, input: Float[Tensor, "batch channels x y"]) -> Float[Tensor, "batch channels x y"]:
         normed: Tensor = super().forward(input)
         if normed.requires_grad:
-            normed.register_hook(Tensor.contiguous)
+            normed.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
         return normed

@@ -142,7 +142,7 @@ def finetune(
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
     started = time.monotonic()
-    check_start(config, resume)
+    check_start(config, resume, max_steps)
     tokens = labelled_tokens(NuScenes.open(root), config.split, config.labels, config.label_seed)
     source = None if pretrained is None else hashlib.sha256(pretrained.read_bytes()).hexdigest()
     claim_run_folder(out, {**config.to_dict(), "pretrained_sha256": source}, None, resume=resume)

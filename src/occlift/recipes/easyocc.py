@@ -123,7 +123,7 @@ def train(
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
     started = time.monotonic()
-    check_start(config, resume)
+    check_start(config, resume, max_steps)
     data = NuScenes.open(root)
     counts = class_counts(data, labels, data.split_tokens(config.split), unknown=config.loss.unknown)
     claim_run_folder(out, config.to_dict(), labels, resume=resume)

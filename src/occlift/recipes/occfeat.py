@@ -135,7 +135,7 @@ def pretrain(
         raise ConfigError(
             "occupancy from labels needs labels, and labels are read for nothing else: give both or neither"
         )
-    check_start(config, resume)
+    check_start(config, resume, max_steps)
     frames = _frames(root, labels, feature_cache, config)
     config = replace(
         config, head=replace(config.head, classes=config.loss.classes > 0, feature_channels=frames.feature_channels)

@@ -118,7 +118,7 @@ def train_rendering(
     started = time.monotonic()
     if (labels is None) != (config.pseudo is None):
         raise ConfigError("the pseudo-loss needs labels, and labels are read for nothing else: give both or neither")
-    check_start(config, resume)
+    check_start(config, resume, max_steps)
     data = NuScenes.open(root)
     tokens = data.split_tokens(config.split)
     label_counts = None

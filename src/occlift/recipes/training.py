@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union
 
+from occlift.cores import launch_kernel_threads_beside_torch
+from occlift.differences import differences
 from occlift.errors import ConfigError
 from occlift.recipes.run_folder import LAST_CHECKPOINT
 from occlift.tasks.optimizer import OptimizerConfig
@@ -46,6 +48,15 @@ class LoopSettings(Protocol):
     @property
     def devices(self) -> int: ...
 
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
@@ -66,19 +77,22 @@ class TrainRun:
     train_frames: int
 
 
-def check_start(settings: LoopSettings, resume: Path | None) -> None:
+def check_start(settings: LoopSettings, resume: Path | None, max_steps: int | None) -> None:
     """What can be refused before anything is read or written.
 
     Raises:
-        ConfigError: no device is asked for.
+        ConfigError: a number is out of range.
         DataError: the checkpoint to resume from is missing or damaged.
     """
     from occlift.tasks.checkpoint import checkpoint_parts
 
+    for name, least in (("devices", 1), ("batch_size", 1), ("checkpoint_every", 1), ("workers", 0), ("seed", 0)):
+        if (value := getattr(settings, name)) < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}")
+    if max_steps is not None and max_steps < 1:
+        raise ConfigError(f"max_steps must be at least 1, got {max_steps}")
     if resume is not None:
         checkpoint_parts(resume)
-    if settings.devices < 1:
-        raise ConfigError(f"devices must be at least 1, got {settings.devices}")
 
 
 def fit(
@@ -107,8 +121,20 @@ def fit(
         ema_decay: of averaged weights; None: none are kept.
 
     Raises:
-        TrainingDiverged: a term of the loss is not finite; the text names step and term.
+        ConfigError: the checkpoint is of a run with another configuration; there are fewer key frames to validate with
+            than processes.
+        TrainingDiverged: a term of the loss is not finite, or the gradient; the text names step and term.
     """
+    from occlift.tasks.loaders import ValidatedTrainingData
+
+    if resume is not None:
+        _check_same_training(resume, task)
+    if isinstance(data, ValidatedTrainingData) and data.validation_frames < settings.devices:
+        raise ConfigError(
+            f"{data.validation_frames} key frames to validate with are too few for {settings.devices} processes, of "
+            "which each takes a share: validate with more, or train on fewer devices"
+        )
+    launch_kernel_threads_beside_torch()
     steps = settings.optimizer.steps
     checkpoint = out / LAST_CHECKPOINT
     with quiet_lightning():
@@ -131,6 +157,17 @@ def fit(
         losses=out / "losses.csv",
         train_frames=train_frames,
     )
+
+
+def _check_same_training(resume: Path, task: OneCycleTask) -> None:
+    from occlift.tasks.checkpoint import checkpoint_parts
+
+    # The optimiser's state and the schedule come from the file: other settings would be recorded and not followed.
+    if unlike := differences(checkpoint_parts(resume)["hyper_parameters"], task.hparams):
+        raise ConfigError(
+            f"{resume}: a checkpoint of a training with other settings ({unlike}); resume it with those that are "
+            "there, or start a training of its own"
+        )
 
 
 def make_trainer(

@@ -63,6 +63,11 @@ class ValidatedTrainingData(TrainingData):
         super().__init__(**rest)
         self._validation = validation
 
+    @property
+    def validation_frames(self) -> int:
+        """How many key frames there are to validate with, those of all processes together."""
+        return _length(self._validation)
+
     def val_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         share = range(self.trainer.global_rank, _length(self._validation), self.trainer.world_size)

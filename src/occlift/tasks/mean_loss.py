@@ -14,7 +14,7 @@ from occlift.errors import OccliftError
 
 
 class TrainingDiverged(OccliftError):
-    """A term of the loss is not finite."""
+    """A term of the loss, or the gradient, is not finite."""
 
 
 def logged_mean(

@@ -7,11 +7,16 @@ from typing import Any
 import lightning
 import torch
 
+from occlift.tasks.mean_loss import TrainingDiverged
 from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
 
 
 class OneCycleTask(lightning.LightningModule):
-    """A task under AdamW and a one-cycle schedule that advances at every step; logs the length of the gradient."""
+    """A task under AdamW and a one-cycle schedule that advances at every step; logs the length of the gradient.
+
+    Raises:
+        TrainingDiverged: the gradient is not finite; the weights are those before the step.
+    """
 
     def __init__(self, optimizer: OptimizerConfig) -> None:
         super().__init__()
@@ -29,4 +34,10 @@ class OneCycleTask(lightning.LightningModule):
     ) -> None:
         # Done here because Lightning refuses to clip for fused optimisers; without a loss scaler that is safe.
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._optimizer.gradient_norm)
+        # The same in every process, because gradients are averaged before. Shortened, it would be no number any more.
+        if not bool(norm.isfinite()):
+            raise TrainingDiverged(
+                f"step {self.global_step}: the length of the gradient is {norm.item()}, though the loss is finite; "
+                "lower the learning rate, or train with precision fp32"
+            )
         self.log("gradient_norm", norm)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import occlift
 from occlift.data.atomic import replacing
+from occlift.differences import differences
 from occlift.errors import ConfigError, DataError
 from occlift.recipes.evaluation import Evaluation
 from occlift.recipes.reproduce.plan import Place, Plan, Run, Training
@@ -138,10 +139,9 @@ def claim(plan: Plan, place: Place, run: Run, *, write: bool) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["digest"] != digest:
-            differing = _differing(found["settings"], settings) or ["what it needs: data or labels"]
+            unlike = differences(found["settings"], settings) or "what it needs: data or labels"
             raise ConfigError(
-                f"{folder} holds a run of another configuration ({'; '.join(differing[:5])}); remove it, or choose "
-                "another --out"
+                f"{folder} holds a run of another configuration ({unlike}); remove it, or choose another --out"
             )
     except FileNotFoundError:
         result = read_result(folder)
@@ -152,7 +152,7 @@ def claim(plan: Plan, place: Place, run: Run, *, write: bool) -> None:
         if write:
             with replacing(path) as file:
                 file.write(json.dumps({"name": run.name, "digest": digest, "settings": settings}, indent=1).encode())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not readable ({error!r}); remove {folder} and run again") from error
 
 
@@ -236,14 +236,3 @@ def source_commit() -> str | None:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _differing(found: Any, wanted: Any, prefix: str = "") -> list[str]:
-    """What differs between two settings, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        return [
-            text
-            for key in sorted(found.keys() | wanted.keys())
-            for text in _differing(found.get(key), wanted.get(key), f"{prefix}.{key}" if prefix else key)
-        ]
-    return [] if found == wanted else [f"{prefix}: {found} there, {wanted} now"]

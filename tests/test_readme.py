@@ -187,6 +187,7 @@ def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> 
         ["export", "no.ckpt", "--onnx", "x.onnx"],
         ["evaluate", "--bev", "no.ckpt"],
         ["evaluate", "--bev", "no.ckpt", "--root", "nowhere", "--corrupt", "hail"],
+        ["evaluate", "--bev", "no.ckpt", "--root", "nowhere", "--part", "1/3"],
         ["finetune", "bev-demo", "nowhere", "--labels", "1%"],
     ):
         done = _run(arguments, tmp_path)

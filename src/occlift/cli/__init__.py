@@ -6,7 +6,7 @@ import contextlib
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import tyro
 from tyro.conf import Positional, arg
@@ -21,6 +21,8 @@ from occlift.cli.training import export, predict, train
 from occlift.errors import OccliftError
 
 app = tyro.extras.SubcommandApp()
+
+_MASKS: Final = ("camera", "lidar", "none")
 
 
 @app.command(name="demo")
@@ -101,7 +103,7 @@ def evaluate(
     ] = (),
     mask: Annotated[
         tuple[Literal["camera", "lidar", "none"], ...], arg(help="evaluated voxels; by default all three")
-    ] = ("camera", "lidar", "none"),
+    ] = _MASKS,
     rays: Annotated[bool, arg(help="RayIoU too; needs --root for the lidar poses")] = False,
     root: Annotated[Path | None, arg(help="the data set: for --split and --rays")] = None,
     split: Annotated[
@@ -112,7 +114,13 @@ def evaluate(
         bool, arg(help="leave out samples that are missing on one side, instead of refusing")
     ] = False,
     part: Annotated[str, arg(help="i/n: score the i-th of n parts, for `occlift merge`", metavar="I/N")] = "1/1",
-    device: Annotated[str, arg(help="where rays are cast, as torch names it; same answer everywhere")] = "cpu",
+    device: Annotated[
+        str | None,
+        arg(
+            help="as torch names it: where rays are cast, by default cpu (same answer everywhere); where the network of "
+            "--bev runs, by default an accelerator if there is one"
+        ),
+    ] = None,
 ) -> None:
     """Score predictions: IoU, every mIoU by name, RayIoU; or a bird's-eye-view network."""
     from occlift.cli.tables import print_evaluation
@@ -123,7 +131,10 @@ def evaluate(
     if bev is not None:
         if root is None or predictions or truth:
             raise ConfigError("--bev CHECKPOINT needs --root, and neither --predictions nor --truth")
-        evaluate_bev(bev, root, split, corrupt, json)
+        given = {"--mask": mask != _MASKS, "--rays": rays, "--allow-missing": allow_missing, "--part": part != "1/1"}
+        if foreign := [option for option, is_given in given.items() if is_given]:
+            raise ConfigError(f"{', '.join(foreign)}: of occupancy; --bev scores cells of the ground, all of a split")
+        evaluate_bev(bev, root, split, corrupt, json, device)
         return
     if predictions is None or truth is None or corrupt:
         raise ConfigError("expected --predictions and --truth, or --bev (which knows --corrupt)")
@@ -135,7 +146,7 @@ def evaluate(
     data = NuScenes.open(root) if root else None
     evaluation = run_evaluation(
         predictions, truth, tokens=data.split_tokens(split) if data and split else None, masks=mask,
-        rays=data if rays else None, device=device, allow_missing=allow_missing, part=(int(number), int(parts)),
+        rays=data if rays else None, device=device or "cpu", allow_missing=allow_missing, part=(int(number), int(parts)),
     )  # fmt: skip
     if json:
         write_text(json, evaluation.to_json())

@@ -111,7 +111,9 @@ def finetune(
     print_run(finished.run)
 
 
-def evaluate_bev(checkpoint: Path, root: Path, split: str | None, corrupt: Sequence[str], json: Path | None) -> None:
+def evaluate_bev(
+    checkpoint: Path, root: Path, split: str | None, corrupt: Sequence[str], json: Path | None, device: str | None
+) -> None:
     """`occlift evaluate --bev`: scores, under corruptions too where they are asked for.
 
     Args:
@@ -136,7 +138,7 @@ def evaluate_bev(checkpoint: Path, root: Path, split: str | None, corrupt: Seque
             if one not in known:
                 raise ConfigError(f"--corrupt {text}: there is no such corruption; expected {', '.join(CORRUPTIONS)}")
             wanted += [Corruption(name=known[one], strength=s) for s in ([int(strength)] if colon else STRENGTHS)]
-    evaluations = run_evaluation(checkpoint, root, split=split or "val", corruptions=wanted)
+    evaluations = run_evaluation(checkpoint, root, split=split or "val", corruptions=wanted, device=device)
     if json:
         write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))
     print_bev(evaluations)

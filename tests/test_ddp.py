@@ -20,10 +20,12 @@ from networks import tiny_easyocc
 
 from occlift.data.augment import AugmentConfig
 from occlift.errors import ConfigError
+from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc
 from occlift.recipes import processes
 from occlift.recipes.easyocc import TrainConfig, train
+from occlift.recipes.occfeat import PretrainConfig, pretrain
 from occlift.recipes.processes import ProcessFailed, run_in_processes
 from occlift.tasks.callbacks import read_scalars
 from occlift.tasks.checkpoint import checkpoint_parts
@@ -100,6 +102,30 @@ def test_two_processes_train_as_one_with_the_doubled_batch(small_town: Path, tmp
         torch.cat([(a[name] - b[name]).flatten() for name in weights]).norm() for a, b in ((one, first), (one, two))
     )
     assert float(apart) < 0.01 * float(moved)
+
+
+def test_two_processes_pretrain_on_features_alone_as_one_with_the_doubled_batch(
+    small_town: Path, tmp_path: Path
+) -> None:
+    """Weights that no term of the loss uses would stop the two."""
+    base = PretrainConfig.demo()
+    two_processes = replace(
+        base,
+        model=replace(base.model, image_height=48, image_width=88),
+        head=replace(base.head, horizontal_stride=4),
+        loss=OccFeatLossConfig(occupancy=0.0, features=1.0),
+        teacher_options={"channels": "8"},
+        # So low that the second step sees next to nothing of the first: Adam makes much of rounding.
+        optimizer=OptimizerConfig(steps=2, learning_rate=1e-6),
+        precision="fp32",
+        devices=2,
+    )
+    one_process = replace(two_processes, devices=1, batch_size=2)
+    shared = pretrain(small_town, tmp_path / "two", two_processes)
+    alone = pretrain(small_town, tmp_path / "one", one_process)
+    found, expected = scalars(shared.losses), scalars(alone.losses)
+    assert (1, "loss_features") in expected
+    assert found == {key: pytest.approx(value, rel=1e-3) for key, value in expected.items()}
 
 
 def test_batch_norm_is_that_of_all_processes_and_no_process_waits_for_one_that_diverged(importable: None) -> None:

@@ -72,15 +72,19 @@ class OccFeatHead(nn.Module):
 
     Args:
         bev_channels: of the map.
+        occupancy: predicts it; False where only features or classes are asked for: with several processes, weights that
+            no term uses stop the training.
     """
 
-    def __init__(self, config: OccFeatHeadConfig, *, bev_channels: int) -> None:
+    def __init__(self, config: OccFeatHeadConfig, *, bev_channels: int, occupancy: bool = True) -> None:
         super().__init__()
         self.config = config
         channels = config.channels
         self.unsplat = nn.Conv2d(bev_channels, channels * config.heights, 1)
         self.volume = nn.Sequential(*(conv_block(channels, channels) for _ in range(config.blocks)))
-        self.occupancy = nn.Linear(channels, 1)
+        # Made in any case, so that the first weights of what follows do not depend on it.
+        drawn = nn.Linear(channels, 1)
+        self.occupancy = drawn if occupancy else None
         self.features = nn.Linear(channels, config.feature_channels) if config.feature_channels else None
         self.classes = nn.Linear(channels, FREE) if config.classes else None
 
@@ -98,7 +102,9 @@ class OccFeatHead(nn.Module):
 
     def occupancy_logits(self, vectors: Float[Tensor, "batch x y z channels"]) -> Float[Tensor, "batch x y z"]:
         """Logits of being occupied."""
-        return self.occupancy(vectors)[..., 0]
+        assert self.occupancy is not None, "this head predicts no occupancy"
+        logits: Tensor = self.occupancy(vectors)
+        return logits[..., 0]
 
     def features_at(
         self, vectors: Float[Tensor, "batch x y z channels"], voxel: Int[Tensor, "n 4"]

@@ -48,8 +48,10 @@ class OccFeatTask(OneCycleTask):
         self.model = bev_network(config)
         # Only the network's map is asked for; heads that never learned anything must not go on to the fine-tuning.
         del self.model.heads
-        self.head = OccFeatHead(OccFeatHeadConfig(**head), bev_channels=config.bev_channels)
         self._loss = OccFeatLossConfig(**loss)
+        self.head = OccFeatHead(
+            OccFeatHeadConfig(**head), bev_channels=config.bev_channels, occupancy=self._loss.occupancy > 0
+        )
         self._seed, self._mirror = seed, mirror
 
     def training_step(self, batch: OccFeatBatch, batch_idx: int) -> Float[Tensor, ""]:

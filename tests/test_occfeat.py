@@ -23,6 +23,7 @@ from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.losses.occfeat import class_term, feature_term, occupancy_term
+from occlift.models.bev_network import BevNetwork, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
 from occlift.tasks.occfeat_frames import OccFeatFrames, collate_occfeat
 from occlift.tasks.pretrained import load_by_name
@@ -277,6 +278,29 @@ def test_weights_go_on_by_name_and_the_account_says_which(tmp_path: Path) -> Non
     assert torch.equal(new["heads"].weight, before)  # type: ignore[union-attr, arg-type]
     assert "3 of 6 weights" in report.summary()
     assert "(heads)" in report.summary()
+
+
+def test_counters_of_batch_norms_are_no_weights_that_fit(tmp_path: Path) -> None:
+    """Of networks of two sizes the counters alone have one shape, and they say nothing."""
+    small = replace(BevNetworkConfig.demo("simple_bev"), image_height=32, image_width=64)
+    other = replace(
+        small, backbone="efficientnet-b0", feature_channels=24, bev_channels=40,
+        encoder=replace(small.encoder, widths=(40, 56)),
+    )  # fmt: skip
+    old = BevNetwork(small)
+    del old.heads
+    for norm in old.modules():
+        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked += 7
+    path = saved(old, tmp_path / "old.ckpt")
+    same = BevNetwork(small)
+    report = load_by_name(same, path)
+    assert all(torch.equal(tensor, same.state_dict()[name]) for name, tensor in old.state_dict().items())
+    assert report.unused == report.reshaped == ()
+    assert report.loaded == tuple(name for name in old.state_dict() if "num_batches_tracked" not in name)
+    with pytest.raises(ConfigError, match="fine-tune the architecture and size that were pretrained"):
+        load_by_name(BevNetwork(other), path)
 
 
 def test_a_checkpoint_of_which_nothing_fits_is_an_error(tmp_path: Path) -> None:

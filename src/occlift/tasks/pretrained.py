@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from occlift.errors import ConfigError
 from occlift.tasks.checkpoint import checkpoint_parts, network_weights
@@ -13,7 +14,7 @@ from occlift.tasks.checkpoint import checkpoint_parts, network_weights
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What happened to every weight.
+    """What happened to every weight: parameters and statistics, not the counters of batch norms, which fit anywhere.
 
     Attributes:
         loaded: names that both have, with the same shape.
@@ -40,7 +41,7 @@ class LoadReport:
 def load_by_name(model: nn.Module, checkpoint: Path) -> LoadReport:
     """Copies every weight of a pretrained network that the model has too, under the same name and of the same shape.
 
-    With averaged weights where the run kept any.
+    With averaged weights where the run kept any; counters of batch norms go with the weights beside them.
 
     Args:
         checkpoint: of a task whose network is called `model`, such as `OccFeatTask`.
@@ -51,22 +52,33 @@ def load_by_name(model: nn.Module, checkpoint: Path) -> LoadReport:
     """
     found = network_weights(checkpoint_parts(checkpoint))
     wanted = model.state_dict()
-    shared = [name for name in wanted if name in found]
-    loaded = [name for name in shared if found[name].shape == wanted[name].shape]
+    fitting = [name for name in wanted if name in found and found[name].shape == wanted[name].shape]
+    needed, given = _weights(wanted), _weights(found)
     report = LoadReport(
-        loaded=tuple(loaded),
-        reshaped=tuple(name for name in shared if found[name].shape != wanted[name].shape),
-        missing=tuple(name for name in wanted if name not in found),
-        unused=tuple(name for name in found if name not in wanted),
+        loaded=tuple(name for name in needed if name in fitting),
+        reshaped=tuple(name for name in needed if name in found and name not in fitting),
+        missing=tuple(name for name in needed if name not in found),
+        unused=tuple(name for name in given if name not in wanted),
     )
-    if not loaded:
+    if not report.loaded:
         raise ConfigError(
-            f"{checkpoint}: none of its {len(found)} weights has a name and a shape of this network (it has "
-            f"{', '.join(_parts(tuple(found))) or 'none'}, the network {', '.join(_parts(tuple(wanted)))}): fine-tune "
+            f"{checkpoint}: none of its {len(given)} weights has a name and a shape of this network (it has "
+            f"{', '.join(_parts(given)) or 'none'}, the network {', '.join(_parts(needed))}): fine-tune "
             "the architecture and size that were pretrained"
         )
-    model.load_state_dict({name: found[name] for name in loaded}, strict=False)
+    modules = {_module(name) for name in report.loaded}
+    model.load_state_dict({name: found[name] for name in fitting if _module(name) in modules}, strict=False)
     return report
+
+
+def _weights(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """The names of all but counters."""
+    return tuple(name for name, tensor in state.items() if tensor.is_floating_point())
+
+
+def _module(name: str) -> str:
+    """What holds a weight."""
+    return name.rpartition(".")[0]
 
 
 def _parts(names: tuple[str, ...]) -> list[str]:

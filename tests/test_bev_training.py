@@ -139,6 +139,16 @@ def test_scores_follow_from_the_prediction_and_corruptions_change_the_images(sma
     assert missing.to_dict()["corruption"] == {"name": "camera_missing", "strength": 5, "seed": 0}
 
 
+def test_a_start_that_cannot_be_read_is_refused_before_anything_is_written(small_town: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothere\.ckpt: no such checkpoint"):
+        finetune(small_town, tmp_path / "run", FINETUNE, pretrained=tmp_path / "nothere.ckpt")
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(b"weights")
+    with pytest.raises(DataError, match=r"damaged\.ckpt: not a readable checkpoint"):
+        finetune(small_town, tmp_path / "run", FINETUNE, pretrained=damaged)
+    assert not (tmp_path / "run").exists()
+
+
 def test_checkpoints_are_not_confused(small_town: Path, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a checkpoint of `occlift finetune bev`"):
         evaluate_bev(pretrained, small_town)

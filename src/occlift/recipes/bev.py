@@ -141,8 +141,13 @@ def finetune(
         DataError: data, maps or the checkpoint are missing or damaged.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
+    from occlift.tasks.checkpoint import checkpoint_parts
+
     started = time.monotonic()
     check_start(config, resume, max_steps)
+    if pretrained is not None:
+        # Read here only to be refused before anything is written, with a sentence.
+        checkpoint_parts(pretrained)
     tokens = labelled_tokens(NuScenes.open(root), config.split, config.labels, config.label_seed)
     source = None if pretrained is None else hashlib.sha256(pretrained.read_bytes()).hexdigest()
     claim_run_folder(out, {**config.to_dict(), "pretrained_sha256": source}, None, resume=resume)

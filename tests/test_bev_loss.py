@@ -119,20 +119,24 @@ def test_factors() -> None:
             BevLossConfig(**wrong)
 
 
-def test_the_learned_balance_starts_as_written_and_settles_where_the_equation_says() -> None:
+def test_the_learned_balance_starts_with_the_factors_of_the_configuration() -> None:
+    """SimpleBEV's 10 : ½ : ½ by default, its offsets in cells of half a metre."""
+    example, outputs = _example(), _outputs()
+    one = bev_loss(*outputs, **example, config=BevLossConfig(centre=1.0, offset=1.0))  # type: ignore[arg-type]
+    balanced = LearnedBalance()(bev_loss(*outputs, **example, config=BevLossConfig()))  # type: ignore[arg-type]
+    of_cells = {**one, "offset": one["offset"] / 0.5}
+    segmentation, centre, offset = ((balanced[name] / of_cells[name]).item() for name in of_cells)
+    assert (centre / segmentation, offset / segmentation) == pytest.approx((0.5 / 10, 0.5 / 10))
+
+
+def test_the_learned_balance_settles_where_the_equation_says() -> None:
     balance = LearnedBalance()
     losses = {"segmentation": torch.tensor(0.4), "centre": torch.tensor(0.1), "offset": torch.tensor(2.0)}
-    balanced = balance(losses)
-    assert {name: term.item() for name, term in balanced.items()} == pytest.approx(
-        {"segmentation": 0.4, "centre": 0.05, "offset": 1.0}
-    )
     optimizer = torch.optim.SGD(balance.parameters(), lr=0.5)
     for _ in range(300):
         optimizer.zero_grad()
         torch.stack(list(balance(losses).values())).sum().backward()
         optimizer.step()
-    # d/ds (f e⁻ˢ L + ½ s) = 0 where e⁻ˢ = ½ / (f L).
-    torch.testing.assert_close(
-        balance.log_variance.detach().exp(), torch.tensor([2 * 0.4, 0.1, 2.0]), atol=1e-3, rtol=1e-3
-    )
+    # d/ds (e⁻ˢ L + ½ s) = 0 where e⁻ˢ = ½ / L.
+    torch.testing.assert_close(balance.log_variance.detach().exp(), torch.tensor([0.8, 0.2, 4.0]), atol=1e-3, rtol=1e-3)
     assert list(balance.state_dict()) == ["log_variance"]

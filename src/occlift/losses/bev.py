@@ -11,12 +11,12 @@ Cells that are ignored in any class take no part in the centre term either: ther
 term is a mean per key frame (and class), and then over key frames; what has no cell counts as 0.
 
 *Learned balance* (Kendall, Gal and Cipolla, CVPR 2018, equation 7 and below): with a learned s = log σ² per term, a
-term L of a regression becomes ½ e⁻ˢ L + ½ s, one of a classification e⁻ˢ L + ½ s.
+term L, its factor applied, becomes e⁻ˢ L + ½ s. The equation's ½ before regressions is part of their factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ class BevLossConfig:
     """Factors of the terms; 0 leaves a term out.
 
     The defaults weigh the terms as SimpleBEV does before it learns the balance, 10 : ½ : ½ with offsets in cells of
-    half a metre.
+    half a metre: a learned balance starts there, too.
 
     Attributes:
         positive_weight: how much more a cell of the class counts than another one.
@@ -132,30 +132,21 @@ def _mean_where(
 
 
 class LearnedBalance(nn.Module):
-    """Learns how much every term of a loss counts.
+    """Learns how much every term of a loss counts, from the factors that the terms come with.
 
     Its parameters are optimised with the network's, without weight decay; the sum of what it returns may be negative.
 
     Args:
         terms: their names.
-        classification: those of them that are cross-entropies.
     """
 
-    factor: Float[Tensor, "terms"]
-
-    def __init__(
-        self,
-        terms: Sequence[str] = ("segmentation", "centre", "offset"),
-        classification: Collection[str] = ("segmentation",),
-    ) -> None:
+    def __init__(self, terms: Sequence[str] = ("segmentation", "centre", "offset")) -> None:
         super().__init__()
         self.terms = tuple(terms)
         self.log_variance = nn.Parameter(torch.zeros(len(self.terms)))
-        factor = torch.tensor([1.0 if term in classification else 0.5 for term in self.terms])
-        self.register_buffer("factor", factor, persistent=False)
 
     def forward(self, losses: Mapping[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
-        """The terms, balanced: factor · e⁻ˢ L + ½ s each."""
+        """The terms, balanced: e⁻ˢ L + ½ s each; at first s = 0, and they are what they were."""
         assert losses.keys() == set(self.terms), (list(losses), self.terms)
-        weights, shifts = self.factor * (-self.log_variance).exp(), 0.5 * self.log_variance
+        weights, shifts = (-self.log_variance).exp(), 0.5 * self.log_variance
         return {term: weights[i] * losses[term] + shifts[i] for i, term in enumerate(self.terms)}

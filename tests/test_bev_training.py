@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Dinov2Config, Dinov2Model
 
 from occlift.data.corrupt import Corruption
+from occlift.data.key_frame import KeyFrame
 from occlift.data.label_share import labelled_tokens
 from occlift.data.nuscenes import NuScenes
 from occlift.errors import ConfigError, DataError
@@ -22,6 +26,9 @@ from occlift.recipes.occfeat import PretrainConfig, pretrain
 from occlift.tasks.callbacks import read_scalars
 from occlift.tasks.checkpoint import checkpoint_parts, load_bev_network
 from occlift.tasks.optimizer import OptimizerConfig
+from occlift.teachers.oracle_features import OracleFeatures
+from occlift.teachers.registry import feature_teacher
+from occlift.teachers.teacher import FeatureMap
 
 NETWORK = replace(BevNetworkConfig.demo("simple_bev"), image_height=48, image_width=88)
 PRETRAIN = replace(
@@ -78,6 +85,37 @@ def test_pretraining_refuses_what_does_not_go_together(small_town: Path, tmp_pat
     with pytest.raises(ConfigError, match="give both or neither"):
         pretrain(small_town, tmp_path / "run", PRETRAIN, labels=small_town / "gts")
     assert not (tmp_path / "run").exists()
+
+
+def test_workers_only_read_features(small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher is asked in the training process alone: on an accelerator it works nowhere else."""
+    here, ask = os.getpid(), OracleFeatures.features
+
+    def refuse_elsewhere(teacher: OracleFeatures, frame: KeyFrame) -> list[FeatureMap]:
+        assert os.getpid() == here
+        return ask(teacher, frame)
+
+    monkeypatch.setattr(OracleFeatures, "features", refuse_elsewhere)
+    config = replace(PRETRAIN, workers=1, cache_bytes=0, optimizer=OptimizerConfig(steps=1))
+    pretrain(small_town, tmp_path / "run", config, feature_cache=tmp_path / "features")
+    frames = len(NuScenes.open(small_town).split_tokens("train"))
+    assert len(list((tmp_path / "features").rglob("*.npz"))) == 6 * frames
+
+
+def test_workers_are_refused_a_teacher_on_an_accelerator_without_a_cache(small_town: Path, tmp_path: Path) -> None:
+    Dinov2Model(
+        Dinov2Config(hidden_size=8, num_attention_heads=1, num_hidden_layers=1, image_size=28)
+    ).save_pretrained(tmp_path / "dino")  # fmt: skip
+    # A device that is not the CPU, and that every machine has.
+    options = {"model": str(tmp_path / "dino"), "device": "meta"}
+    config = replace(PRETRAIN, teacher="dinov2", teacher_options=options, workers=2)
+    with pytest.raises(ConfigError, match=r"the 2 workers .* cannot use; .*--feature-cache.*--workers 0"):
+        pretrain(small_town, tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+    teacher = feature_teacher("dinov2", options={**options, "device": "cpu", "input_height": "28"})
+    data = NuScenes.open(small_town)
+    teacher.features(data.key_frame(data.split_tokens("all")[0]))
+    assert len(pickle.dumps(teacher)) < 1000, "the network stays where it is"
 
 
 def test_fine_tuning_begins_with_the_pretrained_weights(small_town: Path, pretrained: Path, tmp_path: Path) -> None:

@@ -80,6 +80,17 @@ def test_only_what_is_missing_is_asked_for(frame: KeyFrame, tmp_path: Path) -> N
     assert same(whole, FeatureCache(tmp_path / "another", Counting()).features(frame))
 
 
+def test_filling_asks_for_what_is_missing_and_reads_nothing(frame: KeyFrame, tmp_path: Path) -> None:
+    teacher = Counting()
+    cache = FeatureCache(tmp_path, teacher)
+    cache.fill(replace(frame, cameras=frame.cameras[:2]))
+    cache.path(frame.cameras[0]).write_bytes(b"damaged")
+    cache.fill(frame)
+    assert teacher.asked == [camera.channel for camera in frame.cameras]
+    cache.path(frame.cameras[0]).unlink()
+    assert same(cache.features(frame), FeatureCache(tmp_path / "another", Counting()).features(frame))
+
+
 def test_same_bytes_every_time_and_a_folder_for_every_teacher(frame: KeyFrame, tmp_path: Path) -> None:
     for name in ("a", "b"):
         FeatureCache(tmp_path / name, feature_teacher("oracle")).features(frame)

@@ -13,7 +13,7 @@ from torch import nn
 
 from occlift.classes import CAR, DRIVEABLE_SURFACE, FREE, NUM_CLASSES, UNKNOWN
 from occlift.data.batches import OccupancyFrames
-from occlift.data.key_frame import CameraImage
+from occlift.data.key_frame import CameraImage, KeyFrame
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, read_label
 from occlift.data.sensors import read_lidar
@@ -27,6 +27,8 @@ from occlift.models.bev_network import BevNetwork, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
 from occlift.tasks.occfeat_frames import OccFeatFrames, collate_occfeat
 from occlift.tasks.pretrained import load_by_name
+from occlift.teachers.feature_cache import FeatureCache
+from occlift.teachers.teacher import FeatureMap
 
 COARSE = VoxelGrid(lower_m=(-50.0, -50.0, -1.0), voxel_size_m=(1.0, 1.0, 0.8), shape=(100, 100, 8))
 
@@ -175,15 +177,22 @@ def test_feature_targets_are_means_over_the_cameras_that_see_a_voxel(small_town:
 
 
 class Rows:
-    """A teacher of features that are linear in the column, and different in every camera."""
+    """A teacher of features that are linear in the column, and different in every camera; counts images."""
 
     settings: dict[str, object] = {}  # noqa: RUF012
 
-    def features(self, frame: object) -> list[Patches]:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def features(self, frame: KeyFrame) -> list[FeatureMap]:
+        self.asked += [camera.token for camera in frame.cameras]
         return [
-            Patches(np.tile(np.arange(11, dtype=np.float32) + 100 * i, (2, 6, 1)), (8.0, 8.0), (4.0, 4.0))
-            for i in range(6)
-        ]
+            FeatureMap(
+                features=np.tile(np.arange(11, dtype=np.float32) + 100 * i, (2, 6, 1)), stride_px=(8.0, 8.0),
+                offset_px=(4.0, 4.0),
+            )
+            for i in range(len(frame.cameras))
+        ]  # fmt: skip
 
 
 def frames_of(root: Path, **options: object) -> OccFeatFrames:
@@ -212,6 +221,25 @@ def test_batches_are_mirrored_taken_apart_and_put_together(small_town: Path) -> 
     assert mirrored.semantics[0, x, 99 - y, z] == first.semantics[0, x, y, z]
     assert torch.equal(mirrored.mirrored().voxel, first.voxel)
     assert not torch.equal(mirrored.frame.images, first.frame.images)
+
+
+def test_items_of_a_filled_cache_never_ask_the_teacher(small_town: Path, tmp_path: Path) -> None:
+    teacher = Rows()
+    frames = frames_of(small_town, features=FeatureCache(tmp_path, teacher))
+    frames.fill_feature_cache(rank=1, world_size=2)
+    images = 6 * len(frames)
+    assert len(set(teacher.asked)) == len(teacher.asked) == images
+    # Its own share comes first, then what others have not made, from the other end.
+    data, first = first_frame(small_town)
+    assert teacher.asked[0] == data.key_frame(data.split_tokens("all")[1]).cameras[0].token
+    assert teacher.asked[-6] == data.key_frame(first).cameras[0].token
+    frames.fill_feature_cache(rank=0, world_size=2)
+    plain = frames_of(small_town, features=Rows())
+    for index in range(len(frames)):
+        assert torch.equal(frames[index].features, plain[index].features)
+    assert len(teacher.asked) == images
+    plain.fill_feature_cache()
+    frames_of(small_town).fill_feature_cache()
 
 
 def test_the_lidar_brings_no_classes_and_no_teacher_no_features(small_town: Path) -> None:

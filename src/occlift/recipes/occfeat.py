@@ -120,13 +120,15 @@ def pretrain(
         root: a nuScenes-format data set.
         out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
         labels: in Occ3D's layout, of the training split: where occupancy comes from labels.
-        feature_cache: folder where the teacher's features are kept in half precision and looked up; None: the teacher
-            is asked anew whenever the memory does not hold them.
+        feature_cache: folder where the teacher's features are kept in half precision and looked up; with workers, those
+            that are missing are made before the first step. None: the teacher is asked anew whenever the memory does
+            not hold them.
         resume: a checkpoint of a run with the same configuration.
         max_steps: stops after this step of the schedule; None: at its end.
 
     Raises:
-        ConfigError: labels are missing or not wanted, the teacher cannot be had, or `out` holds another run.
+        ConfigError: labels are missing or not wanted, the teacher cannot be had, workers would need it on an
+            accelerator, or `out` holds another run.
         DataError: data, labels or features are missing or damaged.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
@@ -153,6 +155,7 @@ def pretrain(
 def _frames(root: Path, labels: Path | None, feature_cache: Path | None, config: PretrainConfig) -> OccFeatFrames:
     from occlift.data.batches import OccupancyFrames
     from occlift.tasks.occfeat_frames import OccFeatFrames
+    from occlift.teachers.dinov2 import Dino
     from occlift.teachers.feature_cache import FeatureCache
 
     data = NuScenes.open(root)
@@ -161,6 +164,12 @@ def _frames(root: Path, labels: Path | None, feature_cache: Path | None, config:
         teacher = feature_teacher(config.teacher, options=config.teacher_options)
         if feature_cache is not None:
             teacher = FeatureCache(feature_cache, teacher)
+        elif config.workers and isinstance(teacher, Dino) and teacher.on_accelerator:
+            raise ConfigError(
+                f"{config.teacher}: runs on an accelerator, which the {config.workers} workers that read ahead cannot "
+                "use; give a folder where its features are made once (--feature-cache), or read without workers "
+                "(--workers 0)"
+            )
     images = OccupancyFrames(
         data, data.split_tokens(config.split), height=config.model.image_height, width=config.model.image_width,
         cache_bytes=config.cache_bytes // 2,
@@ -187,9 +196,8 @@ def _pretrain_here(
     import lightning
 
     from occlift.models.synchronised_norm import synchronise_batch_norms
-    from occlift.tasks.loaders import TrainingData
     from occlift.tasks.occfeat import OccFeatTask
-    from occlift.tasks.occfeat_frames import collate_occfeat
+    from occlift.tasks.occfeat_loaders import OccFeatTrainingData
 
     frames = frames or _frames(root, labels, feature_cache, config)
     # The network's first weights are the only draw from the global generator.
@@ -205,9 +213,9 @@ def _pretrain_here(
     prepare_network(task.model, devices=config.devices)
     if config.devices > 1:
         synchronise_batch_norms(task.head, device_type=default_device())
-    loaders = TrainingData(
-        train=frames, collate=collate_occfeat, batch_size=config.batch_size, steps=config.optimizer.steps,
-        seed=config.seed, workers=config.workers,
+    loaders = OccFeatTrainingData(
+        train=frames, batch_size=config.batch_size, steps=config.optimizer.steps, seed=config.seed,
+        workers=config.workers,
     )  # fmt: skip
     return fit(
         task, loaders, out, config, description="pretrain", train_frames=len(frames), started=started, resume=resume,

@@ -18,6 +18,8 @@ from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path, read_label
 from occlift.data.volume_targets import OCCUPIED, Untouched, feature_targets, lidar_occupancy, pooled_label
 from occlift.geometry.grids import VoxelGrid
+from occlift.progress import track
+from occlift.teachers.feature_cache import FeatureCache
 from occlift.teachers.teacher import FeatureTeacher
 
 
@@ -160,6 +162,28 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
     def feature_channels(self) -> int:
         """Of the teacher's features, as the first key frame shows; 0 without a teacher."""
         return 0 if self._teacher is None else self._targets(0).features.shape[1]
+
+    def fill_feature_cache(self, *, rank: int = 0, world_size: int = 1) -> None:
+        """Lets the teacher look at all images whose features a `FeatureCache` lacks, so that items only read them.
+
+        Nothing happens without a teacher, or if its features are not kept.
+
+        Args:
+            rank: of this process among those that fill the cache together.
+            world_size: how many they are.
+
+        Raises:
+            DataError: an image, or what the teacher needs, is missing or damaged.
+            OSError: a file cannot be written.
+        """
+        if not isinstance(self._teacher, FeatureCache):
+            return
+        # First this process's share; then, from the other end, what others have not come to: none waits long for
+        # another, and where every machine has a folder of its own, each fills its own.
+        own = range(rank, len(self), world_size)
+        others = [index for index in reversed(range(len(self))) if index % world_size != rank]
+        for index in track([*own, *others], "features"):
+            self._teacher.fill(self._data.key_frame(self._frames.tokens[index]))
 
     def __getitem__(self, index: int) -> OccFeatBatch:
         targets = self._targets(index)

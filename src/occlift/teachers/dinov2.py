@@ -95,6 +95,15 @@ class Dino:
         precision = resolved(self._config.precision, torch_device(self._config.device))
         return {"teacher": "dino", **settings_of(self._config), "precision": precision, "weights": weights}
 
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether the network runs elsewhere than on the CPU, where no process that was forked can follow."""
+        return torch_device(self._config.device).type != "cpu"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is handed this teacher loads the network itself, if ever it has to.
+        return {name: value for name, value in vars(self).items() if name != "_loaded"}
+
     def features(self, frame: KeyFrame) -> list[FeatureMap]:
         """The features of every image, a map per camera.
 

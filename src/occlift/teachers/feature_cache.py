@@ -76,13 +76,20 @@ class FeatureCache:
                 precision, or what the teacher says.
             OSError: a file cannot be written.
         """
-        missing = [camera for camera in frame.cameras if not self.path(camera).exists()]
-        made: dict[str, FeatureMap] = {}
-        if missing:
-            maps = self._teacher.features(replace(frame, cameras=tuple(missing)))
-            for camera, found in zip(missing, maps, strict=True):
-                made[camera.channel] = self._keep(camera, found)
+        made = self._make_missing(frame)
         return [made[c.channel] if c.channel in made else self._read(c) for c in frame.cameras]
+
+    def fill(self, frame: KeyFrame) -> None:
+        """Writes the features of images that have none yet, and reads none; errors as those of `features`."""
+        self._make_missing(frame)
+
+    def _make_missing(self, frame: KeyFrame) -> dict[str, FeatureMap]:
+        """What was not there, by channel."""
+        missing = [camera for camera in frame.cameras if not self.path(camera).exists()]
+        if not missing:
+            return {}
+        maps = self._teacher.features(replace(frame, cameras=tuple(missing)))
+        return {camera.channel: self._keep(camera, found) for camera, found in zip(missing, maps, strict=True)}
 
     def _keep(self, camera: CameraImage, found: FeatureMap) -> FeatureMap:
         with np.errstate(over="ignore"):

@@ -63,9 +63,14 @@ def test_targets_are_drawn_on_the_images_and_from_above(
     paper = [(picture == 255).all(-1).mean() for picture in (drawn[1], drawn[3])]
     assert paper[0] < paper[1] < 1
     command = ["occlift", "show-targets", str(small_town), token, "--out", str(tmp_path / "cli")]
-    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(sys, "argv", [*command, "--teacher", "oracle", "--teacher-option", "channels=8"])
     main()
     assert f"{run.occupied} voxels occupied" in capsys.readouterr().out
+    assert (tmp_path / "cli/features.png").read_bytes() == (tmp_path / "features.png").read_bytes()
+    monkeypatch.setattr(sys, "argv", [*command, "--teacher-option", "channels=8"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--teacher-option needs --teacher" in capsys.readouterr().err
 
 
 def test_a_network_is_drawn_and_a_blind_one_is_given_grey_images(small_town: Path, tmp_path: Path) -> None:

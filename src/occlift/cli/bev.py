@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from occlift.cli.labels import _pairs
 from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, is_first_process, print_run
 
 Share = Literal["1%", "10%", "100%"]
@@ -27,6 +28,7 @@ def pretrain(
     teacher: Annotated[
         str | None, arg(help="of features (occlift teachers); by default dinov2, for occfeat-demo oracle")
     ] = None,
+    teacher_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
     occupancy: Annotated[
         Literal["lidar", "labels"], arg(help="targets: what the lidar touched, or labels made from images")
     ] = "lidar",
@@ -56,6 +58,7 @@ def pretrain(
         ),
         loss=replace(base.loss, occupancy=occupancy_factor, features=factor, classes=class_factor),
         teacher=teacher or base.teacher,
+        teacher_options=_pairs(teacher_option),
         occupancy=occupancy,
         sweeps=sweeps,
     )
@@ -151,16 +154,21 @@ def show_targets(
     labels: Annotated[Path | None, arg(help="occupancy from these labels; without them from the lidar")] = None,
     sweeps: Annotated[int, arg(help="of the lidar: the key frame's own and those of key frames before it")] = 1,
     teacher: Annotated[str | None, arg(help="of features (occlift teachers); without it occupancy alone")] = None,
+    teacher_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
     stride: Annotated[int, arg(help="edge of a target voxel, cells of half a metre: occfeat 1, occfeat-demo 2")] = 1,
 ) -> None:
     """Draw what a pretraining would be asked to predict of one key frame, on the images and from above."""
+    from occlift.errors import ConfigError
     from occlift.models.occfeat import OccFeatHeadConfig
     from occlift.recipes.bev_pictures import Targets
     from occlift.recipes.bev_pictures import show_targets as run_show
 
+    if teacher_option and teacher is None:
+        raise ConfigError("--teacher-option needs --teacher: whose settings?")
     targets = Targets(
-        labels=labels, sweeps=sweeps, teacher=teacher, grid=OccFeatHeadConfig(horizontal_stride=stride).grid
-    )
+        labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=_pairs(teacher_option),
+        grid=OccFeatHeadConfig(horizontal_stride=stride).grid,
+    )  # fmt: skip
     run = run_show(root, token, out, targets)
     for path in run.paths:
         print(path)

@@ -47,6 +47,7 @@ def main() -> None:
                 image_height=options.image_size[0],
                 image_width=options.image_size[1],
             ),
+            batch_size=1,
             teacher="dinov2",
             teacher_options={"model": str(teacher), "input_height": "224", "input_width": "392"},
         )

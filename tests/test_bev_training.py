@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+from occlift.cli import main
 from occlift.data.corrupt import Corruption
 from occlift.data.key_frame import KeyFrame
 from occlift.data.label_share import labelled_tokens
@@ -116,6 +119,40 @@ def test_workers_are_refused_a_teacher_on_an_accelerator_without_a_cache(small_t
     data = NuScenes.open(small_town)
     teacher.features(data.key_frame(data.split_tokens("all")[0]))
     assert len(pickle.dumps(teacher)) < 1000, "the network stays where it is"
+
+
+def documented_commands() -> list[list[str]]:
+    """Those of docs/occfeat.md that train on nuScenes."""
+    text = (Path(__file__).parents[1] / "docs/occfeat.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("occlift ")]
+    return [command for command in commands if command[2] in ("occfeat", "bev")]
+
+
+@pytest.mark.parametrize("command", documented_commands(), ids=" ".join)
+def test_documented_commands_take_16_key_frames_a_step_and_a_small_input(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[PretrainConfig | FinetuneConfig] = []
+
+    def seen(root: Path, out: Path, config: PretrainConfig | FinetuneConfig, **rest: object) -> None:
+        given.append(config)
+        raise ConfigError("seen")
+
+    monkeypatch.setattr("occlift.recipes.occfeat.pretrain", seen)
+    monkeypatch.setattr("occlift.recipes.bev.finetune", seen)
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "occlift: seen\n"
+    (config,) = given
+    assert config.batch_size * config.devices == 16
+    assert config.workers == 8
+    if isinstance(config, PretrainConfig):
+        assert config.teacher_options == {"input_height": "448", "input_width": "784"}
+
+
+def test_the_schedules_of_the_papers_are_for_16_key_frames_a_step() -> None:
+    assert (PretrainConfig.paper().batch_size, FinetuneConfig.paper().batch_size) == (16, 16)
 
 
 def test_fine_tuning_begins_with_the_pretrained_weights(small_town: Path, pretrained: Path, tmp_path: Path) -> None:

@@ -92,12 +92,16 @@ class FinetuneConfig:
 
     @classmethod
     def paper(cls, architecture: Architecture = "simple_bev") -> FinetuneConfig:
-        """EfficientNet-B0 on images of 224×400; the schedule is SimpleBEV's, for 16 key frames a step."""
+        """EfficientNet-B0 on images of 224×400; the schedule is SimpleBEV's, for 16 key frames a step.
+
+        They are those of one process: with four, give each `batch_size=4`.
+        """
         return cls(
             model=BevNetworkConfig.paper(architecture),
             optimizer=OptimizerConfig(steps=25_000, learning_rate=3e-4),
             validation_every=5000,
             checkpoint_every=1000,
+            batch_size=16,
         )
 
     def to_dict(self) -> dict[str, Any]:

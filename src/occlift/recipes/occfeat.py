@@ -92,11 +92,15 @@ class PretrainConfig:
 
     @classmethod
     def paper(cls, architecture: Architecture = "simple_bev") -> PretrainConfig:
-        """EfficientNet-B0 on images of 224×400, DINOv2; the schedule is SimpleBEV's, for 16 key frames a step."""
+        """EfficientNet-B0 on images of 224×400, DINOv2; the schedule is SimpleBEV's, for 16 key frames a step.
+
+        They are those of one process: with four, give each `batch_size=4`.
+        """
         return cls(
             model=BevNetworkConfig.paper(architecture),
             optimizer=OptimizerConfig(steps=25_000, learning_rate=3e-4),
             checkpoint_every=1000,
+            batch_size=16,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shlex
 import sys
@@ -16,7 +15,6 @@ from transformers import Dinov2Config, Dinov2Model
 
 from occlift.cli import main
 from occlift.data.corrupt import Corruption
-from occlift.data.key_frame import KeyFrame
 from occlift.data.label_share import labelled_tokens
 from occlift.data.nuscenes import NuScenes
 from occlift.errors import ConfigError, DataError
@@ -29,9 +27,7 @@ from occlift.recipes.occfeat import PretrainConfig, pretrain
 from occlift.tasks.callbacks import read_scalars
 from occlift.tasks.checkpoint import checkpoint_parts, load_bev_network
 from occlift.tasks.optimizer import OptimizerConfig
-from occlift.teachers.oracle_features import OracleFeatures
 from occlift.teachers.registry import feature_teacher
-from occlift.teachers.teacher import FeatureMap
 
 NETWORK = replace(BevNetworkConfig.demo("simple_bev"), image_height=48, image_width=88)
 PRETRAIN = replace(
@@ -88,21 +84,6 @@ def test_pretraining_refuses_what_does_not_go_together(small_town: Path, tmp_pat
     with pytest.raises(ConfigError, match="give both or neither"):
         pretrain(small_town, tmp_path / "run", PRETRAIN, labels=small_town / "gts")
     assert not (tmp_path / "run").exists()
-
-
-def test_workers_only_read_features(small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The teacher is asked in the training process alone: on an accelerator it works nowhere else."""
-    here, ask = os.getpid(), OracleFeatures.features
-
-    def refuse_elsewhere(teacher: OracleFeatures, frame: KeyFrame) -> list[FeatureMap]:
-        assert os.getpid() == here
-        return ask(teacher, frame)
-
-    monkeypatch.setattr(OracleFeatures, "features", refuse_elsewhere)
-    config = replace(PRETRAIN, workers=1, cache_bytes=0, optimizer=OptimizerConfig(steps=1))
-    pretrain(small_town, tmp_path / "run", config, feature_cache=tmp_path / "features")
-    frames = len(NuScenes.open(small_town).split_tokens("train"))
-    assert len(list((tmp_path / "features").rglob("*.npz"))) == 6 * frames
 
 
 def test_workers_are_refused_a_teacher_on_an_accelerator_without_a_cache(small_town: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from occlift.losses.occfeat import class_term, feature_term, occupancy_term
 from occlift.models.bev_network import BevNetwork, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
 from occlift.tasks.occfeat_frames import OccFeatFrames, collate_occfeat
+from occlift.tasks.occfeat_loaders import OccFeatTrainingData
 from occlift.tasks.pretrained import load_by_name
 from occlift.teachers.feature_cache import FeatureCache
 from occlift.teachers.teacher import FeatureMap
@@ -240,6 +242,16 @@ def test_items_of_a_filled_cache_never_ask_the_teacher(small_town: Path, tmp_pat
     assert len(teacher.asked) == images
     plain.fill_feature_cache()
     frames_of(small_town).fill_feature_cache()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_are_made_before_workers_start(small_town: Path, tmp_path: Path, workers: int) -> None:
+    teacher = Rows()
+    frames = frames_of(small_town, features=FeatureCache(tmp_path, teacher))
+    data = OccFeatTrainingData(train=frames, batch_size=1, steps=1, seed=0, workers=workers)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    data.setup("fit")
+    assert len(teacher.asked) == (6 * len(frames) if workers else 0)
 
 
 def test_the_lidar_brings_no_classes_and_no_teacher_no_features(small_town: Path) -> None:

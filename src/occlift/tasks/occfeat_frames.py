@@ -160,8 +160,14 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
 
     @property
     def feature_channels(self) -> int:
-        """Of the teacher's features, as the first key frame shows; 0 without a teacher."""
-        return 0 if self._teacher is None else self._targets(0).features.shape[1]
+        """Of the teacher's features, as the first image shows; 0 without a teacher."""
+        if self._teacher is None:
+            return 0
+        # Not from targets: a process whose compiled kernels ran on several threads cannot be forked into workers that
+        # run them too (GNU OpenMP ends these).
+        frame = self._data.key_frame(self._frames.tokens[0])
+        (found,) = self._teacher.features(replace(frame, cameras=frame.cameras[:1]))
+        return found.features.shape[0]
 
     def fill_feature_cache(self, *, rank: int = 0, world_size: int = 1) -> None:
         """Lets the teacher look at all images whose features a `FeatureCache` lacks, so that items only read them.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def usable_cores() -> int:
@@ -19,8 +21,9 @@ def limit_kernel_threads(threads: int) -> None:
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
-def launch_kernel_threads_beside_torch() -> None:
-    """Starts numba's threads, as many as torch computes with, and leaves torch its own number.
+@contextmanager
+def torch_threads_kept() -> Iterator[None]:
+    """Wherever numba's kernels may start their threads inside, torch has as many afterwards as before.
 
     Both count their threads in the same OpenMP runtime, and numba sets it to all cores when its first parallel kernel
     runs. In the middle of a training torch's sums would be in another order from there on, other than in a run that was
@@ -29,5 +32,15 @@ def launch_kernel_threads_beside_torch() -> None:
     import torch
 
     threads = torch.get_num_threads()
-    limit_kernel_threads(threads)
-    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def launch_kernel_threads() -> None:
+    """Starts the threads of numba's kernels, as many as torch has; processes forked behind this can run none."""
+    import torch
+
+    with torch_threads_kept():
+        limit_kernel_threads(torch.get_num_threads())

@@ -117,8 +117,8 @@ def evaluate(
     device: Annotated[
         str | None,
         arg(
-            help="as torch names it: where rays are cast, by default cpu (same answer everywhere); where the network of "
-            "--bev runs, by default an accelerator if there is one"
+            help="as torch names it: where rays are cast, by default cpu (same answer everywhere); where the network "
+            "of --bev runs, by default an accelerator if there is one"
         ),
     ] = None,
 ) -> None:
@@ -146,7 +146,8 @@ def evaluate(
     data = NuScenes.open(root) if root else None
     evaluation = run_evaluation(
         predictions, truth, tokens=data.split_tokens(split) if data and split else None, masks=mask,
-        rays=data if rays else None, device=device or "cpu", allow_missing=allow_missing, part=(int(number), int(parts)),
+        rays=data if rays else None, device=device or "cpu", allow_missing=allow_missing,
+        part=(int(number), int(parts)),
     )  # fmt: skip
     if json:
         write_text(json, evaluation.to_json())

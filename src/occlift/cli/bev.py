@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from occlift.cli.labels import _pairs
+from occlift.cli.labels import named_values
 from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, is_first_process, print_run
 
 Share = Literal["1%", "10%", "100%"]
@@ -58,7 +58,7 @@ def pretrain(
         ),
         loss=replace(base.loss, occupancy=occupancy_factor, features=factor, classes=class_factor),
         teacher=teacher or base.teacher,
-        teacher_options=_pairs(teacher_option),
+        teacher_options=named_values(teacher_option),
         occupancy=occupancy,
         sweeps=sweeps,
     )
@@ -166,7 +166,7 @@ def show_targets(
     if teacher_option and teacher is None:
         raise ConfigError("--teacher-option needs --teacher: whose settings?")
     targets = Targets(
-        labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=_pairs(teacher_option),
+        labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=named_values(teacher_option),
         grid=OccFeatHeadConfig(horizontal_stride=stride).grid,
     )  # fmt: skip
     run = run_show(root, token, out, targets)

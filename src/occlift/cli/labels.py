@@ -61,15 +61,15 @@ def label(
     from occlift.labels.decide import DecisionConfig
     from occlift.labels.generate import generate_labels
 
-    thresholds = {name: _integer(value, "--class-min-points") for name, value in _pairs(class_min_points).items()}
+    thresholds = {name: _integer(value, "--class-min-points") for name, value in named_values(class_min_points).items()}
     decision = DecisionConfig(
         min_points=min_points, class_min_points=thresholds, thin_share=thin_share, carve=carve
     )  # fmt: skip
     config = LabelConfig(
-        semantics=semantics, semantics_options=_pairs(semantics_option), depth=depth,
-        depth_options=_pairs(depth_option), frames=frames, window=window, moving=moving, still_frames=still_frames,
-        stride=stride, free_stride=free_stride, min_score=min_score, min_confidence=min_confidence, decision=decision,
-        confidence=confidence, seed=seed,
+        semantics=semantics, semantics_options=named_values(semantics_option), depth=depth,
+        depth_options=named_values(depth_option), frames=frames, window=window, moving=moving,
+        still_frames=still_frames, stride=stride, free_stride=free_stride, min_score=min_score,
+        min_confidence=min_confidence, decision=decision, confidence=confidence, seed=seed,
     )  # fmt: skip
     data = NuScenes.open(root)
     run = generate_labels(
@@ -164,7 +164,7 @@ def _axes(options: tuple[str, ...]) -> dict[str, Any]:
     from occlift.errors import ConfigError
 
     axes: dict[str, Any] = {}
-    for name, values in _pairs(options).items():
+    for name, values in named_values(options).items():
         if name not in ("frames", "min_points", "moving"):
             raise ConfigError(f"--sweep {name}: expected frames, min_points or moving")
         words = values.split(",")
@@ -172,7 +172,7 @@ def _axes(options: tuple[str, ...]) -> dict[str, Any]:
     return axes
 
 
-def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+def named_values(options: tuple[str, ...]) -> dict[str, str]:
     """name=value, several times."""
     from occlift.errors import ConfigError
 

@@ -32,7 +32,8 @@ def reproduce(
         tuple[Letter, ...],
         arg(
             help="by default all tables. easyocc: a approaches, b frames fused, c losses, d 2-D or 3-D, e unknown "
-            "voxels; occfeat: a SimpleBEV, b BEVFormer, c corrupted images, d learning rates"
+            "voxels; occfeat: a SimpleBEV, b BEVFormer, c corrupted images, d learning rates, e longer "
+            "training"
         ),
     ] = (),
     out: Annotated[Path | None, arg(help="folder of the runs; by default runs/reproduce/RECIPE-SIZE")] = None,

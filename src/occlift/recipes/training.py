@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Union
 
-from occlift.cores import launch_kernel_threads_beside_torch
+from occlift.allocator import keep_freed_memory
+from occlift.cores import launch_kernel_threads
 from occlift.differences import differences
 from occlift.errors import ConfigError
 from occlift.recipes.run_folder import LAST_CHECKPOINT
@@ -134,7 +135,10 @@ def fit(
             f"{data.validation_frames} key frames to validate with are too few for {settings.devices} processes, of "
             "which each takes a share: validate with more, or train on fewer devices"
         )
-    launch_kernel_threads_beside_torch()
+    if settings.workers == 0:
+        # Key frames are read in this process, some of them by compiled kernels. Workers are forked, and have their own.
+        launch_kernel_threads()
+    keep_freed_memory()
     steps = settings.optimizer.steps
     checkpoint = out / LAST_CHECKPOINT
     with quiet_lightning():

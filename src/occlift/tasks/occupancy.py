@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from occlift.classes import NUM_CLASSES, UNKNOWN
+from occlift.cores import torch_threads_kept
 from occlift.data.augment import AugmentConfig, augment
 from occlift.data.batches import FrameBatch, collate_frames
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, drawn_occupancy_loss
@@ -114,7 +115,9 @@ class OccupancyTask(OneCycleTask):
         assert batch.mask_camera is not None, "validation needs labels"
         prediction = self.model(batch.images, batch.rig).argmax(1).to(torch.uint8)
         evaluated = batch.mask_camera & (batch.semantics != UNKNOWN)
-        self._histogram += histogram(batch.semantics.cpu().numpy(), prediction.cpu().numpy(), evaluated.cpu().numpy())
+        volumes = (tensor.cpu().numpy() for tensor in (batch.semantics, prediction, evaluated))
+        with torch_threads_kept():
+            self._histogram += histogram(*volumes)
 
     def on_validation_epoch_end(self) -> None:
         total = self.trainer.strategy.reduce(torch.from_numpy(self._histogram).to(self.device), reduce_op="sum")

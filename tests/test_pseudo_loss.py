@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -22,7 +23,7 @@ from occlift.data.label_folder import LabelFolder, VoxelLabel, collate_labels, c
 from occlift.data.occ3d import OccupancyLabel, label_path, write_label
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
-from occlift.losses import OccupancyLossConfig, PseudoLoss, class_weights, occupancy_loss
+from occlift.losses import OccupancyLossConfig, PseudoLoss, class_weights, occupancy_loss, pseudo_loss
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHAPE = OCC3D_GRID.shape
@@ -243,6 +244,24 @@ def test_wrong_tensors_are_refused(change: dict[str, Any], error: type[Exception
     tensors = {"logits": torch.zeros(1, 18, 10, 10, 4), "labels": torch.zeros(1, *SHAPE, dtype=torch.uint8), **change}
     with pytest.raises(error, match=message):
         PseudoLoss(COARSE)(**tensors)
+
+
+@pytest.mark.parametrize("change", ["labels", "confidence"])
+def test_tensors_of_another_device_are_refused_by_name(change: str) -> None:
+    tensors = {"labels": torch.zeros(1, *SHAPE, dtype=torch.uint8), "confidence": torch.ones(1, *SHAPE)}
+    tensors[change] = tensors[change].to("meta")
+    with pytest.raises(DataError, match=rf"{change} should be on the device of the logits, cpu, but .* on meta"):
+        PseudoLoss(COARSE)(torch.zeros(1, 18, 10, 10, 4), **tensors)
+
+
+def test_class_weights_follow_the_logits_to_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody moves a loss to the GPU. The device without data stands in for one; what it cannot do is left out."""
+    loss = PseudoLoss(class_counts=[100] * NUM_CLASSES, config=OccupancyLossConfig(lovasz=0.0))
+    monkeypatch.setattr(PseudoLoss, "_check_labels", staticmethod(lambda *tensors: None))
+    monkeypatch.setattr(pseudo_loss, "known_voxels", lambda labels, **options: labels.flatten()[:50].long())
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
+    logits = torch.empty(1, NUM_CLASSES, *SHAPE, device="meta")
+    assert loss(logits, torch.empty(1, *SHAPE, dtype=torch.uint8, device="meta")).device == logits.device
 
 
 class SomebodysModel(nn.Module):

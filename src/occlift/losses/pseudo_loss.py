@@ -32,8 +32,8 @@ from occlift.losses.occupancy import (
 class PseudoLoss(nn.Module):
     """The loss of a network's logits against labels on the Occ3D grid.
 
-    It has no parameters and adds nothing to a checkpoint, but its class weights move with `.to(device)`. It computes
-    in float32, under autocast too. Where `config` limits the number of voxels, they are drawn from torch's global
+    It has no parameters and adds nothing to a checkpoint. It computes on the device of the logits, wherever it was made
+    itself, and in float32, under autocast too. Where `config` limits the number of voxels, they are drawn from torch's global
     generator of the CPU.
 
     Args:
@@ -103,7 +103,8 @@ class PseudoLoss(nn.Module):
 
         Args:
             logits: on `grid`, their axes as `axes` says; any floating-point type.
-            labels: [batch, x, y, z] on the Occ3D grid, any integer type: 0..17, 255 unknown.
+            labels: [batch, x, y, z] on the Occ3D grid, any integer type: 0..17, 255 unknown. On the device of the
+                logits, as `confidence`.
             confidence: of the labels: bool (a mask: only voxels that are true take part), integers 0..255 for 0..1 as
                 in label files, or floats 0..1.
             grid_from_ego: the transform from the ego frame at the lidar's time stamp to the frame in which `grid` is
@@ -112,10 +113,10 @@ class PseudoLoss(nn.Module):
 
         Raises:
             ConfigError: the logits or the transform do not have the shape that `axes`, `grid` and the labels ask for.
-            DataError: labels or confidence have another shape, or hold what they must not.
+            DataError: labels or confidence have another shape, lie on another device, or hold what they must not.
         """
         logits = self._arranged(logits)
-        self._check_labels(labels, confidence, batch=logits.shape[0])
+        self._check_labels(labels, confidence, logits)
         # In half precision, products of coordinates would be off by a voxel.
         with torch.autocast(logits.device.type, enabled=False):
             known, confidence = with_unknown_as(self.config.unknown, labels.to(torch.uint8), confidence)
@@ -131,7 +132,7 @@ class PseudoLoss(nn.Module):
                 voxel_rows(logits, index) if positions is None else _sampled_rows(logits, positions, index),
                 known.flatten()[index].long(),
                 confidence=None if confidence is None else confidence.flatten()[index],
-                weights=self.class_weight.float(),
+                weights=self.class_weight.to(logits.device, torch.float32),
                 config=self.config,
             )
 
@@ -153,13 +154,18 @@ class PseudoLoss(nn.Module):
         return torch.cat((logits[:, : self.free], logits[:, self.free + 1 :], logits[:, self.free, None]), 1)
 
     @staticmethod
-    def _check_labels(labels: Tensor, confidence: Tensor | None, *, batch: int) -> None:
-        expected = (batch, *OCC3D_GRID.shape)
+    def _check_labels(labels: Tensor, confidence: Tensor | None, logits: Tensor) -> None:
+        expected = (logits.shape[0], *OCC3D_GRID.shape)
         for name, tensor in (("labels", labels), ("confidence", confidence)):
             if tensor is not None and tensor.shape != expected:
                 raise DataError(
                     f"{name} should have the shape {list(expected)} [batch, x, y, z], frames as many as the logits' on "
                     f"the Occ3D grid, but has {list(tensor.shape)}"
+                )
+            if tensor is not None and tensor.device != logits.device:
+                raise DataError(
+                    f"{name} should be on the device of the logits, {logits.device}, but are on {tensor.device}; move "
+                    "them with .to(logits.device)"
                 )
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise DataError(f"labels should be integers (0..17, 255 unknown), but are {labels.dtype}")

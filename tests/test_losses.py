@@ -411,6 +411,20 @@ def test_unknown_voxels_count_as_free_where_that_is_asked_for() -> None:
         torch.testing.assert_close(term, counted[name], rtol=1e-6, atol=0)
 
 
+def test_a_mask_leaves_unknown_voxels_out_that_would_count_as_free() -> None:
+    logits, labels = small_volume(18)
+    labels[0, 0] = UNKNOWN
+    mask = torch.rand(labels.shape, generator=torch.Generator().manual_seed(19)) < 0.5
+    assert 0 < int(mask[0, 0].sum()) < mask[0, 0].numel()
+    weights = torch.linspace(0.5, 1.5, NUM_CLASSES)
+    as_free = OccupancyLossConfig(**{**vars(EVERYTHING), "unknown": "free"})
+    written = labels.masked_fill(labels == UNKNOWN, FREE).masked_fill(~mask, UNKNOWN)
+    expected = occupancy_loss(logits, written, weights=weights, config=EVERYTHING)
+    masked = occupancy_loss(logits, labels, weights=weights, config=as_free, confidence=mask)
+    for name, term in masked.items():
+        torch.testing.assert_close(term, expected[name], rtol=1e-6, atol=0)
+
+
 def test_a_voxel_with_confidence_zero_is_absent_from_every_term() -> None:
     logits, labels = small_volume(14)
     doubted = torch.rand(labels.shape, generator=torch.Generator().manual_seed(15)) < 0.4

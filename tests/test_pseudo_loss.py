@@ -236,6 +236,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
         ({"confidence": torch.full((1, *SHAPE), 200.0)}, DataError, "floats 0..1"),
         ({"confidence": torch.full((1, *SHAPE), math.nan)}, DataError, "floats 0..1"),
         ({"confidence": torch.full((1, *SHAPE), -1)}, DataError, "integers 0..255"),
+        ({"confidence": torch.ones(1, *SHAPE, dtype=torch.uint8)}, DataError, r"uint8 of at most 1.*mask\.bool\(\)"),
         ({"grid_from_ego": torch.eye(3)}, ConfigError, r"\[4, 4\] or \[1, 4, 4\]"),
         ({"grid_from_ego": torch.eye(4).expand(2, 4, 4)}, ConfigError, r"\[4, 4\] or \[1, 4, 4\]"),
     ],

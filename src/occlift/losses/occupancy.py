@@ -163,16 +163,18 @@ def with_unknown_as(
 
     Args:
         confidence: bool, integers 0..255 for 0..1 (as in label files), or floats 0..1. Unknown voxels that count as
-            free get confidence 1: nothing was seen there, so whatever a file says about them is 0.
+            free get confidence 1: nothing was seen there, so whatever a file says about them is 0. A bool is a mask,
+            not a file's word about the label: where it is false, they stay out.
     """
+    is_mask = confidence is not None and confidence.dtype == torch.bool
     if confidence is not None:
-        scale = 1.0 if confidence.dtype == torch.bool or confidence.is_floating_point() else 255.0
+        scale = 1.0 if is_mask or confidence.is_floating_point() else 255.0
         confidence = confidence.float() / scale
     if unknown == "ignore":
         return labels, confidence
     is_unknown = labels == UNKNOWN
     labels = labels.masked_fill(is_unknown, FREE)
-    return labels, None if confidence is None else confidence.masked_fill(is_unknown, 1.0)
+    return labels, confidence if confidence is None or is_mask else confidence.masked_fill(is_unknown, 1.0)
 
 
 def occupancy_loss(

@@ -33,8 +33,8 @@ class PseudoLoss(nn.Module):
     """The loss of a network's logits against labels on the Occ3D grid.
 
     It has no parameters and adds nothing to a checkpoint. It computes on the device of the logits, wherever it was made
-    itself, and in float32, under autocast too. Where `config` limits the number of voxels, they are drawn from torch's global
-    generator of the CPU.
+    itself, and in float32, under autocast too. Where `config` limits the number of voxels, they are drawn from torch's
+    global generator of the CPU.
 
     Args:
         grid: of the logits: lower corner and voxel size in metres and the number of voxels along x, y, z, in the ego
@@ -106,7 +106,7 @@ class PseudoLoss(nn.Module):
             labels: [batch, x, y, z] on the Occ3D grid, any integer type: 0..17, 255 unknown. On the device of the
                 logits, as `confidence`.
             confidence: of the labels: bool (a mask: only voxels that are true take part), integers 0..255 for 0..1 as
-                in label files, or floats 0..1.
+                in label files, or floats 0..1. Integers 0 and 1 are refused: they are a mask that is not bool.
             grid_from_ego: the transform from the ego frame at the lidar's time stamp to the frame in which `grid` is
                 given, for grids in the lidar's frame; [4, 4] or [batch, 4, 4], metres. None: that frame is the ego
                 frame.
@@ -179,6 +179,11 @@ class PseudoLoss(nn.Module):
             # Not `low < 0 or high > ...`: that would let through what is not a number.
             if not 0 <= low <= high <= (1 if confidence.is_floating_point() else 255):
                 raise DataError(f"confidence is {low} to {high}; expected floats 0..1, or integers 0..255")
+            if high == 1 and not confidence.is_floating_point():
+                raise DataError(
+                    f"confidence holds {confidence.dtype} of at most 1, and integers mean 0..255 for 0..1: next to "
+                    "nothing; a mask of 0 and 1, such as those of Occ3D's files, should be given as mask.bool()"
+                )
 
     def _grid_positions(self, logits: Tensor, grid_from_ego: Tensor | None) -> Float[Tensor, "frames voxels 3"]:
         """Where the centres of the Occ3D voxels lie, in voxels of the grid; one frame if all have the same place."""

@@ -166,7 +166,10 @@ def test_gradient_of_the_whole_loss_reaches_known_voxels_only() -> None:
     ("wrong", "message"),
     [
         ({"max_lovasz_voxels": 0}, "at least one voxel"),
-        ({"geo_scal": -1.0}, "must not be negative"),
+        ({"geo_scal": -1.0}, "finite and not negative"),
+        ({"lovasz": math.nan}, "finite and not negative"),
+        ({"sem_scal": math.inf}, "finite and not negative"),
+        ({"cross_entropy": 0.0, "lovasz": 0.0}, "one must be positive"),
         ({"focal_gamma": -0.5}, "focal_gamma is -0.5"),
         ({"focal_gamma": math.nan}, "focal_gamma is nan"),
         ({"lovasz_form": "softmax"}, "classes, geometric, both, split"),

@@ -192,7 +192,10 @@ def test_weights_follow_from_counts_and_stay_out_of_checkpoints() -> None:
     assert torch.equal(PseudoLoss().class_weight, torch.ones(NUM_CLASSES))
     given = PseudoLoss(class_counts=counts)
     assert given.config.class_weighting == "inverse_log"
-    torch.testing.assert_close(given.class_weight, class_weights(torch.tensor(counts), "inverse_log"))
+    weights = class_weights(torch.tensor(counts), "inverse_log")
+    assert torch.equal(given.class_weight[1:], weights[1:])
+    assert weights[0] == 0
+    assert given.class_weight[0] == weights[1] == weights.max(), "what was not counted weighs as the rarest class"
     for other in (torch.tensor(counts), np.array(counts)):
         assert torch.equal(PseudoLoss(class_counts=other).class_weight, given.class_weight)
     assert not given.state_dict()
@@ -211,6 +214,7 @@ def test_weights_follow_from_counts_and_stay_out_of_checkpoints() -> None:
         ({"class_counts": [1] * 17}, "18 whole numbers"),
         ({"class_counts": [0.5] * 18}, "18 whole numbers"),
         ({"class_counts": [-1] * 18}, "18 whole numbers"),
+        ({"class_counts": [0] * 18}, "18 whole numbers.*not all 0"),
         ({"config": OccupancyLossConfig()}, "inverse_sqrt need class_counts"),
     ],
 )
@@ -239,12 +243,47 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
         ({"confidence": torch.ones(1, *SHAPE, dtype=torch.uint8)}, DataError, r"uint8 of at most 1.*mask\.bool\(\)"),
         ({"grid_from_ego": torch.eye(3)}, ConfigError, r"\[4, 4\] or \[1, 4, 4\]"),
         ({"grid_from_ego": torch.eye(4).expand(2, 4, 4)}, ConfigError, r"\[4, 4\] or \[1, 4, 4\]"),
+        ({"grid_from_ego": torch.full((4, 4), math.nan)}, DataError, "grid_from_ego should be finite"),
     ],
 )  # fmt: skip
 def test_wrong_tensors_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
     tensors = {"logits": torch.zeros(1, 18, 10, 10, 4), "labels": torch.zeros(1, *SHAPE, dtype=torch.uint8), **change}
     with pytest.raises(error, match=message):
         PseudoLoss(COARSE)(**tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.uint16, torch.uint32, torch.uint64])
+def test_labels_are_of_any_integer_type(dtype: torch.dtype) -> None:
+    logits, labels = random_logits(1, COARSE, seed=16), sparse_labels(1, 500, seed=17)
+    if dtype == torch.int8:  # has no 255
+        labels = labels.where(labels != UNKNOWN, FREE)
+    loss = PseudoLoss(COARSE, config=ENTROPY)
+    assert float(loss(logits, labels.to(dtype))) == float(loss(logits, labels))
+    if dtype == torch.uint16:
+        sure = torch.full(labels.shape, 255, dtype=torch.uint8)
+        assert float(loss(logits, labels, sure.to(dtype))) == float(loss(logits, labels, sure))
+        with pytest.raises(DataError, match="labels hold 273"):
+            loss(logits, torch.full(labels.shape, 273, dtype=dtype))
+
+
+@pytest.mark.parametrize("grid", [OCC3D_GRID, COARSE], ids=["occ3d", "coarse"])
+def test_an_empty_batch_costs_nothing_and_has_a_gradient(grid: VoxelGrid) -> None:
+    logits = torch.zeros(0, NUM_CLASSES, *grid.shape, requires_grad=True)
+    config = OccupancyLossConfig(class_weighting="none", lovasz_form="split", geo_scal=1.0, sem_scal=1.0)
+    confidence = torch.zeros(0, *SHAPE, dtype=torch.uint8)
+    loss = PseudoLoss(grid, config=config)(logits, torch.zeros(0, *SHAPE, dtype=torch.uint8), confidence)
+    assert float(loss.detach()) == 0
+    loss.backward()
+    assert logits.grad is not None
+
+
+def test_a_class_that_was_not_counted_is_learned_all_the_same() -> None:
+    counts = [100] * NUM_CLASSES
+    counts[4] = 0
+    loss = PseudoLoss(COARSE, class_counts=counts, config=OccupancyLossConfig(lovasz=0.0))
+    logits = random_logits(1, COARSE, seed=18)
+    only_that = torch.full((1, *SHAPE), 4, dtype=torch.uint8)
+    assert float(loss(logits, only_that)) == float(PseudoLoss(COARSE, config=ENTROPY)(logits, only_that)) > 0
 
 
 @pytest.mark.parametrize("change", ["labels", "confidence"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -126,6 +127,20 @@ def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp
     assert shown.ground.measures("pooled", "metric")["a1"] > shown.constant.measures("pooled", "metric")["a1"] + 10
     assert shown.classes.sum() == shown.frequent.sum() <= 6 * 12 * 22
     assert written["classes"]["frequent"]["right"] > 30
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"depth": math.nan},
+        {"photometric": math.inf},
+        {"semantic": -1.0},
+        dict.fromkeys(asdict(RenderingLossConfig()), 0.0),
+    ],
+)
+def test_factors_that_cannot_work_are_refused(factors: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="finite and not negative, and one must be positive"):
+        RenderingLossConfig(**factors)
 
 
 def test_labels_and_the_pseudo_loss_come_together(small_town: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ Voxels labelled unknown (255) take no part in any term, unless the configuration
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -64,8 +65,9 @@ class OccupancyLossConfig:
 
     def __post_init__(self) -> None:
         factors = {name: getattr(self, name) for name in ("cross_entropy", "lovasz", "geo_scal", "sem_scal")}
-        if any(factor < 0 for factor in factors.values()):
-            raise ConfigError(f"loss factors must not be negative: {factors}")
+        # Not `factor < 0`: that would let through what is not a number.
+        if not all(0 <= factor < math.inf for factor in factors.values()) or not any(factors.values()):
+            raise ConfigError(f"loss factors must be finite and not negative, and one must be positive: {factors}")
         if not self.focal_gamma >= 0:
             raise ConfigError(f"focal_gamma is {self.focal_gamma}; expected 0 (plain cross-entropy) or more")
         for name, value, allowed in (

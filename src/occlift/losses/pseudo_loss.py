@@ -40,7 +40,8 @@ class PseudoLoss(nn.Module):
         grid: of the logits: lower corner and voxel size in metres and the number of voxels along x, y, z, in the ego
             frame at the lidar's time stamp (x forward, y left, z up), or in the frame that `grid_from_ego` leads to.
         class_counts: voxels per class 0..17 in the training labels, from which the class weights come:
-            `occlift.data.label_folder.LabelFolder.class_counts`. None: all classes weigh the same.
+            `occlift.data.label_folder.LabelFolder.class_counts`. A class that was not counted weighs as much as the
+            rarest that was. None: all classes weigh the same.
         config: which terms; None: cross-entropy and Lovász-softmax, with weights 1/log f if there are counts.
         axes: of the logits: `b` batch, `c` classes, and the grid's `x`, `y`, `z`, in the order they are in.
         free: the index of free among the 18 logits, 17 or 0 as a rule; the others are Occ3D's classes 0..16 in order.
@@ -73,12 +74,16 @@ class PseudoLoss(nn.Module):
                 'pass them, or a config with class_weighting="none"'
             )
         counts = torch.ones(NUM_CLASSES, dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
-        if counts.shape != (NUM_CLASSES,) or counts.is_floating_point() or bool((counts < 0).any()):
+        is_whole = counts.shape == (NUM_CLASSES,) and not counts.is_floating_point()
+        if not is_whole or bool((counts < 0).any()) or not bool(counts.any()):
             raise ConfigError(
-                f"class_counts should be {NUM_CLASSES} whole numbers of voxels, 0 or more, but is {counts}"
+                f"class_counts should be {NUM_CLASSES} whole numbers of voxels, 0 or more, not all 0, but is {counts}"
             )
         self.grid, self.config, self.axes, self.free = grid, config, axes, free
-        self.register_buffer("class_weight", class_weights(counts.cpu(), config.class_weighting), persistent=False)
+        counts = counts.cpu()
+        weights = class_weights(counts, config.class_weighting)
+        # Counts of some labels may lack a class that others have. With weight 0 its voxels would be lost unnoticed.
+        self.register_buffer("class_weight", weights.where(counts > 0, weights.max()), persistent=False)
 
     def forward(
         self,
@@ -104,7 +109,7 @@ class PseudoLoss(nn.Module):
         Args:
             logits: on `grid`, their axes as `axes` says; any floating-point type.
             labels: [batch, x, y, z] on the Occ3D grid, any integer type: 0..17, 255 unknown. On the device of the
-                logits, as `confidence`.
+                logits, as `confidence`. An empty batch costs 0.
             confidence: of the labels: bool (a mask: only voxels that are true take part), integers 0..255 for 0..1 as
                 in label files, or floats 0..1. Integers 0 and 1 are refused: they are a mask that is not bool.
             grid_from_ego: the transform from the ego frame at the lidar's time stamp to the frame in which `grid` is
@@ -113,7 +118,8 @@ class PseudoLoss(nn.Module):
 
         Raises:
             ConfigError: the logits or the transform do not have the shape that `axes`, `grid` and the labels ask for.
-            DataError: labels or confidence have another shape, lie on another device, or hold what they must not.
+            DataError: labels or confidence have another shape, lie on another device, or hold what they must not; the
+                transform is not finite.
         """
         logits = self._arranged(logits)
         self._check_labels(labels, confidence, logits)
@@ -169,13 +175,15 @@ class PseudoLoss(nn.Module):
                 )
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise DataError(f"labels should be integers (0..17, 255 unknown), but are {labels.dtype}")
+        labels = labels.long()  # wide unsigned integers cannot be compared
         wrong = ((labels < 0) | (labels > FREE)) & (labels != UNKNOWN)
         if bool(wrong.any()):
             raise DataError(
                 f"labels hold {int(labels[wrong][0])}; expected 0..16 (Occ3D's classes), 17 free or 255 unknown"
             )
-        if confidence is not None and confidence.dtype != torch.bool:
-            low, high = (value.item() for value in confidence.aminmax())
+        if confidence is not None and confidence.dtype != torch.bool and len(confidence):
+            numbers = confidence if confidence.is_floating_point() else confidence.long()
+            low, high = (value.item() for value in numbers.aminmax())
             # Not `low < 0 or high > ...`: that would let through what is not a number.
             if not 0 <= low <= high <= (1 if confidence.is_floating_point() else 255):
                 raise DataError(f"confidence is {low} to {high}; expected floats 0..1, or integers 0..255")
@@ -200,6 +208,9 @@ class PseudoLoss(nn.Module):
                     f"grid_from_ego should have the shape [4, 4] or [{len(logits)}, 4, 4], but has "
                     f"{list(grid_from_ego.shape)}"
                 )
+            if not bool(grid_from_ego.isfinite().all()):
+                # It would lead every voxel out of the grid, and the loss would be 0.
+                raise DataError(f"grid_from_ego should be finite, but is {grid_from_ego}")
             transform = grid_from_ego.to(centers).view(-1, 4, 4)
             centers = centers @ transform[:, :3, :3].mT + transform[:, None, :3, 3]
         return (centers - centers.new_tensor(self.grid.lower_m)) / centers.new_tensor(self.grid.voxel_size_m)
@@ -231,4 +242,5 @@ def _sampled_rows(
             volume.float()[None], points[None, :, None, None], padding_mode="border", align_corners=False
         )
         rows.append(sampled.view(NUM_CLASSES, -1).T)
-    return torch.cat(rows)
+    # Without frames there is nothing to put together, but a gradient still has its way.
+    return torch.cat(rows) if rows else voxel_rows(logits, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +57,8 @@ class RenderingLossConfig:
         factors = (
             self.photometric, self.smoothness, self.semantic, self.depth, self.entropy, self.distortion,
         )  # fmt: skip
-        if min(factors) < 0 or max(factors) <= 0:
-            raise ConfigError(f"loss factors must not be negative, and one must be positive: {self}")
+        if not all(0 <= factor < math.inf for factor in factors) or not any(factors):
+            raise ConfigError(f"loss factors must be finite and not negative, and one must be positive: {self}")
 
     @classmethod
     def of_maps(cls) -> RenderingLossConfig:

@@ -216,7 +216,7 @@ def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
     assert training["lovasz"].default == loss.lovasz_form
     assert TrainConfig.full().loss.class_weighting == loss.class_weighting
     baseline, rendering = inspect.signature(cli.train_rendering).parameters, RenderingTrainConfig()
-    for name in ("semantics", "depth"):
+    for name in ("semantics", "depth", "teacher_seed", "confidence"):
         assert baseline[name].default == getattr(rendering, name), name
     town = TownConfig()
     for name, parameter in inspect.signature(cli.town).parameters.items():

@@ -13,15 +13,17 @@ import torch
 from networks import tiny_easyocc
 from test_rendering import frames_of
 
+from occlift import cli
 from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import prediction_path, read_prediction
+from occlift.data.occ3d import label_path, prediction_path, read_label, read_prediction, write_label
 from occlift.data.rigs import rig_of
-from occlift.errors import ConfigError
+from occlift.errors import ConfigError, DataError
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
 from occlift.recipes.easyocc import TrainConfig, predict, train
 from occlift.recipes.rendered import _ground_depth_m, _most_frequent, _resampled, evaluate_rendering
-from occlift.recipes.rendering import RenderingTrainConfig, train_rendering
+from occlift.recipes.rendering import RenderingTrainConfig, _frames, train_rendering
+from occlift.recipes.training import TrainRun
 from occlift.tasks.callbacks import read_scalars
 from occlift.tasks.checkpoint import load_model
 from occlift.tasks.draws import frame_generator
@@ -149,6 +151,52 @@ def test_labels_and_the_pseudo_loss_come_together(small_town: Path, tmp_path: Pa
     with pytest.raises(ConfigError, match="give both or neither"):
         train_rendering(small_town, tmp_path / "run", replace(CONFIG, pseudo=OccupancyLossConfig()))
     assert not (tmp_path / "run").exists()
+
+
+def test_confidence_is_read_with_the_labels(small_town: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="confidence is that of labels, and none are given"):
+        train_rendering(small_town, tmp_path / "run", replace(CONFIG, confidence=True))
+    data = NuScenes.open(small_town)
+    config = replace(CONFIG, pseudo=OccupancyLossConfig(), confidence=True, loss=RenderingLossConfig(photometric=0.0))
+    first, *_ = data.split_tokens("train")
+    scene = data.key_frame(first).scene
+    label = read_label(label_path(small_town / "gts", scene, first))
+    confidence = np.random.default_rng(0).integers(0, 256, label.semantics.shape, dtype=np.uint8)
+    write_label(label_path(tmp_path / "labels", scene, first), replace(label, confidence=confidence))
+    read = _frames(data, config, tmp_path / "labels")[0].frame.confidence
+    assert read is not None
+    assert np.array_equal(read[0], confidence)
+    assert _frames(data, replace(config, confidence=False), tmp_path / "labels")[0].frame.confidence is None
+    with pytest.raises(DataError, match="occlift label --confidence"):
+        _frames(data, config, small_town / "gts")[0]
+
+
+def test_a_run_without_confidence_is_the_run_that_it_was() -> None:
+    """Its configuration is its identity, by which it is resumed: a choice that was not made is no part of it."""
+    assert "confidence" not in CONFIG.to_dict()
+    assert replace(CONFIG, confidence=True).to_dict()["confidence"] is True
+
+
+def test_the_command_passes_on_what_teachers_and_labels_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[RenderingTrainConfig] = []
+
+    def train(root: Path, out: Path, config: RenderingTrainConfig, **options: object) -> TrainRun:
+        asked.append(config)
+        return TrainRun(checkpoint=out, steps=0, seconds=0.0, losses=out, train_frames=0)
+
+    monkeypatch.setattr("occlift.recipes.rendering.train_rendering", train)
+    cli.train_rendering(
+        "rendering-demo", tmp_path, labels=tmp_path, confidence=True, semantics="sam3",
+        semantics_option=("device=cpu", "min_score=0.4"), depth="lidar", depth_option=("window_px=5",), teacher_seed=3,
+    )  # fmt: skip
+    (config,) = asked
+    assert config.semantics_options == {"device": "cpu", "min_score": "0.4"}
+    assert config.depth_options == {"window_px": "5"}
+    assert (config.semantics, config.depth, config.teacher_seed, config.confidence) == ("sam3", "lidar", 3, True)
+    with pytest.raises(ConfigError, match="'cpu' is no setting; expected name=value"):
+        cli.train_rendering("rendering-demo", tmp_path, depth_option=("cpu",))
 
 
 def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path) -> None:

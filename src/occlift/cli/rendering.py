@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
+from occlift.cli.labels import _pairs
 from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
 
 
@@ -19,10 +20,16 @@ def train_rendering(
     labels: Annotated[
         Path | None, arg(help="labels of its training split: adds the 3-D pseudo-loss against them")
     ] = None,
+    confidence: Annotated[
+        bool, arg(help="voxels count as much as their labels are sure (`occlift label --confidence`)")
+    ] = False,
     semantics: Annotated[
         str, arg(help="the teacher of class maps; files:FOLDER reads kept ones")
     ] = "oracle:foundation",
+    semantics_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
     depth: Annotated[str, arg(help="the teacher of depth maps; asked with --maps-only alone")] = "oracle:foundation",
+    depth_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
+    teacher_seed: Annotated[int, arg(help="of the oracle's errors; --seed is that of the training")] = 0,
     maps_only: Annotated[
         bool, arg(help="class and depth maps in 2-D instead of photometric consistency: what labels say, unfused")
     ] = False,
@@ -48,7 +55,8 @@ def train_rendering(
     config = replace(
         base, model=replace(model, network=replace(model.network, pretrained=loop.pretrained)),
         loss=RenderingLossConfig.of_maps() if maps_only else base.loss, pseudo=pseudo if labels else None,
-        semantics=semantics, depth=depth,
+        confidence=confidence, semantics=semantics, semantics_options=_pairs(semantics_option), depth=depth,
+        depth_options=_pairs(depth_option), teacher_seed=teacher_seed,
     )  # fmt: skip
     run = run_training(
         root, loop.folder(recipe), loop.applied(config), labels=labels, resume=loop.resume, max_steps=loop.max_steps

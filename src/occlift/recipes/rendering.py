@@ -40,6 +40,8 @@ class RenderingTrainConfig:
     Attributes:
         loss: in 2-D.
         pseudo: in 3-D, against labels; None: none are read.
+        confidence: voxels count in the pseudo-loss's cross-entropy as much as their labels are sure (`occlift label
+            --confidence`).
         semantics: the teacher of the class maps.
         semantics_options: its settings.
         depth: the teacher of depth maps, asked only where `loss.depth` is positive.
@@ -57,6 +59,7 @@ class RenderingTrainConfig:
     model: RenderingConfig = field(default_factory=RenderingConfig.demo)
     loss: RenderingLossConfig = field(default_factory=RenderingLossConfig)
     pseudo: OccupancyLossConfig | None = None
+    confidence: bool = False
     semantics: str = "oracle:foundation"
     semantics_options: Mapping[str, str] = field(default_factory=dict)
     depth: str = "oracle:foundation"
@@ -89,7 +92,10 @@ class RenderingTrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "model": self.model.to_dict()}
+        plain = {**asdict(self), "model": self.model.to_dict()}
+        if not self.confidence:
+            del plain["confidence"]  # runs from before there was this choice stay the same runs, and can be resumed
+        return plain
 
 
 def train_rendering(
@@ -111,13 +117,17 @@ def train_rendering(
         max_steps: stops after this step of the schedule; None: at its end.
 
     Raises:
-        ConfigError: labels without a pseudo-loss or the other way round; `out` holds another run.
-        DataError: data, maps or labels are missing or damaged.
+        ConfigError: labels without a pseudo-loss or the other way round; their confidence without them; `out` holds
+            another run.
+        DataError: data, maps or labels are missing or damaged, or labels do not say how sure they are though that was
+            asked for.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
     started = time.monotonic()
     if (labels is None) != (config.pseudo is None):
         raise ConfigError("the pseudo-loss needs labels, and labels are read for nothing else: give both or neither")
+    if config.confidence and labels is None:
+        raise ConfigError("confidence is that of labels, and none are given: give labels, or leave confidence out")
     check_start(config, resume, max_steps)
     data = NuScenes.open(root)
     tokens = data.split_tokens(config.split)
@@ -148,7 +158,7 @@ def _frames(data: NuScenes, config: RenderingTrainConfig, labels: Path | None) -
         data,
         OccupancyFrames(
             data, data.split_tokens(config.split), height=config.model.image_height, width=config.model.image_width,
-            labels=labels, cache_bytes=config.cache_bytes,
+            labels=labels, confidence=config.confidence, cache_bytes=config.cache_bytes,
         ),
         semantics=semantics_teacher(config.semantics, seed=seed, options=config.semantics_options),
         depth=depth,

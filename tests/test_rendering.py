@@ -324,6 +324,33 @@ def test_configs_that_cannot_work_are_refused(change: dict[str, object], message
         replace(RENDERING, **change)
 
 
+@pytest.mark.parametrize("share", [None, 2 / 3])
+def test_the_sky_and_the_entropy_pull_at_an_untrained_volume(share: float | None) -> None:
+    """Rays through a fog in which they are opaque have no gradient. Not contracted, the upper rays leave it early."""
+    shape = (200, 200, 16) if share is None else (64, 64, 12)
+    config = replace(RENDERING, network=replace(TINY, grid_shape=shape), samples=128, inner_share=share, far_m=160.0)
+    torch.manual_seed(0)
+    model = RenderingModel(config)
+    # As the untrained head gives it: features say little yet.
+    volume = model.network.head.bias.detach().view(-1, FREE + 1)[0].view(1, -1, 1, 1, 1).repeat(1, 1, *shape)
+    for name in ("sky", "entropy"):
+        volume = volume.detach().requires_grad_()
+        opacity = model.render(volume, ring(2)).opacity
+        sky = torch.full((opacity.numel(),), FREE)
+        loss = last_alpha_entropy(opacity)
+        if name == "sky":
+            loss = rendered_class_loss(torch.zeros(len(sky), FREE), opacity.flatten(), sky, torch.ones(NUM_CLASSES))
+        (gradient,) = torch.autograd.grad(loss, volume)
+        assert gradient[:, FREE].abs().sum() > 1e-3, name
+    if share is not None:
+        assert 0.3 < opacity.min() <= opacity.max() < 0.9, "no ray is opaque, none is empty"
+
+
+def test_without_contraction_the_first_fog_is_as_it_was() -> None:
+    bias = RenderingModel(RENDERING).network.head.bias.view(-1, FREE + 1)
+    assert torch.all(bias[:, FREE] == torch.tensor(math.log(1 / 0.05 - 1)))
+
+
 def test_a_config_survives_json() -> None:
     for config in (RENDERING, RenderingConfig.full(contracted=True)):
         assert RenderingConfig.from_dict(config.to_dict()) == config

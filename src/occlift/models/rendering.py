@@ -15,8 +15,14 @@ nothing below the ground is seen.
 The logits themselves are the prediction: a voxel is free where that logit is the largest. So the same volume can be
 trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer.
 
-*Contracted coordinates* (`geometry.contraction`) let the grid reach to infinity; voxels inside Occ3D's extent then take
-the `inner_share` of every axis.
+*Contracted coordinates* (`geometry.contraction`) let the grid reach to infinity; voxels inside Occ3D's extent then
+take the `inner_share` of every axis. Such a grid has no outside: every sample of every ray counts, and fog that ends
+rays after twenty samples makes all of them opaque. Once Σ p exceeds 1, the opacity has no gradient, so neither has
+what is asked of the sky; contracted volumes therefore start as a fog in which whole rays meet
+`_FIRST_OCCUPIED_OF_RAY`. The sky then clears, but slowly: on one frame of a small town, with the default losses, rays
+into the sky had a mean opacity of 0.63 untrained, 0.82 after 30 steps and 0.77 after 100; without contraction, where
+they leave the grid early, 0.17 after 45. A fog of 0.2 was gone after 15 steps, and the surfaces with it. Asking the
+sky for Σ −log(1 − p), or going on along the tangent of the logarithm where rays are opaque, cleared less.
 """
 
 from __future__ import annotations
@@ -40,6 +46,9 @@ from occlift.models.easyocc import EasyOcc, EasyOccConfig
 
 _FIRST_OCCUPIED: Final = 0.05
 """Of every sample of an untrained volume: rays end after some twenty samples."""
+
+_FIRST_OCCUPIED_OF_RAY: Final = 0.7
+"""Of all samples of a ray together in an untrained contracted volume: no ray is opaque, every term has a gradient."""
 
 _TINY: Final = 1e-6
 
@@ -193,9 +202,11 @@ class RenderingModel(nn.Module):
     def _start_as_fog(self) -> None:
         """The untrained volume is a thin fog; where rays met nothing at all, nothing would pull them back."""
         head = self.network.head
+        contracted = self.config.inner_share is not None
+        occupied = _FIRST_OCCUPIED_OF_RAY / self.config.samples if contracted else _FIRST_OCCUPIED
         with torch.no_grad():
             head.bias.zero_()
-            head.bias.view(-1, FREE + 1)[:, FREE] = math.log(1 / _FIRST_OCCUPIED - 1)
+            head.bias.view(-1, FREE + 1)[:, FREE] = math.log(1 / occupied - 1)
 
     def forward(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig

@@ -75,23 +75,25 @@ def test_class_and_depth_maps_of_one_frame_are_learned_by_heart(small_town: Path
     assert rendering.opacity[batch.class_id == 17].mean() < 0.2
 
 
-def test_the_loss_of_a_batch_is_the_mean_over_its_frames(small_town: Path) -> None:
+def test_the_loss_of_a_batch_is_the_mean_over_its_frames(small_town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not their sum, and not what a mean over the rays of all frames would be: `training_step` itself is asked."""
     frames = frames_of(small_town, rows=12, columns=22)
-    both = collate_rendering([frames[1], frames[2]])
     task = task_of(RenderingLossConfig(), frames.class_counts([1, 2]).tolist()).eval()
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(task, "log", lambda name, value: logged.update({name: float(value)}))
+    names = {"photometric", "smoothness", "semantic", "entropy", "distortion"}
+    expected = dict.fromkeys(names, 0.0)
     with torch.no_grad():
-        volumes = task.model.volume(both.frame.images, both.frame.rig)
-        parts = both.frames()
-        assert [part.tokens for part in parts] == [frames[1].tokens, frames[2].tokens]
-        for i, index in enumerate((1, 2)):
-            alone = task.losses(
-                task.model.volume(frames[index].frame.images, frames[index].frame.rig), frames[index],
-                frame_generator(0, 0, 0),
-            )  # fmt: skip
-            part = task.losses(volumes[i : i + 1], parts[i], frame_generator(0, 0, 0))
-            assert alone.keys() == part.keys() == {"photometric", "smoothness", "semantic", "entropy", "distortion"}
-            for name, term in alone.items():
-                assert torch.allclose(term, part[name], rtol=1e-4), name
+        for place, index in enumerate((1, 2)):
+            alone = frames[index]
+            volume = task.model.volume(alone.frame.images, alone.frame.rig)
+            terms = task.losses(volume, alone, frame_generator(0, 0, place))
+            assert terms.keys() == names
+            for name, term in terms.items():
+                expected[name] += float(term) / 2
+        loss = task.training_step(collate_rendering([frames[1], frames[2]]), 0)
+    assert float(loss) == pytest.approx(sum(expected.values()), rel=1e-4)
+    assert logged == pytest.approx({"loss": float(loss), **{f"loss_{n}": e for n, e in expected.items()}}, rel=1e-4)
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(small_town: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
-from occlift.cli.labels import _pairs
+from occlift.cli.labels import named_values
 from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
 
 
@@ -55,8 +55,8 @@ def train_rendering(
     config = replace(
         base, model=replace(model, network=replace(model.network, pretrained=loop.pretrained)),
         loss=RenderingLossConfig.of_maps() if maps_only else base.loss, pseudo=pseudo if labels else None,
-        confidence=confidence, semantics=semantics, semantics_options=_pairs(semantics_option), depth=depth,
-        depth_options=_pairs(depth_option), teacher_seed=teacher_seed,
+        confidence=confidence, semantics=semantics, semantics_options=named_values(semantics_option), depth=depth,
+        depth_options=named_values(depth_option), teacher_seed=teacher_seed,
     )  # fmt: skip
     run = run_training(
         root, loop.folder(recipe), loop.applied(config), labels=labels, resume=loop.resume, max_steps=loop.max_steps

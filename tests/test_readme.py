@@ -178,6 +178,7 @@ def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
 
 
 def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     for arguments in (
         ["label", "nowhere", "--out", "labels"],
         ["town", "t", "--scenes", "0"],
@@ -188,6 +189,8 @@ def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> 
         ["evaluate", "--bev", "no.ckpt"],
         ["evaluate", "--bev", "no.ckpt", "--root", "nowhere", "--corrupt", "hail"],
         ["evaluate", "--bev", "no.ckpt", "--root", "nowhere", "--part", "1/3"],
+        ["evaluate", "--predictions", ".", "--truth", ".", "--rays", "--root", "nowhere", "--device", "gpu"],
+        ["town", "file/town"],
         ["finetune", "bev-demo", "nowhere", "--labels", "1%"],
     ):
         done = _run(arguments, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,32 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(few_frames: Path, tmp_pat
         train(few_frames, gts, tmp_path / "faster", faster, resume=alone)
     with pytest.raises(ConfigError, match=r"batch_size: 1 there, 2 now"):
         train(few_frames, gts, tmp_path / "wider", replace(CONFIG, batch_size=2), resume=half.checkpoint)
+
+
+def test_labels_to_validate_with_that_are_missing_are_said_before_the_training(
+    few_frames: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"2 of 2 labels to validate with are missing"):
+        train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG, validation_labels=tmp_path / "elsewhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_says_how_the_training_goes_on(
+    few_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(task: OccupancyTask) -> None:
+        if task.global_step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(OccupancyTask, "on_after_backward", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=r"interrupted after step 3; go on with --resume .*run/last.ckpt"):
+            train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert checkpoint_parts(tmp_path / "run/last.ckpt")["global_step"] == 2
 
 
 def test_a_gradient_that_is_not_finite_stops_the_training(

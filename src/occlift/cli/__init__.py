@@ -149,9 +149,9 @@ def evaluate(
         rays=data if rays else None, device=device or "cpu", allow_missing=allow_missing,
         part=(int(number), int(parts)),
     )  # fmt: skip
+    print_evaluation(evaluation)
     if json:
         write_text(json, evaluation.to_json())
-    print_evaluation(evaluation)
 
 
 @app.command(name="merge")
@@ -234,6 +234,13 @@ def main() -> None:
     except OccliftError as error:
         print(f"occlift: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("occlift: interrupted; run the same command again to go on", file=sys.stderr)
+    except OSError as error:
+        # What a folder does not allow, or a disk; errors without a file are ours.
+        if error.filename is None:
+            raise
+        file = error.filename2 or error.filename
+        print(f"occlift: {file}: {error.strerror}; choose another place, or make this one usable", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        print(f"occlift: {interrupt or 'interrupted; run the same command again to go on'}", file=sys.stderr)
         sys.exit(130)

@@ -142,9 +142,9 @@ def evaluate_bev(
                 raise ConfigError(f"--corrupt {text}: there is no such corruption; expected {', '.join(CORRUPTIONS)}")
             wanted += [Corruption(name=known[one], strength=s) for s in ([int(strength)] if colon else STRENGTHS)]
     evaluations = run_evaluation(checkpoint, root, split=split or "val", corruptions=wanted, device=device)
+    print_bev(evaluations)
     if json:
         write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))
-    print_bev(evaluations)
 
 
 def show_targets(

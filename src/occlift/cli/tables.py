@@ -60,7 +60,10 @@ def print_bev(evaluations: Sequence[BevEvaluation]) -> None:
         what = "as they are" if corruption is None else f"{corruption.name} {corruption.strength}"
         table.add_row(what, *map(shown, evaluation.named().values()))
     console.print(table)
-    console.print("filtered: cells of objects that the images show to less than 40 % are left out; greater than 0.5.")
+    console.print(
+        "filtered: cells of objects that the images show to less than 40 % are left out. Predicted: more probable than "
+        "0.5."
+    )
 
 
 def print_audit(audit: Audit) -> None:

@@ -28,14 +28,15 @@ def labelled_tokens(data: NuScenes, split: str, share: float, seed: int) -> tupl
         seed: of the choice, not negative; the same seed gives the same key frames.
 
     Raises:
-        ConfigError: the share is none of `LABEL_SHARES`, or there is no split of this name.
+        ConfigError: the share is none of `LABEL_SHARES`, the seed is negative, or there is no split of this name.
         DataError: the split holds no key frame.
     """
     if share not in LABEL_SHARES:
         raise ConfigError(
             f"the share of the labels is {share}; expected {', '.join(f'{100 * s:g} %' for s in LABEL_SHARES)}"
         )
-    assert seed >= 0, seed
+    if seed < 0:
+        raise ConfigError(f"the seed of the choice of labels is {seed}; expected 0 or more")
     scenes, tokens = data.split(split), data.split_tokens(split)
     order = np.random.default_rng((seed, 0)).permutation(len(scenes))
     chosen = tokens

@@ -54,7 +54,7 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path}: an array in it claims to be larger than the memory; the file is damaged") from error
     except _BROKEN as error:
         raise DataError(
-            f"{path}: not a readable .npz archive ({error}); the file is damaged, write it again"
+            f"{path}: not a readable .npz archive ({error}); the file is damaged; delete it and make it again"
         ) from error
 
 

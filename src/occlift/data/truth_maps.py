@@ -45,7 +45,10 @@ def read_truth_maps(path: Path) -> TruthMaps:
             positive.
     """
     if not path.exists():
-        raise DataError(f"{path}: no truth maps beside the image; make the town with --maps")
+        raise DataError(
+            f"{path}: no truth maps beside the image; make the town with --maps, or, where "
+            "images are real, choose other teachers than the oracle (`occlift teachers`)"
+        )
     arrays = read_npz(path, ("semantics", "depth_m", "instance"))
     maps = TruthMaps(semantics=arrays["semantics"], depth_m=arrays["depth_m"], instance=arrays["instance"])
     _check(path, maps)

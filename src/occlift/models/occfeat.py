@@ -47,7 +47,7 @@ class OccFeatHeadConfig:
     classes: bool = False
 
     def __post_init__(self) -> None:
-        if any(count % self.horizontal_stride for count in BEV_GRID.shape) or self.horizontal_stride < 1:
+        if self.horizontal_stride < 1 or any(count % self.horizontal_stride for count in BEV_GRID.shape):
             raise ConfigError(f"horizontal stride {self.horizontal_stride} does not divide the map {BEV_GRID.shape}")
         if self.heights < 1 or self.upper_m <= self.lower_m or min(self.channels, self.blocks) < 1:
             raise ConfigError(f"expected voxels, channels and blocks, and a top above the bottom: {self}")

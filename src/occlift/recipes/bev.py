@@ -29,6 +29,7 @@ from occlift.recipes.run_folder import claim_run_folder
 from occlift.recipes.training import TrainRun, check_start, default_device, fit, prepare_network
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
+from occlift.teachers.torch_model import torch_device
 
 if TYPE_CHECKING:
     from occlift.data.bev_frames import BevFrames
@@ -300,7 +301,7 @@ def evaluate_bev(
     config = network.config
     data = NuScenes.open(root)
     tokens = data.split_tokens(split)
-    target = torch.device(device or default_device())
+    target = torch_device(device or default_device())
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     found = []

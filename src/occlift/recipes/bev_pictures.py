@@ -15,6 +15,7 @@ from occlift.classes import FREE, UNKNOWN
 from occlift.data.nuscenes import NuScenes
 from occlift.data.rigs import rig_of
 from occlift.data.volume_targets import OCCUPIED, OPEN, Untouched
+from occlift.errors import ConfigError
 from occlift.geometry.grids import BEV_GRID, VoxelGrid
 from occlift.metrics.bev import THRESHOLD
 from occlift.models.occfeat import OccFeatHeadConfig
@@ -63,6 +64,10 @@ class Targets:
     teacher: str | None = None
     teacher_options: Mapping[str, str] = field(default_factory=dict)
     grid: VoxelGrid = field(default_factory=lambda: OccFeatHeadConfig().grid)
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1:
+            raise ConfigError(f"at least the key frame's own sweep is needed, got {self.sweeps} sweeps")
 
 
 def show_targets(root: Path, token: str, out: Path, targets: Targets) -> TargetPictures:

@@ -27,6 +27,7 @@ from occlift.recipes.run_folder import claim_run_folder, peak_memory_bytes
 from occlift.recipes.training import TrainRun, check_start, default_device, fit, prepare_network
 from occlift.tasks.optimizer import OptimizerConfig
 from occlift.tasks.precision import Precision, lightning_precision
+from occlift.teachers.torch_model import torch_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,8 @@ def train(
     started = time.monotonic()
     check_start(config, resume, max_steps)
     data = NuScenes.open(root)
+    if validation_labels is not None:
+        _check_all_there(validation_labels, data, _validation_tokens(data, config))
     counts = class_counts(data, labels, data.split_tokens(config.split), unknown=config.loss.unknown)
     claim_run_folder(out, config.to_dict(), labels, resume=resume)
     arguments: dict[str, Any] = {
@@ -164,11 +167,9 @@ def _train_here(
     )  # fmt: skip
     validation = None
     if validation_labels is not None:
-        every = data.split_tokens(config.validation_split)
-        chosen = np.linspace(0, len(every) - 1, min(config.validation_frames, len(every))).round().astype(int)
         validation = OccupancyFrames(
             data,
-            [every[i] for i in chosen],
+            _validation_tokens(data, config),
             **size,
             labels=validation_labels,
             blind=config.blind,
@@ -208,6 +209,23 @@ def _train_here(
         validation_every=None if validation is None else config.validation_every,
         ema_decay=config.ema_decay,
     )
+
+
+def _validation_tokens(data: NuScenes, config: TrainConfig) -> list[str]:
+    """Evenly spaced over the split."""
+    every = data.split_tokens(config.validation_split)
+    chosen = np.linspace(0, len(every) - 1, min(config.validation_frames, len(every))).round().astype(int)
+    return [every[i] for i in chosen]
+
+
+def _check_all_there(labels: Path, data: NuScenes, tokens: Sequence[str]) -> None:
+    """The first validation may be hours away: what it lacks is said before."""
+    missing = [path for path in label_paths(labels, data, tokens) if not path.exists()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: no such file ({len(missing)} of {len(tokens)} labels to validate with are missing); give "
+            "the folder with the labels of the validation split, gts/<scene>/<token>/labels.npz"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +295,7 @@ def predict(
         width=network.config.image_width,
         blind=blind,
     )
-    target = torch.device(device or default_device())
+    target = torch_device(device or default_device())
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     model_seconds = 0.0

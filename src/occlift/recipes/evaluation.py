@@ -23,6 +23,7 @@ from occlift.errors import ConfigError, DataError
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
 from occlift.metrics.rays import RAY_HISTOGRAM_SHAPE, RayCounts, ray_histogram, ray_origins
 from occlift.progress import track
+from occlift.teachers.torch_model import torch_device
 
 FORMAT: Final = "occlift evaluation"
 
@@ -155,13 +156,15 @@ def evaluate(
         part: (i, n), score the i-th of n parts of the samples, i from 1; see `merge`.
 
     Raises:
-        ConfigError: `part` is none.
+        ConfigError: `part` is none, or there is no such device.
         DataError: a token is missing on one side (all such are counted, the first are listed), a file is damaged, or
             a prediction holds a value that is no class.
     """
     for folder in (predictions, truth):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
+    if rays is not None:
+        torch_device(device)  # refused now, not after the first samples
     number, parts = part
     if not 1 <= number <= parts:
         raise ConfigError(f"part {number}/{parts}: expected i/n with i from 1 to n")

@@ -85,6 +85,10 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -
     if not isinstance(model, EasyOcc):
         raise ConfigError(f"{checkpoint}: expected an EasyOcc; a rendering model is a baseline and is not exported")
     serialized = to_onnx(model, opset=opset, cameras=cameras)
+    if (written := _opset(serialized)) != opset:
+        raise ConfigError(
+            f"the exporter answered with opset {written} instead of {opset}; ask for an opset that it knows"
+        )
     batches = (1, 2)
     max_difference = max(
         _difference(model, serialized, random_inputs(model.config, batch=batch, cameras=cameras, seed=batch))
@@ -105,6 +109,13 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -
         max_difference=max_difference,
         checked_frames=sum(batches),
     )
+
+
+def _opset(serialized: bytes) -> int:
+    import onnx
+
+    (version,) = [entry.version for entry in onnx.load_from_string(serialized).opset_import if entry.domain == ""]
+    return int(version)
 
 
 def to_onnx(model: EasyOcc, *, opset: int, cameras: int) -> bytes:

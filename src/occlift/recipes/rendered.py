@@ -36,6 +36,7 @@ from occlift.progress import track
 from occlift.recipes.training import default_device
 from occlift.tasks.precision import Precision, lightning_precision
 from occlift.teachers.registry import semantics_teacher
+from occlift.teachers.torch_model import torch_device
 
 if TYPE_CHECKING:
     from occlift.models.rendering import RenderingConfig
@@ -123,7 +124,7 @@ def evaluate_rendering(
     constant_m = _median_depth_m(data, training)
     frequent = _most_frequent(_frames(data, training, model.config, train_semantics))
     frames = _frames(data, data.split_tokens(split) if tokens is None else tokens, model.config, semantics)
-    target = torch.device(device or default_device())
+    target = torch_device(device or default_device())
     model.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     depths: list[tuple[DepthSums, DepthSums, DepthSums]] = []

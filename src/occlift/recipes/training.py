@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 Trainable = Union["EasyOcc", "BevNetwork"]
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a training; the text says how it goes on."""
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        goes_on = f"go on with --resume {checkpoint}" if checkpoint.exists() else "no checkpoint was due yet"
+        super().__init__(f"interrupted after step {step}; {goes_on}")
+
+
 class LoopSettings(Protocol):
     """What the configuration of every training says about the loop that it runs in."""
 
@@ -125,6 +133,7 @@ def fit(
         ConfigError: the checkpoint is of a run with another configuration; there are fewer key frames to validate with
             than processes.
         TrainingDiverged: a term of the loss is not finite, or the gradient; the text names step and term.
+        TrainingInterrupted: by Ctrl-C.
     """
     from occlift.tasks.loaders import ValidatedTrainingData
 
@@ -152,7 +161,11 @@ def fit(
             devices=settings.devices,
             ema_decay=ema_decay,
         )
-        trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
+        try:
+            trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
+        except SystemExit as end:
+            # Lightning's answer to Ctrl-C, which it keeps to itself.
+            raise TrainingInterrupted(trainer.global_step, checkpoint) from end
         trainer.save_checkpoint(checkpoint)
     return TrainRun(
         checkpoint=checkpoint,

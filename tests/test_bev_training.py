@@ -21,6 +21,7 @@ from occlift.errors import ConfigError, DataError
 from occlift.losses.bev import BevLossConfig
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.models.bev_network import BevNetworkConfig
+from occlift.progress import shown_progress
 from occlift.recipes.bev import FinetuneConfig, evaluate_bev, finetune
 from occlift.recipes.easyocc import predict
 from occlift.recipes.occfeat import PretrainConfig, pretrain
@@ -136,10 +137,15 @@ def test_the_schedules_of_the_papers_are_for_16_key_frames_a_step() -> None:
     assert (PretrainConfig.paper().batch_size, FinetuneConfig.paper().batch_size) == (16, 16)
 
 
-def test_fine_tuning_begins_with_the_pretrained_weights(small_town: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_fine_tuning_begins_with_the_pretrained_weights(
+    small_town: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     still = replace(FINETUNE, optimizer=OptimizerConfig(steps=1, learning_rate=1e-12, weight_decay=0.0))
-    finished = finetune(small_town, tmp_path / "run", still, pretrained=pretrained)
+    with shown_progress():
+        finished = finetune(small_town, tmp_path / "run", still, pretrained=pretrained)
     assert finished.loaded is not None
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.index(finished.loaded.summary()) < said.index("fine-tune:"), "before the training"
     assert finished.loaded.reshaped == ()
     assert {name.split(".")[0] for name in finished.loaded.missing} == {"heads"}
     account = json.loads((tmp_path / "run/labelled.json").read_text(encoding="utf-8"))

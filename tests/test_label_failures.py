@@ -25,7 +25,7 @@ from occlift.data.npz import write_npz
 from occlift.data.nuscenes import NuScenes
 from occlift.data.occ3d import label_path
 from occlift.data.truth_maps import read_truth_maps, truth_maps_path, write_truth_maps
-from occlift.errors import OccliftError
+from occlift.errors import ConfigError, OccliftError
 from occlift.labels.generate import generate_labels
 from occlift.labels.manifest import read_manifest
 
@@ -207,6 +207,14 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
     room = 100
     assert generate_labels(data, tmp_path / "labels", QUICK, scenes=[SCENE]).done == 2
     assert contents(tmp_path / "labels") == whole
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(root: Path) -> None:
+    data = NuScenes.open(root)
+    before = contents(root).keys()
+    with pytest.raises(ConfigError, match=r"town: holds something else \(gts, maps, samples, \.\.\.\) and no labels"):
+        generate_labels(data, root, QUICK)
+    assert contents(root).keys() == before
 
 
 @pytest.fixture

@@ -46,6 +46,13 @@ def is_shown() -> bool:
     return _display.get() is not None
 
 
+def note(text: str) -> None:
+    """Says something at once, beside the bars, where a display is open."""
+    progress = _display.get()
+    if progress is not None:
+        progress.console.print(text, highlight=False)
+
+
 def track(items: Iterable[Item], description: str, *, total: int | None = None) -> Iterator[Item]:
     """Yields `items`, and shows how far it is and how long it will take where a display is open."""
     progress = _display.get()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.labels import named_values
-from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, is_first_process, print_run
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
 
 Share = Literal["1%", "10%", "100%"]
 Architecture = Literal["simple_bev", "bevformer", "lift_splat"]
@@ -109,8 +109,6 @@ def finetune(
         root, loop.folder(recipe), loop.applied(config), pretrained=pretrained_checkpoint, resume=loop.resume,
         max_steps=loop.max_steps,
     )  # fmt: skip
-    if finished.loaded is not None and is_first_process():
-        print(finished.loaded.summary())
     print_run(finished.run)
 
 

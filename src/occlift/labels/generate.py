@@ -24,7 +24,7 @@ from occlift.labels.engine import Engine, LabelJob, LabelTask, disk_full_said, i
 from occlift.labels.folder_lock import sole_run
 from occlift.labels.keep_maps import MapFolder
 from occlift.labels.local_engine import local_engine
-from occlift.labels.manifest import Manifest, append_timings, open_manifest
+from occlift.labels.manifest import Manifest, append_timings, check_for_labels, open_manifest
 from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, Outcome
 from occlift.progress import track
 from occlift.teachers.registry import depth_teacher, semantics_teacher
@@ -77,12 +77,13 @@ def generate_labels(
 
     Raises:
         ConfigError: a setting is out of range or names no teacher, a scene does not exist, or `out` holds labels of
-            another configuration.
+            another configuration or something else.
         DataError: the manifest in `out` is damaged, or a table of the data set is.
         AnotherRun: another run is writing into `out` or `keep_maps`.
         OccliftError: the disk is full, or workers die again and again.
     """
     config.check()
+    check_for_labels(out)
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more")
     scenes = data.scenes if scenes is None else tuple(dict.fromkeys(scenes))

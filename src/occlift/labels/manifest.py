@@ -93,6 +93,23 @@ def open_manifest(folder: Path, config: Mapping[str, Any]) -> Manifest:
     return wanted
 
 
+def check_for_labels(folder: Path) -> None:
+    """Sees to it that a folder is one of labels, or may become one.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    if not folder.is_dir() or (folder / MANIFEST_NAME).exists():
+        return
+    # What is hidden may be what a run left that was killed before its first word.
+    if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
+        named = ", ".join([*others[:3], *(["..."] if len(others) > 3 else [])])
+        raise ConfigError(
+            f"{folder}: holds something else ({named}) and no labels made by `occlift label` (no {MANIFEST_NAME}); "
+            "choose another folder"
+        )
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder of labels.
 

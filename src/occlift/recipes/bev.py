@@ -23,7 +23,7 @@ from occlift.errors import ConfigError
 from occlift.losses.bev import BevLossConfig
 from occlift.metrics.bev import BevCounts
 from occlift.models.bev_network import Architecture, BevNetworkConfig
-from occlift.progress import track
+from occlift.progress import note, track
 from occlift.recipes.processes import run_in_processes, started_by_others
 from occlift.recipes.run_folder import claim_run_folder
 from occlift.recipes.training import TrainRun, check_start, default_device, fit, prepare_network
@@ -212,6 +212,9 @@ def _finetune_here(
         blind=config.blind,
     )
     loaded = None if pretrained is None else load_by_name(task.model, pretrained)
+    if loaded is not None:
+        # Before the first step: what did not fit may be a reason not to train.
+        note(loaded.summary())
     prepare_network(task.model, devices=config.devices)
     _write_account(out, config, tokens, loaded)
     order: dict[str, Any] = {

@@ -137,6 +137,9 @@ def test_nothing_is_written_that_was_not_checked(tmp_path: Path, monkeypatch: py
         export_command(tmp_path / "none.ckpt", tmp_path / "x.onnx")
     with pytest.raises(ConfigError, match="opset 17"):
         export(checkpoint, tmp_path / "x.onnx", opset=17)
+    with pytest.raises(ConfigError, match=r"answered with opset \d+ instead of 99"):
+        export(checkpoint, tmp_path / "x.onnx", opset=99)
+    assert not (tmp_path / "x.onnx").exists()
     with pytest.raises(ConfigError, match="camera"):
         export(checkpoint, tmp_path / "x.onnx", cameras=0)
     correct: Callable[..., bytes] = to_onnx

@@ -199,8 +199,9 @@ class RenderingModel(nn.Module):
     def _start_as_fog(self) -> None:
         """The untrained volume is a thin fog; where rays met nothing at all, nothing would pull them back."""
         head = self.network.head
-        contracted = self.config.inner_share is not None
-        occupied = _FIRST_OCCUPIED_OF_RAY / self.config.samples if contracted else _FIRST_OCCUPIED
+        occupied = _FIRST_OCCUPIED
+        if self.config.inner_share is not None:
+            occupied = _FIRST_OCCUPIED_OF_RAY / self.config.samples
         with torch.no_grad():
             head.bias.zero_()
             head.bias.view(-1, FREE + 1)[:, FREE] = math.log(1 / occupied - 1)

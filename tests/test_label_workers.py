@@ -191,6 +191,7 @@ def test_a_worker_that_fails_in_a_way_nobody_foresaw(
     data = NuScenes.open(small_town)
     scene, other = data.scenes
     token = data.key_frame_tokens(scene)[2]
+    generate_labels(data, tmp_path, QUICK, scenes=[])  # or the folder would hold something else
     in_the_way = tmp_path / scene / token / "incomplete.json"
     (in_the_way / "full").mkdir(parents=True)
     with pytest.raises(OccliftError, match=rf"{scene} died 2 times in a row \(it ended with status 1; what it said"):

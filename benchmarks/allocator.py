@@ -18,8 +18,8 @@ import torch
 from easyocc_cost import EasyOccCandidate, in_process, peak_resident_bytes
 from torch import nn
 
-from occlift.allocator import keep_freed_memory
-from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
+from occlift.runtime.allocator import keep_freed_memory
+from occlift.training.optimizer import OptimizerConfig, adamw_one_cycle
 
 WARM_UP_STEPS = 3
 

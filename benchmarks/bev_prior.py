@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from occlift.data.bev_truth import vehicle_truth
-from occlift.data.nuscenes import NuScenes
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import BEV_GRID
 from occlift.metrics.bev import bev_counts
+from occlift.training.bev_truth import vehicle_truth
 
 SMOOTHING_M = (0.0, 0.5, 1.0, 2.0, 4.0)
 THRESHOLDS = tuple(np.geomspace(0.01, 0.5, 24))

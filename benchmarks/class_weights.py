@@ -12,10 +12,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from occlift.data.nuscenes import NuScenes
-from occlift.recipes.easyocc import TrainConfig, predict, train
-from occlift.recipes.evaluation import evaluate
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.evaluation.occupancy import evaluate
 from occlift.town.scene_writer import GTS
+from occlift.training.occupancy import TrainConfig, predict, train
 
 
 def variants(steps: int) -> dict[str, TrainConfig]:

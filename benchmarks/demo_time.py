@@ -34,15 +34,15 @@ import occlift.labels.scene
 import occlift.labels.vote
 import occlift.losses.occupancy
 import occlift.models.easyocc
-import occlift.recipes.training
 import occlift.town.layout
 import occlift.town.scene_writer
-from occlift.data.nuscenes import NuScenes
+import occlift.training.loop
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.demo import DemoConfig
 from occlift.labels.generate import generate_labels
-from occlift.recipes.demo import DemoConfig
-from occlift.recipes.easyocc import TrainConfig, train
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS, SceneWriter, finished_mark
+from occlift.training.occupancy import TrainConfig, train
 
 WARM_UP_STEPS = 4
 
@@ -229,7 +229,7 @@ def training_parts(root: Path, config: TrainConfig, steps: int, threads: int) ->
     """(seconds of one step by part, seconds of one validation)."""
     parts = Parts()
     callback = StepParts(parts, threads)
-    make_trainer = occlift.recipes.training.make_trainer
+    make_trainer = occlift.training.loop.make_trainer
 
     def with_callback(*args: Any, **kwargs: Any) -> lightning.Trainer:
         trainer = make_trainer(*args, **kwargs)
@@ -244,7 +244,7 @@ def training_parts(root: Path, config: TrainConfig, steps: int, threads: int) ->
     clip = parts.between(torch.nn.utils.clip_grad_norm_, "the rest", "clipping")
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.object(occlift.recipes.training, "make_trainer", with_callback),
+        patch.object(occlift.training.loop, "make_trainer", with_callback),
         patch.object(model, "lift", callback.lifted(model.lift)),
         patch.object(model, "visible_pairs", pairs),
         patch.object(loss, "lovasz_softmax", lovasz),
@@ -264,7 +264,7 @@ def training_parts(root: Path, config: TrainConfig, steps: int, threads: int) ->
 def first_frame_s(cache: str) -> float:
     """Seconds that a fresh process takes for a town of one key frame, with kernels cached in this folder."""
     code = (
-        "import sys, time; from pathlib import Path; from occlift.recipes.demo import DemoConfig; "
+        "import sys, time; from pathlib import Path; from occlift.demo import DemoConfig; "
         "from occlift.town.write import write_town; from dataclasses import replace; began = time.perf_counter(); "
         "write_town(Path(sys.argv[1]), replace(DemoConfig.standard().town, scenes=1, frames=1), workers=1); "
         "print(time.perf_counter() - began)"

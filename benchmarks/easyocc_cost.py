@@ -41,19 +41,19 @@ from lift_memory import surround_rig
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from occlift.classes import DRIVEABLE_SURFACE, FREE, NUM_CLASSES, UNKNOWN
-from occlift.data.batches import FrameBatch
 from occlift.geometry.grids import OCC3D_GRID
+from occlift.label_space import DRIVEABLE_SURFACE, FREE, NUM_CLASSES, UNKNOWN
 from occlift.losses.occupancy import class_weights, drawn_occupancy_loss
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.lift import visible_pairs
 from occlift.models.rendering import RenderingConfig
-from occlift.recipes.easyocc import TrainConfig
-from occlift.recipes.training import prepare_network
-from occlift.tasks.optimizer import OptimizerConfig, adamw_one_cycle
-from occlift.tasks.precision import lightning_precision
-from occlift.tasks.rendering import RenderingLossConfig, RenderingTask
-from occlift.tasks.rendering_frames import RenderingBatch
+from occlift.runtime.precision import lightning_precision
+from occlift.training.frames import FrameBatch
+from occlift.training.loop import prepare_network
+from occlift.training.occupancy import TrainConfig
+from occlift.training.optimizer import OptimizerConfig, adamw_one_cycle
+from occlift.training.rendering_frames import RenderingBatch
+from occlift.training.rendering_task import RenderingLossConfig, RenderingTask
 
 STAGES = ("encoder", "lift", "volume", "head")
 

@@ -20,13 +20,13 @@ from typing import TypeVar
 import numba
 import numpy as np
 
-from occlift.classes import FREE, UNKNOWN
-from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_path, read_label, write_label
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse
+from occlift.label_space import FREE, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig, decide
+from occlift.labels.files import label_path, read_label, write_label
 from occlift.labels.fuse import EVERYTHING, WITHOUT_MOVING
 from occlift.labels.view import View, view_of
 from occlift.labels.visibility import label_of

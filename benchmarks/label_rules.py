@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from occlift.classes import CLASS_NAMES, DYNAMIC_CLASSES, FREE, NUM_CLASSES, UNKNOWN
-from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_path, read_label
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.label_space import CLASS_NAMES, DYNAMIC_CLASSES, FREE, NUM_CLASSES, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import THIN_CLASSES, DecisionConfig, decide
+from occlift.labels.files import label_path, read_label
 from occlift.labels.scene import SceneLabeller
 from occlift.metrics.occupancy import OccupancyCounts, histograms
-from occlift.progress import shown_progress, track
+from occlift.runtime.progress import shown_progress, track
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.town.scene_writer import GTS
 

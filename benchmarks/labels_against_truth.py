@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from occlift.classes import DYNAMIC_CLASSES, FREE, UNKNOWN
-from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_path, read_label
-from occlift.labels.audit import agreement
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.evaluation.audit_measures import agreement
+from occlift.label_space import DYNAMIC_CLASSES, FREE, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
+from occlift.labels.files import label_path, read_label
 from occlift.labels.fuse import Moving
 from occlift.labels.generate import generate_labels
 from occlift.town.config import TownConfig

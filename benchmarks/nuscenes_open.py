@@ -41,7 +41,7 @@ OURS = """
 import json, sys, time
 from pathlib import Path
 started = time.perf_counter()
-from occlift.data.nuscenes import NuScenes
+from occlift.datasets.nuscenes.dataset import NuScenes
 data = NuScenes.open(Path(sys.argv[1]))
 opened = time.perf_counter()
 tokens = [token for scene in data.scenes for token in data.key_frame_tokens(scene)]
@@ -101,7 +101,7 @@ class Tables:
     def __init__(self, scale: float) -> None:
         self.num_scenes = max(1, round(SCENES * scale))
         self.num_samples = max(self.num_scenes, round(SAMPLES * scale))
-        from occlift.data.splits import official_scenes
+        from occlift.datasets.nuscenes.splits import official_scenes
 
         self.names = sorted(official_scenes("train") | official_scenes("val"))
 
@@ -321,7 +321,7 @@ def main() -> None:
         sys.stderr.write(f"tables written in {time.perf_counter() - started:.0f} s\n")
         marker.write_text(json.dumps({"scale": arguments.scale, "rows": rows}))
 
-    from occlift.data.index_cache import cache_paths
+    from occlift.datasets.nuscenes.index_cache import cache_paths
 
     for path in cache_paths(root / VERSION):
         path.unlink(missing_ok=True)

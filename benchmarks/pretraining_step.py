@@ -21,9 +21,9 @@ from statistics import median
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
-from occlift.recipes.occfeat import PretrainConfig, pretrain
-from occlift.recipes.run_folder import peak_memory_bytes
-from occlift.tasks.callbacks import read_scalars
+from occlift.training.callbacks import read_scalars
+from occlift.training.occfeat import PretrainConfig, pretrain
+from occlift.training.run_folder import peak_memory_bytes
 
 
 def main() -> None:

@@ -13,10 +13,10 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from occlift.classes import CLASS_NAMES, DRIVEABLE_SURFACE, FREE
-from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_paths, prediction_path, read_label, write_prediction
-from occlift.recipes.evaluation import evaluate
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.evaluation.occupancy import evaluate
+from occlift.label_space import CLASS_NAMES, DRIVEABLE_SURFACE, FREE
+from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
 from occlift.town.scene_writer import GTS
 
 

@@ -24,14 +24,14 @@ import numba
 import numpy as np
 import torch
 
-from occlift.classes import FREE, NUM_CLASSES
-from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_paths, prediction_path, read_label, write_prediction
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.evaluation.occupancy import evaluate
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.raycast import first_hit
+from occlift.label_space import FREE, NUM_CLASSES
+from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
 from occlift.metrics.occupancy import histogram, histograms
 from occlift.metrics.rays import ray_directions, ray_histogram, ray_origins
-from occlift.recipes.evaluation import evaluate
 from occlift.town.scene_writer import GTS
 
 NUSCENES_VAL = 6019

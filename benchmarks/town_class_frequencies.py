@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from occlift.classes import CLASS_NAMES, FREE
-from occlift.data.occ3d import read_label
+from occlift.label_space import CLASS_NAMES, FREE
+from occlift.labels.files import read_label
 from occlift.town.scene_writer import GTS
 
 NUSCENES_VOXELS = {

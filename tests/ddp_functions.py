@@ -30,7 +30,7 @@ def normalise_and_diverge(seed: int) -> None:
     from torch import distributed, nn
 
     from occlift.models.synchronised_norm import SynchronisedBatchNorm, synchronise_batch_norms
-    from occlift.tasks.mean_loss import logged_mean
+    from occlift.training.mean_loss import logged_mean
 
     distributed.init_process_group("gloo", rank=rank(), world_size=2)
     try:

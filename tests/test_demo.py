@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from occlift.demo import DemoConfig, run_demo
 from occlift.errors import ConfigError
-from occlift.recipes.demo import DemoConfig, run_demo
 
 
 def test_the_demo_runs_reuses_what_is_there_and_refuses_to_mix(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The exact bytes of towns, labels, predictions and evaluations, so that a change of structure cannot change a result.
 
-Everything up to the labels is integer work or sums in a stated order. The prediction is the argmax of a network in float32
-and may differ between versions of torch and between processors; the test skips where torch or Pillow are not the pinned ones.
+Everything up to the labels is integer work or sums in a stated order. The prediction is the argmax of a network in
+float32 and may differ between versions of torch and between processors; the tests skip where torch or Pillow are not
+the pinned ones.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import numpy as np
 import PIL
 import pytest
 import torch
-
 from networks import tiny_easyocc
-from occlift.data.nuscenes import NuScenes
+
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.evaluation.occupancy import evaluate
 from occlift.labels.config import LabelConfig
 from occlift.labels.generate import generate_labels
-from occlift.recipes.easyocc import predict
-from occlift.recipes.evaluation import evaluate
+from occlift.training.occupancy import predict
 
 pytestmark = pytest.mark.skipif(
     not torch.__version__.startswith("2.13.") or PIL.__version__ != "13.0.0" or platform.machine() != "x86_64",

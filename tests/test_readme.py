@@ -14,15 +14,15 @@ import pytest
 
 from occlift import cli
 from occlift.cli.loop import LOOP_DEFAULTS
-from occlift.data.nuscenes import NuScenes
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
-from occlift.recipes.bev import FinetuneConfig
-from occlift.recipes.easyocc import TrainConfig
-from occlift.recipes.occfeat import PretrainConfig
-from occlift.recipes.rendering import RenderingTrainConfig
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
+from occlift.training.bev import FinetuneConfig
+from occlift.training.occfeat import PretrainConfig
+from occlift.training.occupancy import TrainConfig
+from occlift.training.rendering import RenderingTrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from occlift.data.key_frame import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
-from occlift.data.nuscenes import NuScenes
-from occlift.data.splits import OFFICIAL_SPLITS, official_scenes
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.datasets.nuscenes.splits import OFFICIAL_SPLITS, official_scenes
+from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 
 
 def camera_record(root: Path, camera: CameraImage) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def demo(
 ) -> None:
     """Everything once: a town, labels, training, baselines, scores, a report. No GPU, no downloads."""
     from occlift.cli.tables import print_demo
-    from occlift.recipes.demo import DemoConfig, run_demo
+    from occlift.demo import DemoConfig, run_demo
 
     config = DemoConfig.standard() if size == "standard" else DemoConfig.smoke()
     print_demo(run_demo(out, config, command=_command()))
@@ -124,9 +124,9 @@ def evaluate(
 ) -> None:
     """Score predictions: IoU, every mIoU by name, RayIoU; or a bird's-eye-view network."""
     from occlift.cli.tables import print_evaluation
-    from occlift.data.nuscenes import NuScenes
+    from occlift.datasets.nuscenes.dataset import NuScenes
     from occlift.errors import ConfigError
-    from occlift.recipes.evaluation import evaluate as run_evaluation
+    from occlift.evaluation.occupancy import evaluate as run_evaluation
 
     if bev is not None:
         if root is None or predictions or truth:
@@ -161,8 +161,8 @@ def merge(
 ) -> None:
     """Add up evaluations of parts of a split; equal to scoring it whole, to the last bit."""
     from occlift.cli.tables import print_evaluation
-    from occlift.recipes.evaluation import merge as run_merge
-    from occlift.recipes.evaluation import read_evaluation
+    from occlift.evaluation.occupancy import merge as run_merge
+    from occlift.evaluation.occupancy import read_evaluation
 
     evaluation = run_merge([read_evaluation(path) for path in parts])
     write_text(json, evaluation.to_json())
@@ -187,7 +187,7 @@ def compare(
 ) -> None:
     """Compare runs: every score beside the others', the best marked."""
     from occlift.cli.tables import print_comparison
-    from occlift.recipes.compare import compare as run_comparison
+    from occlift.evaluation.compare import compare as run_comparison
 
     comparison = run_comparison(runs, names)
     tables = [comparison.table(masks=mask, absent=absent), *([comparison.class_table(per_class)] if per_class else [])]
@@ -208,7 +208,7 @@ def show(
     labels: Annotated[Path | None, arg(help="occupancy to draw, in Occ3D's layout; without it the lidar's")] = None,
 ) -> None:
     """Draw one key frame: lidar and occupancy on the images, and from above."""
-    from occlift.recipes.show import show as run_show
+    from occlift.viz.show import show as run_show
 
     run = run_show(root, token, out, labels=labels)
     for path in run.paths:
@@ -226,7 +226,7 @@ def _command() -> str:
 
 def main() -> None:
     """The entry point: errors that a user can mend are printed as a sentence, all others as a stack trace."""
-    from occlift.progress import shown_progress
+    from occlift.runtime.progress import shown_progress
 
     try:
         with shown_progress() if is_first_process() else contextlib.nullcontext():

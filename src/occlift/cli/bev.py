@@ -46,8 +46,8 @@ def pretrain(
     """Pretrain a bird's-eye-view network by occupancy and features (OccFeat), with lidar or without."""
     from dataclasses import replace
 
-    from occlift.recipes.occfeat import PretrainConfig
-    from occlift.recipes.occfeat import pretrain as run_pretraining
+    from occlift.training.occfeat import PretrainConfig
+    from occlift.training.occfeat import pretrain as run_pretraining
 
     base = PretrainConfig.demo(network) if recipe == "occfeat-demo" else PretrainConfig.paper(network)
     factor = base.loss.features if feature_factor is None else feature_factor
@@ -90,8 +90,8 @@ def finetune(
     """Train a bird's-eye-view network on all labels or a few, from pretrained weights or not."""
     from dataclasses import replace
 
-    from occlift.recipes.bev import FinetuneConfig
-    from occlift.recipes.bev import finetune as run_finetuning
+    from occlift.training.bev import FinetuneConfig
+    from occlift.training.bev import finetune as run_finetuning
 
     base = FinetuneConfig.demo(network) if recipe == "bev-demo" else FinetuneConfig.paper(network)
     config = replace(
@@ -124,9 +124,9 @@ def evaluate_bev(
 
     from occlift.cli.files import write_text
     from occlift.cli.tables import print_bev
-    from occlift.data.corrupt import CORRUPTIONS, STRENGTHS, Corruption, CorruptionName
     from occlift.errors import ConfigError
-    from occlift.recipes.bev import evaluate_bev as run_evaluation
+    from occlift.training.bev import evaluate_bev as run_evaluation
+    from occlift.training.corrupt import CORRUPTIONS, STRENGTHS, Corruption, CorruptionName
 
     wanted: list[Corruption | None] = [None]
     for text in corrupt:
@@ -158,8 +158,8 @@ def show_targets(
     """Draw what a pretraining would be asked to predict of one key frame, on the images and from above."""
     from occlift.errors import ConfigError
     from occlift.models.occfeat import OccFeatHeadConfig
-    from occlift.recipes.bev_pictures import Targets
-    from occlift.recipes.bev_pictures import show_targets as run_show
+    from occlift.viz.bev_pictures import Targets
+    from occlift.viz.bev_pictures import show_targets as run_show
 
     if teacher_option and teacher is None:
         raise ConfigError("--teacher-option needs --teacher: whose settings?")
@@ -183,7 +183,7 @@ def show_bev(
     out: Annotated[Path, arg(help="folder of the picture")] = Path("runs/show"),
 ) -> None:
     """Draw what a fine-tuned network sees of one key frame: probabilities, and what it found, missed and invented."""
-    from occlift.recipes.bev_pictures import show_prediction
+    from occlift.viz.bev_pictures import show_prediction
 
     print(show_prediction(checkpoint, root, token, out))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file atomically, making its folder if needed."""
-    from occlift.data.atomic import replacing
+    from occlift.runtime.files import replacing
 
     with replacing(path) as file:
         file.write(text.encode())

@@ -56,7 +56,7 @@ def label(
     keep_maps: Annotated[Path | None, arg(help="keep the teachers' maps here; by default they are thrown away")] = None,
 ) -> None:
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
-    from occlift.data.nuscenes import NuScenes
+    from occlift.datasets.nuscenes.dataset import NuScenes
     from occlift.labels.config import LabelConfig
     from occlift.labels.decide import DecisionConfig
     from occlift.labels.generate import generate_labels
@@ -110,9 +110,9 @@ def audit(
 ) -> None:
     """Look at labels: against truth, their ground, their neighbours; and what other settings would give."""
     from occlift.cli.tables import print_audit, print_comparison
-    from occlift.data.nuscenes import NuScenes
+    from occlift.datasets.nuscenes.dataset import NuScenes
     from occlift.errors import ConfigError
-    from occlift.recipes import audit as recipe
+    from occlift.evaluation import audit as recipe
 
     if split and root is None:
         raise ConfigError("--split needs --root: of which data set?")
@@ -134,7 +134,7 @@ def audit(
         number = recipe.write_shifted(labels, write_shifted, shift_voxels)
         print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
     if axes and truth:
-        from occlift.recipes.label_sweep import sweep as run_sweep
+        from occlift.evaluation.label_sweep import sweep as run_sweep
 
         swept = run_sweep(
             labels, truth, data=data, tokens=tokens, masks=mask, shift_voxels=shift_voxels,
@@ -160,7 +160,7 @@ def _engine(name: str, address: str | None, workers: int, gpus_per_worker: float
 
 
 def _axes(options: tuple[str, ...]) -> dict[str, Any]:
-    """What `--sweep` says, as arguments of `occlift.recipes.label_sweep.sweep`."""
+    """What `--sweep` says, as arguments of `occlift.evaluation.label_sweep.sweep`."""
     from occlift.errors import ConfigError
 
     axes: dict[str, Any] = {}

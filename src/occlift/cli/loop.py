@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
 from tyro.conf import arg
 
 if TYPE_CHECKING:
-    from occlift.recipes.training import LoopSettings, TrainRun
+    from occlift.training.loop import LoopSettings, TrainRun
 
     Settings = TypeVar("Settings", bound=LoopSettings)
 
@@ -55,7 +55,7 @@ LOOP_DEFAULTS: Final = LoopOptions()
 
 def print_run(run: TrainRun) -> None:
     """Where the checkpoint is, and what it took; once, however many processes trained."""
-    from occlift.recipes.run_folder import peak_memory_bytes
+    from occlift.training.run_folder import peak_memory_bytes
 
     if is_first_process():
         print(

@@ -41,10 +41,10 @@ def train_rendering(
 
     from occlift.errors import ConfigError
     from occlift.models.rendering import RenderingConfig
-    from occlift.recipes.easyocc import TrainConfig
-    from occlift.recipes.rendering import RenderingTrainConfig
-    from occlift.recipes.rendering import train_rendering as run_training
-    from occlift.tasks.rendering import RenderingLossConfig
+    from occlift.training.occupancy import TrainConfig
+    from occlift.training.rendering import RenderingTrainConfig
+    from occlift.training.rendering import train_rendering as run_training
+    from occlift.training.rendering_task import RenderingLossConfig
 
     small = recipe == "rendering-demo"
     if small and contracted:
@@ -78,7 +78,7 @@ def evaluate_rendering(
 ) -> None:
     """Score what is rendered: depth against lidar, classes against class maps, each beside guesses."""
     from occlift.cli.tables import print_rendered
-    from occlift.recipes.rendered import evaluate_rendering as run_evaluation
+    from occlift.evaluation.rendering import evaluate_rendering as run_evaluation
 
     run = run_evaluation(
         root, checkpoint, split=split, train_split=train_split, tokens=tokens or None, semantics=semantics,

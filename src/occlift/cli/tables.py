@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from occlift.recipes.score_table import shown
+from occlift.evaluation.score_table import shown
 
 if TYPE_CHECKING:
-    from occlift.recipes.audit import Audit
-    from occlift.recipes.bev import BevEvaluation
-    from occlift.recipes.demo import DemoRun
-    from occlift.recipes.evaluation import Evaluation
-    from occlift.recipes.rendered import RenderedEvaluation
-    from occlift.recipes.score_table import ScoreTable
+    from occlift.demo import DemoRun
+    from occlift.evaluation.audit import Audit
+    from occlift.evaluation.occupancy import Evaluation
+    from occlift.evaluation.rendering import RenderedEvaluation
+    from occlift.evaluation.score_table import ScoreTable
     from occlift.teachers.registry import TeacherStatus
+    from occlift.training.bev import BevEvaluation
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -50,9 +50,9 @@ def train(
     """Train EasyOcc on labels."""
     from dataclasses import replace
 
-    from occlift.data.augment import AugmentConfig
-    from occlift.recipes.easyocc import TrainConfig
-    from occlift.recipes.easyocc import train as run_training
+    from occlift.training.augment import AugmentConfig
+    from occlift.training.occupancy import TrainConfig
+    from occlift.training.occupancy import train as run_training
 
     base = TrainConfig() if recipe == "easyocc-demo" else TrainConfig.full()
     loss = replace(
@@ -85,7 +85,7 @@ def predict(
 ) -> None:
     """Write predictions in the layout of Occ3D submissions."""
     from occlift.models.easyocc import EasyOccConfig
-    from occlift.recipes.easyocc import predict as run_prediction
+    from occlift.training.occupancy import predict as run_prediction
 
     shapes = {"random:easyocc": EasyOccConfig.full, "random:easyocc-demo": EasyOccConfig.demo}
     shape = shapes.get(str(checkpoint))
@@ -106,7 +106,7 @@ def export(
     cameras: Annotated[int, arg(help="images per key frame")] = 6,
 ) -> None:
     """Write a network as ONNX: images and calibration in, logits out; checked against torch."""
-    from occlift.recipes.export import export as run_export
+    from occlift.training.export import export as run_export
 
     run = run_export(checkpoint, onnx, opset=opset, cameras=cameras)
     print(

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import UInt8
 
-from occlift.classes import (
+from occlift.errors import ConfigError
+from occlift.label_space import (
     BARRIER,
     BICYCLE,
     CLASS_NAMES,
@@ -26,7 +27,6 @@ from occlift.classes import (
     TRAFFIC_CONE,
     UNKNOWN,
 )
-from occlift.errors import ConfigError
 from occlift.labels.vote import Votes
 
 MAX_MIN_POINTS: Final = 255

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from occlift.data.atomic import sweep
-from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_path
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import OccliftError
 from occlift.labels.config import LabelConfig
+from occlift.labels.files import label_path
 from occlift.labels.folder_lock import worker_of
 from occlift.labels.keep_maps import MapFolder
 from occlift.labels.scene import LabelSource, Outcome, SceneLabeller
+from occlift.runtime.files import sweep
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 

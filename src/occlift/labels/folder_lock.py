@@ -23,8 +23,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from occlift.data.atomic import replacing, sweep
 from occlift.errors import OccliftError
+from occlift.runtime.files import replacing, sweep
 
 LOCKS_NAME: Final = ".locks"
 WORKER_LOCKS: Final = "worker-*.lock"

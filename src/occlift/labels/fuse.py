@@ -13,12 +13,12 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from occlift.classes import CATEGORY_TO_CLASS, DYNAMIC_CLASSES
-from occlift.data.key_frame import BoxAnnotation
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
+from occlift.label_space import CATEGORY_TO_CLASS, DYNAMIC_CLASSES
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View
+from occlift.scenes.frames import BoxAnnotation
 
 WindowPolicy = Literal["centred", "past", "scene"]
 """Which key frames: around the current one, it and those before it, or all of the scene."""

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from occlift.data.atomic import sweep
-from occlift.data.nuscenes import NuScenes
-from occlift.data.occ3d import label_path
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
 from occlift.labels.engine import Engine, LabelJob, LabelTask, disk_full_said, in_process
+from occlift.labels.files import label_path
 from occlift.labels.folder_lock import sole_run
 from occlift.labels.keep_maps import MapFolder
 from occlift.labels.local_engine import local_engine
 from occlift.labels.manifest import Manifest, append_timings, check_for_labels, open_manifest
 from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, Outcome
-from occlift.progress import track
+from occlift.runtime.files import sweep
+from occlift.runtime.progress import track
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 _MANIFEST_EVERY_S: Final = 10.0

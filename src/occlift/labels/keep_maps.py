@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from occlift.data.atomic import sweep
-from occlift.data.key_frame import KeyFrame
-from occlift.data.npz import write_npz
+from occlift.runtime.files import sweep
+from occlift.runtime.npz import write_npz
+from occlift.scenes.frames import KeyFrame
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
 

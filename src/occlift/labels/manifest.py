@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from occlift.data.atomic import replacing
-from occlift.differences import differences
 from occlift.errors import ConfigError, DataError
 from occlift.labels.scene import Outcome
+from occlift.runtime.differences import differences
+from occlift.runtime.files import replacing
 
 MANIFEST_NAME: Final = "manifest.json"
 TIMINGS_NAME: Final = "timings.csv"

@@ -18,14 +18,12 @@ from typing import Final, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from occlift.data.atomic import replacing
-from occlift.data.key_frame import BoxAnnotation, KeyFrame
-from occlift.data.occ3d import OccupancyLabel, label_path, write_label
 from occlift.errors import DataError
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import decide
+from occlift.labels.files import OccupancyLabel, label_path, write_label
 from occlift.labels.fuse import (
     EVERYTHING,
     WITHOUT_MOVING,
@@ -38,6 +36,8 @@ from occlift.labels.fuse import (
 from occlift.labels.view import View, view_of
 from occlift.labels.visibility import label_of
 from occlift.labels.vote import Tally, Votes, write_votes
+from occlift.runtime.files import replacing
+from occlift.scenes.frames import BoxAnnotation, KeyFrame
 from occlift.teachers.teacher import DepthMap, DepthTeacher, SemanticMap, SemanticsTeacher
 
 VOTES_NAME: Final = "votes.npz"

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from numba import njit
 
-from occlift.classes import FREE, UNKNOWN
-from occlift.data.key_frame import CameraImage
 from occlift.errors import DataError
+from occlift.label_space import FREE, UNKNOWN
+from occlift.scenes.frames import CameraImage
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
 _FREE_WINDOW_PX: Final = (5, 3)

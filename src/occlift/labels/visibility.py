@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from occlift.classes import FREE, UNKNOWN
-from occlift.data.key_frame import KeyFrame
-from occlift.data.occ3d import OccupancyLabel
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.raycast import observed_by_camera
+from occlift.label_space import FREE, UNKNOWN
 from occlift.labels.decide import Decision
+from occlift.labels.files import OccupancyLabel
+from occlift.scenes.frames import KeyFrame
 
 
 def camera_mask(

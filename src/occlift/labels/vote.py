@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8, UInt32
 from numba import njit
 
-from occlift.classes import FREE
-from occlift.data.npz import read_npz, write_npz
 from occlift.errors import DataError
 from occlift.geometry.evidence import ray_evidence
 from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import FREE
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View
+from occlift.runtime.npz import read_npz, write_npz
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
-from occlift.classes import FREE
 from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import FREE
 
 
 def count_votes(

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from occlift.classes import UNKNOWN
 from occlift.errors import ConfigError
+from occlift.label_space import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

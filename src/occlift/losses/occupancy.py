@@ -22,8 +22,8 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from occlift.classes import FREE, NUM_CLASSES, UNKNOWN
 from occlift.errors import ConfigError
+from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.losses.lovasz import lovasz_geometric, lovasz_occupied, lovasz_softmax
 from occlift.losses.scal import geo_scal, sem_scal
 
@@ -86,7 +86,7 @@ def class_weights(counts: Int[Tensor, "classes"], weighting: ClassWeighting) -> 
 
     Classes that never occur get weight 0; they cannot be a target. For 1/log f, f is the count itself (not below
     2), as usual in this field. Where unknown voxels count as free, they belong to the count of free
-    (`occlift.data.label_folder.count_classes` counts either way).
+    (`occlift.labels.folder.count_classes` counts either way).
     """
     occurs = counts > 0
     frequency = counts.double()

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from occlift.classes import FREE, NUM_CLASSES, UNKNOWN
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.losses.occupancy import (
     OccupancyLossConfig,
     class_weights,
@@ -40,7 +40,7 @@ class PseudoLoss(nn.Module):
         grid: of the logits: lower corner and voxel size in metres and the number of voxels along x, y, z, in the ego
             frame at the lidar's time stamp (x forward, y left, z up), or in the frame that `grid_from_ego` leads to.
         class_counts: voxels per class 0..17 in the training labels, from which the class weights come:
-            `occlift.data.label_folder.LabelFolder.class_counts`. A class that was not counted weighs as much as the
+            `occlift.labels.folder.LabelFolder.class_counts`. A class that was not counted weighs as much as the
             rarest that was. None: all classes weigh the same.
         config: which terms; None: cross-entropy and Lovász-softmax, with weights 1/log f if there are counts.
         axes: of the logits: `b` batch, `c` classes, and the grid's `x`, `y`, `z`, in the order they are in.

@@ -2,8 +2,8 @@
 
 *Input.* Per key frame and class a probability per cell of a grid (`BEV_GRID`: 200 × 200 cells of 0.5 m, x, y ∈ [−50,
 50), ego frame at the lidar's time stamp), the truth, and which cells the visibility filter leaves out. For vehicles
-`data.bev_truth.vehicle_truth` makes the latter two: the truth of a cell is whether its centre lies in the bottom face
-of the box of any annotation whose category starts with `vehicle`.
+`training.bev_truth.vehicle_truth` makes the latter two: the truth of a cell is whether its centre lies in the bottom
+face of the box of any annotation whose category starts with `vehicle`.
 
 *Predicted* is a cell whose probability is **greater than** 0.5. A cell at exactly 0.5 (an untrained network's logit of
 zero) claims nothing. Public codes have both > (SimpleBEV rounds half to even) and ≥ (CVT).
@@ -145,5 +145,5 @@ def _check(prediction: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None
     if ignored is not None and (ignored & ~truth).any():
         raise DataError(
             "a cell is ignored where the truth holds no object; the truth must hold all objects, hardly visible ones "
-            "too, and nothing but cells of those may be ignored (`data.bev_truth.vehicle_truth` makes both)"
+            "too, and nothing but cells of those may be ignored (`training.bev_truth.vehicle_truth` makes both)"
         )

@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numba import get_num_threads, njit, prange
 
-from occlift.classes import CLASS_NAMES, FREE, NUM_CLASSES, OTHER_FLAT, OTHERS
 from occlift.errors import DataError
+from occlift.label_space import CLASS_NAMES, FREE, NUM_CLASSES, OTHER_FLAT, OTHERS
 
 Mask = Literal["camera", "lidar", "none"]
 ClassSet = Literal[17, 15]

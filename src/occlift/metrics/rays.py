@@ -22,10 +22,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from occlift.classes import CLASS_NAMES, FREE, NUM_CLASSES
 from occlift.errors import DataError
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
+from occlift.label_space import CLASS_NAMES, FREE, NUM_CLASSES
 
 THRESHOLDS_M: Final = (1.0, 2.0, 4.0)
 MAX_ORIGINS: Final = 8

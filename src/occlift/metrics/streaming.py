@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from occlift.classes import NUM_CLASSES
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.label_space import NUM_CLASSES
 from occlift.metrics.bev import THRESHOLD, VEHICLE, VISIBILITIES, BevCounts, Visibility, bev_counts
 from occlift.metrics.depth import ERRORS, MEASURES, SCALINGS, WITHIN, DepthSums, depth_sums
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms

@@ -215,7 +215,7 @@ class BevNetwork(nn.Module):
         """What the heads say about every cell.
 
         Args:
-            images: normalised as `occlift.data.batches` does it (ImageNet mean and deviation); any number of cameras
+            images: normalised as `occlift.training.frames` does it (ImageNet mean and deviation); any number of cameras
                 in any order.
             rig: of these images, batched [batch, cameras, ...]; `height` and `width` are those of the images.
         """

@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from occlift.classes import NUM_CLASSES
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.label_space import NUM_CLASSES
 from occlift.models.backbone import BackboneName, ImageEncoder
 from occlift.models.lift import lift, visible_pairs
 from occlift.models.rows import linear_of_rows
@@ -209,7 +209,7 @@ class EasyOcc(nn.Module):
         """Logits per voxel [x, y, z] of the Occ3D grid (ego frame at the lidar's time).
 
         Args:
-            images: normalised as `occlift.data.batches` does it (ImageNet mean and deviation); any number of cameras
+            images: normalised as `occlift.training.frames` does it (ImageNet mean and deviation); any number of cameras
                 in any order.
             rig: of these images, batched [batch, cameras, ...]; `height` and `width` are those of the images.
 

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from occlift.classes import FREE
 from occlift.errors import ConfigError
 from occlift.geometry.grids import BEV_GRID, VoxelGrid
+from occlift.label_space import FREE
 from occlift.models.rows import linear_of_rows
 from occlift.models.volume import conv_block
 

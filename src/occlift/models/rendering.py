@@ -34,11 +34,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from occlift.classes import FREE
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.contraction import contracted, expanded
 from occlift.geometry.grids import OCC3D_GRID
+from occlift.label_space import FREE
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 
 _FIRST_OCCUPIED: Final = 0.05

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from occlift.classes import FREE, NUM_CLASSES
 from occlift.errors import ConfigError
+from occlift.label_space import FREE, NUM_CLASSES
 
 Grouping = Literal["phrase", "class", "all"]
 """What one caption asks for: one phrase, all phrases of a class, or everything at once."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt16
 from scipy import ndimage, special
 
-from occlift.classes import (
+from occlift.label_space import (
     BICYCLE,
     BUS,
     CAR,
@@ -30,7 +30,7 @@ from occlift.classes import (
     TRUCK,
     UNKNOWN,
 )
-from occlift.data.noise import smooth_noise
+from occlift.runtime.noise import smooth_noise
 
 REFERENCE_WIDTH_PX: Final = 400
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from jaxtyping import Float
 
-from occlift.data.key_frame import CameraImage, KeyFrame
 from occlift.errors import ConfigError
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.autocast import AutoPrecision, autocast, resolved
 from occlift.teachers.images import Placement, image_of, inscribed, stretched
 from occlift.teachers.network import settings_of

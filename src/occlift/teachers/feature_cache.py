@@ -22,10 +22,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from occlift.data.atomic import replacing
-from occlift.data.key_frame import CameraImage, KeyFrame
-from occlift.data.npz import read_npz, write_npz
 from occlift.errors import DataError
+from occlift.runtime.files import replacing
+from occlift.runtime.npz import read_npz, write_npz
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.teacher import FeatureMap, FeatureTeacher
 
 MANIFEST_NAME: Final = "manifest.json"

@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 
-from occlift.classes import FREE, UNKNOWN
-from occlift.data.key_frame import CameraImage, KeyFrame
-from occlift.data.npz import read_npz
 from occlift.errors import ConfigError, DataError
+from occlift.label_space import FREE, UNKNOWN
+from occlift.runtime.npz import read_npz
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES, Layout, LayoutName
 from occlift.teachers.teacher import DepthMap, SemanticMap
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, get_args
 
-from occlift.classes import CLASS_NAMES, CLASS_PROMPTS
-from occlift.data.key_frame import KeyFrame
 from occlift.errors import ConfigError
+from occlift.label_space import CLASS_NAMES, CLASS_PROMPTS
+from occlift.scenes.frames import KeyFrame
 from occlift.teachers.autocast import AutoPrecision, resolved
 from occlift.teachers.captions import Grouping, captions, check_prompts
 from occlift.teachers.images import image_of

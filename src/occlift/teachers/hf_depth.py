@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 from jaxtyping import Float32
 
-from occlift.data.key_frame import CameraImage, KeyFrame
 from occlift.errors import ConfigError
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.autocast import AutoPrecision, autocast, resolved
 from occlift.teachers.images import Upsampling, image_of, stretched
 from occlift.teachers.network import check_depth_range, clamped, settings_of

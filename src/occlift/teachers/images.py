@@ -13,9 +13,9 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from occlift.data.key_frame import CameraImage
-from occlift.data.sensors import read_image
 from occlift.errors import DataError
+from occlift.scenes.frames import CameraImage
+from occlift.scenes.sensors import read_image
 
 Upsampling = Literal["nearest", "bilinear"]
 

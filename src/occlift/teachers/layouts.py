@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from occlift.classes import (
+from occlift.label_space import (
     BARRIER,
     BICYCLE,
     BUS,
@@ -41,7 +41,7 @@ from occlift.classes import (
     UNKNOWN,
     VEGETATION,
 )
-from occlift.data.key_frame import CAMERA_CHANNELS
+from occlift.scenes.frames import CAMERA_CHANNELS
 
 LayoutName = Literal["plain", "occnerf", "gaussianflowocc"]
 

@@ -1,6 +1,6 @@
 """Depth from the lidar sweep of the key frame: projected, filled in between, left open where nothing supports it.
 
-1. The points are projected with both ego poses, that of the sweep and that of the image (`occlift.data.lidar_depth`).
+1. The points are projected with both ego poses, that of the sweep and that of the image (`occlift.scenes.lidar_depth`).
 2. The lidar stands higher than the cameras and sees over what hides the ground from them. A point with a much nearer
    one beside it in the image is taken for hidden and dropped.
 3. Between the rest the inverse depth is interpolated linearly over the triangles of their Delaunay triangulation: that
@@ -25,9 +25,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from numba import njit
 
-from occlift.data.key_frame import KeyFrame
-from occlift.data.sensors import read_lidar
 from occlift.errors import ConfigError
+from occlift.scenes.frames import KeyFrame
+from occlift.scenes.sensors import read_lidar
 from occlift.teachers.teacher import DepthMap
 
 _MIN_AREA_PX2: Final = 1e-3
@@ -85,7 +85,7 @@ class LidarDepth:
             DataError: the sweep is missing or damaged.
         """
         # Imported here: it brings torch, which asking what is ready must not pay for.
-        from occlift.data.lidar_depth import lidar_depth
+        from occlift.scenes.lidar_depth import lidar_depth
 
         points_lidar = read_lidar(frame.lidar.path)[:, :3]
         maps = []

@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 from jaxtyping import Float32
 
-from occlift.data.key_frame import CameraImage, KeyFrame
 from occlift.errors import ConfigError
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.images import Upsampling, image_of, inscribed
 from occlift.teachers.network import check_depth_range, clamped, settings_of
 from occlift.teachers.teacher import DepthMap

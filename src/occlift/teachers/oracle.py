@@ -1,6 +1,6 @@
 """A teacher that reads the truth beside the images, and corrupts it by stated amounts.
 
-It knows files (`occlift.data.truth_maps`), not where they come from. `perfect` is the truth itself; `foundation` is
+It knows files (`occlift.scenes.truth_maps`), not where they come from. `perfect` is the truth itself; `foundation` is
 about as wrong as today's foundation models are on street scenes.
 """
 
@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 
-from occlift.data.key_frame import CameraImage, KeyFrame
-from occlift.data.noise import generator_of
-from occlift.data.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
 from occlift.errors import DataError
+from occlift.runtime.noise import generator_of
+from occlift.scenes.frames import CameraImage, KeyFrame
+from occlift.scenes.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
 from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
 from occlift.teachers.teacher import DepthMap, SemanticMap
 

@@ -30,11 +30,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from occlift.classes import UNKNOWN
-from occlift.data.key_frame import CameraImage, KeyFrame
-from occlift.data.noise import generator_of
-from occlift.data.truth_maps import TruthMaps
 from occlift.errors import ConfigError
+from occlift.label_space import UNKNOWN
+from occlift.runtime.noise import generator_of
+from occlift.scenes.frames import CameraImage, KeyFrame
+from occlift.scenes.truth_maps import TruthMaps
 from occlift.teachers.oracle import truth_of
 from occlift.teachers.teacher import FeatureMap
 
@@ -148,7 +148,7 @@ class OracleFeatures:
         pixels = np.bincount(cell.ravel() * len(kinds) + kind.reshape(-1), minlength=count * len(kinds)).reshape(
             count, -1
         )
-        # Not `@`: as in `occlift.data.noise`, for the same bytes on every machine.
+        # Not `@`: as in `occlift.runtime.noise`, for the same bytes on every machine.
         mean = np.einsum("ck,kd->cd", pixels / pixels.sum(1, keepdims=True), vectors)
         return mean.reshape(cells.rows, cells.columns, config.channels)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch.nn import functional as F
 
-from occlift.classes import UNKNOWN
+from occlift.label_space import UNKNOWN
 from occlift.teachers.teacher import SemanticMap
 
 

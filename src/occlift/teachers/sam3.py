@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from occlift.classes import CLASS_PROMPTS
-from occlift.data.key_frame import KeyFrame
+from occlift.label_space import CLASS_PROMPTS
+from occlift.scenes.frames import KeyFrame
 from occlift.teachers.autocast import AutoPrecision, resolved
 from occlift.teachers.captions import check_prompts
 from occlift.teachers.grounded_sam import check_batch, check_score_threshold, prompt_settings

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from occlift.data.key_frame import KeyFrame
+from occlift.scenes.frames import KeyFrame
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.random import Generator
 
-from occlift.classes import OTHER_FLAT, TERRAIN
+from occlift.label_space import OTHER_FLAT, TERRAIN
 from occlift.town import parts as p
 from occlift.town.furnish import Builder, TownObject, roadside, traffic, works
 from occlift.town.roads import Polyline, Road, paint_ground

@@ -1,4 +1,4 @@
-"""The map of a scene of the town, in the format of the nuScenes map expansion (`data.map_expansion`).
+"""The map of a scene of the town, in the format of the nuScenes map expansion (`datasets.nuscenes.map_expansion`).
 
 *Drivable area* and *crossings* are the outlines of what the ground's raster shows, exact to its cells of 1/8 m; the
 stripes of a crossing are joined. *Dividers* are lines: `road_divider` between the directions of a road that has no
@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from occlift.classes import DRIVEABLE_SURFACE
-from occlift.data.atomic import replacing
-from occlift.data.map_expansion import map_expansion_path
+from occlift.datasets.nuscenes.map_expansion import map_expansion_path
 from occlift.geometry.polygons import Polygon, outlines
+from occlift.label_space import DRIVEABLE_SURFACE
+from occlift.runtime.files import replacing
 from occlift.town.layout import TownScene
 from occlift.town.roads import GROUND_CELL_M, MARKED_BEYOND_M, Paint, Polyline, Road, distance_to
 from occlift.town.trace import Ground

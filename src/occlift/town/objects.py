@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
 
-from occlift import classes as c
+from occlift import label_space as c
 from occlift.town.parts import CENTER, CLASS, HALF, Color, Kind, Material, painted, part
 
 

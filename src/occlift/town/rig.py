@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy.random import Generator
 
-from occlift.data.key_frame import CAMERA_CHANNELS
 from occlift.geometry.transforms import inverse, rigid_transform, transform_points
+from occlift.scenes.frames import CAMERA_CHANNELS
 from occlift.town.layout import TownScene
 from occlift.town.trace import trace_rays
 

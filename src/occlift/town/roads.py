@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from numba import njit, prange
 
-from occlift.classes import DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN
+from occlift.label_space import DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN
 from occlift.town.trace import Ground
 
 GROUND_CELL_M: Final = 0.125

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from occlift.classes import DRIVEABLE_SURFACE, SIDEWALK
-from occlift.data.key_frame import LIDAR_CHANNEL
-from occlift.data.occ3d import OccupancyLabel, label_path, write_label
-from occlift.data.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.raycast import observed_by_camera
 from occlift.geometry.transforms import inverse, quaternion_from_rotation, rotation_about_z, transform_points
+from occlift.label_space import DRIVEABLE_SURFACE, SIDEWALK
+from occlift.labels.files import OccupancyLabel, label_path, write_label
+from occlift.scenes.frames import LIDAR_CHANNEL
+from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.town.config import TownConfig
 from occlift.town.layout import TownScene, build_scene
 from occlift.town.map_expansion import write_map_expansion

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.random import Generator
 
-from occlift import classes as c
+from occlift import label_space as c
 from occlift.town.parts import Color, Kind, Material, painted, part
 
 

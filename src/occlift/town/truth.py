@@ -18,10 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numba import njit, prange
 
-from occlift.classes import FREE
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.raycast import crossed_voxels
 from occlift.geometry.transforms import inverse
+from occlift.label_space import FREE
 from occlift.town import parts as p
 from occlift.town.layout import TownScene
 from occlift.town.roads import GROUND_CELL_M

@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from occlift.cores import limit_kernel_threads, usable_cores
-from occlift.data.map_expansion import map_expansion_path
+from occlift.datasets.nuscenes.map_expansion import map_expansion_path
 from occlift.errors import ConfigError
-from occlift.progress import track
+from occlift.runtime.progress import track
+from occlift.runtime.threads import limit_kernel_threads, usable_cores
 from occlift.town.config import TownConfig
 from occlift.town.map_expansion import write_map_expansion
 from occlift.town.scene_writer import SceneWriter, finished_mark, scene_of_town

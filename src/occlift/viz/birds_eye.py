@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 
-from occlift.classes import CLASS_COLORS
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.transforms import transform_points
+from occlift.label_space import CLASS_COLORS
 from occlift.viz.canvas import INK, MUTED_INK, PAPER, font
 from occlift.viz.occupancy import EGO_COLOR
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from occlift.classes import CLASS_COLORS, CLASS_NAMES, FREE
+from occlift.label_space import CLASS_COLORS, CLASS_NAMES, FREE
 
 INK: Final = (38, 42, 50)
 """Text and lines of drawings."""

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from occlift.classes import DRIVEABLE_SURFACE, FREE, OTHER_FLAT, SIDEWALK, TERRAIN
 from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import DRIVEABLE_SURFACE, FREE, OTHER_FLAT, SIDEWALK, TERRAIN
 from occlift.viz.canvas import class_palette
 
 FACE_LIGHT = ((0.82, 0.88), (0.70, 0.76), (0.55, 1.0))

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-from occlift.classes import FREE, UNKNOWN
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import first_hit
+from occlift.label_space import FREE, UNKNOWN
 from occlift.viz.canvas import INK, MUTED_INK, PAPER, UNKNOWN_COLOR, class_palette, font, hatch
 
 SUN_DIRECTION: Final = (-0.42, 0.55, 0.72)

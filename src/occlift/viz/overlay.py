@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from occlift.classes import FREE
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import first_hit
+from occlift.label_space import FREE
 from occlift.viz.canvas import class_palette
 
 MAX_SHOWN_DEPTH_M: Final = 60.0

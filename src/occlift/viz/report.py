@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from PIL import Image
 
-from occlift.classes import CLASS_NAMES, FREE
+from occlift.label_space import CLASS_NAMES, FREE
 from occlift.viz.canvas import legend_entries, readable_name
 from occlift.viz.curves import Curve, curve_svg
 from occlift.viz.style import REPORT_CSS

@@ -19,14 +19,14 @@ from multiprocessing.context import SpawnProcess
 from threading import Thread
 from typing import Any, Final, Literal
 
-from occlift.cores import limit_kernel_threads, usable_cores
 from occlift.errors import ConfigError, OccliftError
 from occlift.labels.folder_lock import sole_run, worker_of
 from occlift.labels.manifest import MANIFEST_NAME
-from occlift.progress import shown_progress
 from occlift.recipes.reproduce.execute import Job, perform
 from occlift.recipes.reproduce.plan import Given, MakeLabels, MakeTown, Place, Plan, Run, Training
 from occlift.recipes.reproduce.record import Result, claim, finished_result, steps_logged
+from occlift.runtime.progress import shown_progress
+from occlift.runtime.threads import limit_kernel_threads, usable_cores
 
 _GRACE_S: Final = 60.0
 """How much longer than its time a process may take before it is ended: a step, or a scene, is finished first."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from occlift.data.atomic import replacing
 from occlift.errors import DataError
+from occlift.runtime.files import replacing
 
 
 def write_between_markers(path: Path, name: str, text: str) -> None:

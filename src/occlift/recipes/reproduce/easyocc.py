@@ -14,14 +14,12 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from occlift.data.nuscenes import NuScenes
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.demo import DemoConfig
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
 from occlift.labels.manifest import MANIFEST_NAME, read_manifest
 from occlift.losses.occupancy import OccupancyLossConfig
-from occlift.recipes.demo import DemoConfig
-from occlift.recipes.easyocc import TrainConfig
-from occlift.recipes.rendering import RenderingTrainConfig
 from occlift.recipes.reproduce.plan import (
     FRAMES_FIELD,
     Claim,
@@ -37,8 +35,10 @@ from occlift.recipes.reproduce.plan import (
     TablePlan,
 )
 from occlift.recipes.reproduce.scores import IOU, MASKED, MEMORY, RAYS, STEP, UNMASKED, UNMASKED_IOU
-from occlift.tasks.rendering import RenderingLossConfig
 from occlift.town.config import TownConfig
+from occlift.training.occupancy import TrainConfig
+from occlift.training.rendering import RenderingTrainConfig
+from occlift.training.rendering_task import RenderingLossConfig
 
 Size = Literal["smoke", "small", "full"]
 

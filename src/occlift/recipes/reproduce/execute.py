@@ -13,14 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from occlift.cores import usable_cores
-from occlift.data.nuscenes import NuScenes
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import DataError
+from occlift.evaluation.baselines import label_predictions, prior_predictions
+from occlift.evaluation.occupancy import Evaluation, evaluate
 from occlift.labels.generate import generate_labels
-from occlift.recipes.baselines import label_predictions, prior_predictions
-from occlift.recipes.easyocc import TrainConfig, predict, train
-from occlift.recipes.evaluation import Evaluation, evaluate
-from occlift.recipes.report import environment_facts
 from occlift.recipes.reproduce.plan import (
     Corrupted,
     Finetuning,
@@ -44,8 +41,11 @@ from occlift.recipes.reproduce.record import (
     source_commit,
 )
 from occlift.recipes.reproduce.scores import VEHICLE, corrupted
-from occlift.recipes.run_folder import peak_memory_bytes
+from occlift.runtime.threads import usable_cores
 from occlift.town.write import write_town
+from occlift.training.occupancy import TrainConfig, predict, train
+from occlift.training.run_folder import peak_memory_bytes
+from occlift.viz.frame_report import environment_facts
 
 _PROBE_STEPS: Final = 20
 """Done first where nothing says how long a step takes."""
@@ -131,7 +131,7 @@ def steps_in_time(done: int, steps: int, *, step_s: float | None, seconds: float
 
 
 def _train(job: Job, run: Training, folder: Path) -> bool:
-    from occlift.tasks.checkpoint import checkpoint_parts
+    from occlift.training.checkpoint import checkpoint_parts
 
     training, checkpoint = folder / TRAINING_NAME, checkpoint_in(folder)
     steps = run.optimizer.steps
@@ -196,7 +196,7 @@ def _learn(run: Training, place: Place, training: Path, *, resume: Path | None, 
     """Trains up to step `last`."""
     # Imported where they are needed: a run needs one of them.
     if isinstance(run, Finetuning):
-        from occlift.recipes.bev import finetune
+        from occlift.training.bev import finetune
 
         start = None if run.start is None else checkpoint_in(place.run(run.start))
         finetune(place.data(), training, run.config, pretrained=start, resume=resume, max_steps=last)
@@ -204,7 +204,7 @@ def _learn(run: Training, place: Place, training: Path, *, resume: Path | None, 
     assert isinstance(run, OccupancyTraining | Pretraining), run
     labels = None if run.frames is None else place.labels(run.frames)
     if isinstance(run, Pretraining):
-        from occlift.recipes.occfeat import pretrain
+        from occlift.training.occfeat import pretrain
 
         pretrain(
             place.data(), training, run.config, labels=labels, feature_cache=place.out / FEATURES_NAME, resume=resume,
@@ -214,7 +214,7 @@ def _learn(run: Training, place: Place, training: Path, *, resume: Path | None, 
         assert labels is not None, run.name
         train(place.data(), labels, training, run.config, resume=resume, max_steps=last)
     else:
-        from occlift.recipes.rendering import train_rendering
+        from occlift.training.rendering import train_rendering
 
         train_rendering(place.data(), training, run.config, labels=labels, resume=resume, max_steps=last)
 
@@ -223,7 +223,7 @@ def _scores_of_training(run: Training, place: Place, folder: Path, checkpoint: P
     if isinstance(run, Pretraining):
         return _Scored()
     if isinstance(run, Finetuning):
-        from occlift.recipes.bev import evaluate_bev
+        from occlift.training.bev import evaluate_bev
 
         (evaluation,) = evaluate_bev(checkpoint, place.data())
         return _Scored(bev={"frames": evaluation.frames, **evaluation.named()})
@@ -234,8 +234,8 @@ def _scores_of_training(run: Training, place: Place, folder: Path, checkpoint: P
 
 def _corrupted_bev_scores(checkpoint: Path, place: Place) -> dict[str, float]:
     """Scores of the images as they are, and vehicle IoU under every corruption, the mean over its strengths."""
-    from occlift.data.corrupt import CORRUPTIONS, STRENGTHS, Corruption
-    from occlift.recipes.bev import evaluate_bev
+    from occlift.training.bev import evaluate_bev
+    from occlift.training.corrupt import CORRUPTIONS, STRENGTHS, Corruption
 
     (as_they_are,) = evaluate_bev(checkpoint, place.data())
     found: dict[str, float] = {"frames": as_they_are.frames, **as_they_are.named()}

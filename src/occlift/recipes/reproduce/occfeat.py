@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Final
 
-from occlift.data.corrupt import CORRUPTIONS
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
 from occlift.models.bev_network import Architecture
@@ -31,6 +30,7 @@ from occlift.recipes.reproduce.plan import (
     TablePlan,
 )
 from occlift.recipes.reproduce.scores import ALL_VEHICLES, MEMORY, STEP, VEHICLE, corrupted
+from occlift.training.corrupt import CORRUPTIONS
 
 STARTS: Final[dict[Start, str]] = {
     "none": "no pretraining",
@@ -195,7 +195,7 @@ def _corrupted(networks: Networks) -> TablePlan:
             Claim(text="pretraining by both adds", score=score, row=STARTS["both"], than=STARTS["none"], paired=True)
             for score in scores
         ),
-        notes=("Of each corruption the mean over five strengths (`occlift.data.corrupt`).",),
+        notes=("Of each corruption the mean over five strengths (`occlift.training.corrupt`).",),
     )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from occlift.models.bev_network import Architecture, BevNetworkConfig
-from occlift.recipes.bev import FinetuneConfig
-from occlift.recipes.occfeat import PretrainConfig
 from occlift.recipes.reproduce.plan import Corrupted, Finetuning, Pretraining, Run
-from occlift.tasks.optimizer import OptimizerConfig
 from occlift.town.config import TownConfig
+from occlift.training.bev import FinetuneConfig
+from occlift.training.occfeat import PretrainConfig
+from occlift.training.optimizer import OptimizerConfig
 
 Size = Literal["smoke", "small", "full"]
 Start = Literal["none", "occupancy", "features", "both", "both-labels"]

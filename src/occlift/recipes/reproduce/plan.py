@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from occlift.labels.config import LabelConfig
-from occlift.recipes.easyocc import TrainConfig
-from occlift.tasks.optimizer import OptimizerConfig
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
+from occlift.training.occupancy import TrainConfig
+from occlift.training.optimizer import OptimizerConfig
 
 if TYPE_CHECKING:
-    from occlift.recipes.bev import FinetuneConfig
-    from occlift.recipes.occfeat import PretrainConfig
-    from occlift.recipes.rendering import RenderingTrainConfig
+    from occlift.training.bev import FinetuneConfig
+    from occlift.training.occfeat import PretrainConfig
+    from occlift.training.rendering import RenderingTrainConfig
 
 FRAMES_FIELD: Final = "{frames}"
 """In the name of a folder of labels: where the number of key frames fused stands."""

@@ -17,12 +17,12 @@ from statistics import median
 from typing import Any, Final
 
 import occlift
-from occlift.data.atomic import replacing
-from occlift.differences import differences
 from occlift.errors import ConfigError, DataError
-from occlift.recipes.evaluation import Evaluation
+from occlift.evaluation.occupancy import Evaluation
 from occlift.recipes.reproduce.plan import Place, Plan, Run, Training
-from occlift.recipes.run_folder import LAST_CHECKPOINT
+from occlift.runtime.differences import differences
+from occlift.runtime.files import replacing
+from occlift.training.run_folder import LAST_CHECKPOINT
 
 FORMAT: Final = "occlift reproduction"
 RUN_NAME: Final = "run.json"
@@ -173,7 +173,7 @@ def checkpoint_in(folder: Path) -> Path:
 
 def steps_logged(place: Place, run: Training) -> int:
     """How many steps the training has done, by its log: the checkpoint may be a little behind."""
-    from occlift.tasks.callbacks import read_scalars
+    from occlift.training.callbacks import read_scalars
 
     log = place.run(run.name) / TRAINING_NAME / "losses.csv"
     return max((step for step, _, _ in read_scalars(log)), default=0) if log.exists() else 0
@@ -181,7 +181,7 @@ def steps_logged(place: Place, run: Training) -> int:
 
 def median_step_seconds(training: Path) -> float | None:
     """Over all steps in the log of a training."""
-    from occlift.tasks.callbacks import read_scalars
+    from occlift.training.callbacks import read_scalars
 
     seconds = [value for _, name, value in read_scalars(training / "losses.csv") if name == "step_seconds"]
     return median(seconds) if seconds else None

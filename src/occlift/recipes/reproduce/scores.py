@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Final, Literal
 
-from occlift.data.corrupt import CORRUPTIONS
 from occlift.recipes.reproduce.plan import Claim, Row, TablePlan
 from occlift.recipes.reproduce.record import Result
+from occlift.training.corrupt import CORRUPTIONS
 
 IOU: Final = "iou_camera"
 MASKED: Final = "miou_17_camera_absent_skipped"

@@ -1,1 +1,0 @@
-"""nuScenes tables and Occ3D labels, read and written."""

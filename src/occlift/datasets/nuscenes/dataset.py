@@ -1,0 +1,278 @@
+"""A nuScenes-format data set: scenes, key frames, annotations.
+
+Agrees with the public devkit on poses, calibration, boxes, velocities and file names (`tests/devkit/` compares
+them). Unlike the devkit it keeps key frames only, as flat arrays, and caches them beside the tables.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from occlift.datasets.nuscenes.box_index import BoxIndex
+from occlift.datasets.nuscenes.frame_index import CHANNELS, FrameIndex
+from occlift.datasets.nuscenes.index_cache import load_boxes, load_frames
+from occlift.datasets.nuscenes.references import positions_of, resolve, table_path, tokens_of
+from occlift.datasets.nuscenes.splits import scenes_of_split
+from occlift.datasets.nuscenes.tables import LogRow, SceneLogRow, read_table
+from occlift.errors import ConfigError, DataError
+from occlift.geometry.transforms import rigid_transform, rotation_from_quaternion
+from occlift.labels.files import checked_name
+from occlift.scenes.frames import CAMERA_CHANNELS, LIDAR_CHANNEL, BoxAnnotation, CameraImage, KeyFrame, LidarSweep
+
+# Relative, with forward slashes, no empty component, no "." or "..", no drive letter, no control character.
+_SAFE_FILE: Final = re.compile(r"(?:(?!\.{1,2}(?:/|\Z))[^/\\:\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))+")
+
+
+class NuScenes:
+    """An opened data set; make one with `NuScenes.open`. It may be pickled and shared between processes.
+
+    Attributes:
+        root: the folder that holds `v1.0-*/` and `samples/`.
+        version: the name of the folder of tables.
+        scenes: scene names in table order.
+    """
+
+    def __init__(self, root: Path, version: str, frames: FrameIndex, boxes: BoxIndex | None) -> None:
+        self.root: Final = root
+        self.version: Final = version
+        self.scenes: Final[tuple[str, ...]] = tuple(frames.scene_names)
+        self._frames = frames
+        self._boxes = boxes
+        self._locations: dict[str, str] | None = None
+        self._sample_positions = {token: position for position, token in enumerate(frames.sample_tokens)}
+        self._scene_positions = {name: position for position, name in enumerate(self.scenes)}
+        self._faults = dict(zip(frames.faulty_samples.tolist(), frames.faults, strict=True))
+        # A fleet has few calibrations and many key frames.
+        self._ego_from_sensor = cache(self._calibration)
+
+    @classmethod
+    def open(cls, root: Path, version: str | None = None) -> NuScenes:
+        """Opens the data set in `root`.
+
+        Args:
+            version: the folder of tables, such as "v1.0-mini"; by default the only `v1.0-*` folder there is.
+
+        Raises:
+            ConfigError: no version was named, and there are several.
+            DataError: there is no such folder, or a table is missing, damaged or inconsistent.
+        """
+        root = Path(root)
+        version = _only_version(root) if version is None else checked_name(version, "version")
+        if not (root / version).is_dir():
+            raise DataError(
+                f"{root / version}: no such folder; expected a nuScenes-format data set with its tables in "
+                f"{version}/ (found: {', '.join(_versions(root)) or 'no v1.0-* folder'})"
+            )
+        frames, boxes = load_frames(root / version)
+        return cls(root, version, frames, boxes)
+
+    def __repr__(self) -> str:
+        return f"NuScenes({str(self.root)!r}, {self.version!r}, {len(self.scenes)} scenes)"
+
+    def split(self, name: str) -> tuple[str, ...]:
+        """The scenes of a split, in table order: train, val, test, mini_train, mini_val or all.
+
+        The official lists hold where they name any of the scenes; other data sets are split 80 : 20 into train and
+        val, in table order.
+
+        Raises:
+            ConfigError: there is no split of this name.
+            DataError: the split has no scene here.
+        """
+        return scenes_of_split(name, self.scenes, str(self.root / self.version))
+
+    def split_tokens(self, name: str) -> tuple[str, ...]:
+        """Sample tokens of a split, scene by scene, each in time order.
+
+        Raises:
+            DataError: the split holds no key frame.
+        """
+        tokens = tuple(token for scene in self.split(name) for token in self.key_frame_tokens(scene))
+        if not tokens:
+            raise DataError(f"{self.root}: the split {name!r} holds no key frame")
+        return tokens
+
+    def key_frame_tokens(self, scene: str) -> tuple[str, ...]:
+        """The sample tokens of a scene in the order of time.
+
+        Raises:
+            DataError: there is no scene of this name.
+        """
+        position = self._scene_positions.get(scene)
+        if position is None:
+            raise self._no_scene(scene)
+        first, end = self._frames.scene_starts[position : position + 2]
+        return tuple(self._frames.sample_tokens[sample] for sample in range(first, end))
+
+    def key_frame(self, token: str) -> KeyFrame:
+        """A key frame with its calibration and poses; files are not opened and may be missing.
+
+        Raises:
+            DataError: there is no such sample, one of its sensors has no pose or calibration that can be used, it has
+                no LIDAR_TOP sweep (which defines the ego frame), or a file name leads out of the data set.
+        """
+        sample = self._position(token)
+        if fault := self._faults.get(sample):
+            raise DataError(f"{self.root / self.version}/{fault}")
+        frames = self._frames
+        scene = int(np.searchsorted(frames.scene_starts, sample, side="right")) - 1
+        *cameras, lidar = frames.records[sample].tolist()
+        if lidar < 0:
+            raise DataError(
+                f"{self.root / self.version}: sample {token} of {self.scenes[scene]} has no key frame of "
+                f"{LIDAR_CHANNEL}, so its ego frame is not defined; leave this scene out, or complete sample_data.json"
+            )
+        return KeyFrame(
+            token=token,
+            scene=self.scenes[scene],
+            index=sample - int(frames.scene_starts[scene]),
+            timestamp_us=int(frames.sample_timestamps_us[sample]),
+            cameras=tuple(
+                self._camera(record, channel)
+                for record, channel in zip(cameras, CAMERA_CHANNELS, strict=True)
+                if record >= 0
+            ),
+            lidar=LidarSweep(
+                token=frames.record_tokens[lidar],
+                path=self._file(lidar),
+                timestamp_us=int(frames.record_timestamps_us[lidar]),
+                ego_from_lidar=self._ego_from_sensor(int(frames.record_calibrations[lidar])).copy(),
+                global_from_ego=self._ego_pose(lidar),
+            ),
+        )
+
+    def location(self, scene: str) -> str:
+        """Where a scene was driven, by its log: the name of a map, such as `singapore-onenorth`.
+
+        Raises:
+            DataError: there is no scene of this name; `log.json` is missing or damaged, or lacks the scene's log.
+        """
+        if scene not in self._scene_positions:
+            raise self._no_scene(scene)
+        if self._locations is None:
+            self._locations = _read_locations(self.root / self.version)
+        return self._locations[scene]
+
+    def boxes(self, token: str) -> tuple[BoxAnnotation, ...]:
+        """The annotations of a key frame, in table order; all of them, seen or not.
+
+        Raises:
+            DataError: there is no such sample.
+        """
+        sample = self._position(token)
+        if self._boxes is None:
+            self._boxes = load_boxes(self.root / self.version)
+        first, end = self._boxes.sample_starts[sample : sample + 2]
+        return tuple(_annotation(self._boxes, row) for row in range(first, end))
+
+    def __getstate__(self) -> tuple[Path, str]:
+        # A worker process opens the cache anew: faster than sending the arrays.
+        return self.root, self.version
+
+    def __setstate__(self, state: tuple[Path, str]) -> None:
+        root, version = state
+        self.__init__(root, version, *load_frames(root / version))  # type: ignore[misc]
+
+    def _no_scene(self, scene: str) -> DataError:
+        return DataError(f"{self.root / self.version}: has no scene {scene!r}; it has {_few(self.scenes)}")
+
+    def _position(self, token: str) -> int:
+        position = self._sample_positions.get(token)
+        if position is None:
+            raise DataError(
+                f"{self.root / self.version}: has no sample {token!r}; sample tokens stand in sample.json, and those "
+                "of sample_data or of other data sets do not count"
+            )
+        return position
+
+    def _camera(self, record: int, channel: str) -> CameraImage:
+        frames = self._frames
+        calibration = int(frames.record_calibrations[record])
+        height, width = frames.record_sizes_px[record].tolist()
+        return CameraImage(
+            channel=channel,
+            token=frames.record_tokens[record],
+            path=self._file(record),
+            timestamp_us=int(frames.record_timestamps_us[record]),
+            height=height,
+            width=width,
+            intrinsics_px=frames.calibration_intrinsics_px[calibration].copy(),
+            ego_at_image_from_camera=self._ego_from_sensor(calibration).copy(),
+            global_from_ego_at_image=self._ego_pose(record),
+        )
+
+    def _file(self, record: int) -> Path:
+        name = self._frames.record_files[record]
+        if not _SAFE_FILE.fullmatch(name):
+            raise DataError(
+                f"{self.root / self.version}/sample_data.json: row {self._frames.record_tokens[record]}: field "
+                f"filename is {name!r}, expected a path inside the data set, such as samples/{CHANNELS[-1]}/a.pcd.bin"
+            )
+        return self.root / name
+
+    def _ego_pose(self, record: int) -> np.ndarray:
+        frames = self._frames
+        rotation = rotation_from_quaternion(frames.record_quaternions[record].tolist())
+        return rigid_transform(rotation, frames.record_translations_m[record])
+
+    def _calibration(self, calibration: int) -> np.ndarray:
+        frames = self._frames
+        rotation = rotation_from_quaternion(frames.calibration_quaternions[calibration].tolist())
+        return rigid_transform(rotation, frames.calibration_translations_m[calibration])
+
+
+def _annotation(index: BoxIndex, row: int) -> BoxAnnotation:
+    instance = int(index.instances[row])
+    width, length, height = index.sizes_wlh_m[row].tolist()
+    first, end = index.attribute_starts[row : row + 2]
+    return BoxAnnotation(
+        token=index.tokens[row],
+        instance_token=index.instance_tokens[instance],
+        category=index.category_names[int(index.instance_categories[instance])],
+        size_wlh_m=(width, length, height),
+        global_from_box=rigid_transform(
+            rotation_from_quaternion(index.quaternions[row].tolist()), index.translations_m[row]
+        ),
+        visibility=int(index.visibilities[row]),
+        num_lidar_points=int(index.lidar_points[row]),
+        attributes=tuple(index.attribute_names[attribute] for attribute in index.attributes[first:end].tolist()),
+        velocity_global_m_s=index.velocities_m_s[row].copy(),
+    )
+
+
+def _read_locations(folder: Path) -> dict[str, str]:
+    """The location of every scene. Not part of the cached index: both tables are small, and few runs need it."""
+    path = table_path(folder, "log")
+    logs = read_table(path, LogRow)
+    positions = positions_of(path, tokens_of(logs))
+    scenes_path = table_path(folder, "scene")
+    return {
+        scene.name: logs[resolve(positions, scenes_path, scene, "log_token", scene.log_token, "log")].location
+        for scene in read_table(scenes_path, SceneLogRow)
+    }
+
+
+def _versions(root: Path) -> list[str]:
+    return sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
+
+
+def _only_version(root: Path) -> str:
+    versions = _versions(root)
+    if len(versions) > 1:
+        raise ConfigError(f"{root}: holds several versions ({', '.join(versions)}); name the one to open")
+    if not versions:
+        raise DataError(
+            f"{root}: {'holds no folder v1.0-*' if root.is_dir() else 'no such folder'}; expected the root of a "
+            "nuScenes-format data set, which holds the tables in v1.0-trainval/, v1.0-mini/ or the like"
+        )
+    return versions[0]
+
+
+def _few(names: tuple[str, ...]) -> str:
+    listed = ", ".join(names[:5])
+    return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed or "none"

@@ -1,0 +1,269 @@
+"""The index of key frames and their sensor records, as flat arrays.
+
+Rows of sweeps (`is_key_frame` false) and of other sensors than `CHANNELS` are left out, and not checked. What was kept
+is checked here, once. A table that is damaged as a whole, or names that lead nowhere, are refused. What is wrong with
+the pose, the calibration or the image size of a single record is kept as a text and costs its sample, no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from occlift.datasets.nuscenes.packed import PackedStrings
+from occlift.datasets.nuscenes.references import (
+    are_rotations,
+    dangling,
+    matrix,
+    no_rotation,
+    positions_of,
+    resolve,
+    starts,
+    table_path,
+    tokens_of,
+)
+from occlift.datasets.nuscenes.tables import (
+    CalibratedSensorRow,
+    EgoPoseRow,
+    SampleDataRow,
+    SampleRow,
+    SceneRow,
+    SensorRow,
+    read_blocks,
+    read_table,
+)
+from occlift.errors import DataError
+from occlift.labels.files import checked_name
+from occlift.scenes.frames import CAMERA_CHANNELS, LIDAR_CHANNEL
+
+CHANNELS: Final = (*CAMERA_CHANNELS, LIDAR_CHANNEL)
+"""The sensors of the index, in the order of the columns of `FrameIndex.records`; the lidar is last."""
+
+_UNKNOWN_COLUMN: Final = len(CHANNELS)
+
+FRAME_TABLES: Final = ("calibrated_sensor", "ego_pose", "sample", "sample_data", "scene", "sensor")
+"""The tables that the frame index is made of."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrameIndex:
+    """Key frames, ordered by scene (table order) and time, and their sensor records. Lengths in metres.
+
+    Attributes:
+        scene_names: in table order.
+        scene_starts: key frames `scene_starts[s]` to `scene_starts[s + 1]` belong to scene s.
+        sample_tokens, sample_timestamps_us: per key frame.
+        records: per key frame and channel, the index of its sensor record, −1 where there is none.
+        record_*: per sensor record: token, file name relative to the root, time stamp, image size (height, width), the
+            index of its calibration, and global_from_ego at its time as translation and quaternion (w, x, y, z).
+        calibration_*: ego_from_sensor as translation and quaternion, and the intrinsics in pixels (NaN if no camera).
+        faulty_samples, faults: key frames of which a record cannot be used, and per such key frame what is wrong with
+            it; the text begins with the file name of a table.
+    """
+
+    scene_names: PackedStrings
+    scene_starts: Int[np.ndarray, "scenes_plus_1"]
+    sample_tokens: PackedStrings
+    sample_timestamps_us: Int[np.ndarray, "samples"]
+    records: Int[np.ndarray, "samples 7"]
+    record_tokens: PackedStrings
+    record_files: PackedStrings
+    record_timestamps_us: Int[np.ndarray, "records"]
+    record_sizes_px: Int[np.ndarray, "records 2"]
+    record_calibrations: Int[np.ndarray, "records"]
+    record_translations_m: Float[np.ndarray, "records 3"]
+    record_quaternions: Float[np.ndarray, "records 4"]
+    calibration_translations_m: Float[np.ndarray, "calibrations 3"]
+    calibration_quaternions: Float[np.ndarray, "calibrations 4"]
+    calibration_intrinsics_px: Float[np.ndarray, "calibrations 3 3"]
+    faulty_samples: Int[np.ndarray, "faults"]
+    faults: PackedStrings
+
+
+def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
+    """Builds the frame index from the tables in `folder`, and says where each sample token stands in it.
+
+    Raises:
+        DataError: a table is missing or damaged; a record or a sample belongs to none; a scene name or a token occurs
+            twice, or is unsafe as a file name; no key frame has records that can be used.
+    """
+    scenes_path, samples_path = table_path(folder, "scene"), table_path(folder, "sample")
+    scenes = read_table(scenes_path, SceneRow)
+    positions_of(scenes_path, (checked_name(scene.name, f"{scenes_path}: scene name") for scene in scenes), "name")
+    scene_positions = positions_of(scenes_path, tokens_of(scenes))
+
+    samples = read_table(samples_path, SampleRow)
+    scene_of_sample = [
+        resolve(scene_positions, samples_path, sample, "scene_token", sample.scene_token, "scene") for sample in samples
+    ]
+    order = sorted(range(len(samples)), key=lambda row: (scene_of_sample[row], samples[row].timestamp))
+    samples = [samples[row] for row in order]
+    counts = np.bincount(np.asarray(scene_of_sample, dtype=np.int64), minlength=len(scenes))
+    sample_positions = positions_of(
+        samples_path, (checked_name(sample.token, f"{samples_path}: token") for sample in samples)
+    )
+
+    calibrations_path = table_path(folder, "calibrated_sensor")
+    calibrations = read_table(calibrations_path, CalibratedSensorRow)
+    calibration_positions = positions_of(calibrations_path, tokens_of(calibrations))
+    columns, other_channels = _channel_columns(folder, calibrations)
+    calibration_quaternions = matrix([row.rotation for row in calibrations], 4)
+    intrinsics_px, calibration_faults = _checked_calibrations(calibrations, calibration_quaternions, columns)
+
+    records_path = table_path(folder, "sample_data")
+    records = np.full((len(samples), len(CHANNELS)), -1, dtype=np.int32)
+    rows: list[SampleDataRow] = []
+    calibration_of_row: list[int] = []
+    sample_of_row: list[int] = []
+    faults: dict[int, str] = {}
+    row_faults: dict[int, str] = {}
+    for block in read_blocks(records_path, SampleDataRow):
+        for row in block:
+            if not row.is_key_frame:
+                continue
+            sample = resolve(sample_positions, records_path, row, "sample_token", row.sample_token, "sample")
+            calibration = calibration_positions.get(row.calibrated_sensor_token, -1)
+            column = columns[calibration] if calibration >= 0 else _column_by_file(row, other_channels)
+            if column is None:
+                continue
+            fault = calibration_faults.get(calibration) or _fault(row, calibration, column)
+            if column == _UNKNOWN_COLUMN:
+                faults[sample] = fault
+                continue
+            if fault:
+                row_faults[len(rows)] = fault
+            # Should a sample have two records of one sensor, the later row counts, as in the devkit.
+            records[sample, column] = len(rows)
+            rows.append(row)
+            calibration_of_row.append(calibration)
+            sample_of_row.append(sample)
+
+    translations, quaternions, pose_faults = _ego_poses(folder, rows)
+    for record, fault in sorted({**pose_faults, **row_faults}.items()):
+        if record in records[sample_of_row[record]]:
+            faults.setdefault(sample_of_row[record], fault)
+    if faults and len(faults) == len(samples):
+        raise DataError(f"{folder}/{faults[min(faults)]}")
+    faulty_samples = sorted(faults)
+    frames = FrameIndex(
+        scene_names=PackedStrings.pack(scene.name for scene in scenes),
+        scene_starts=starts(counts),
+        sample_tokens=PackedStrings.pack(tokens_of(samples)),
+        sample_timestamps_us=np.array([sample.timestamp for sample in samples], dtype=np.int64),
+        records=records,
+        record_tokens=PackedStrings.pack(tokens_of(rows)),
+        record_files=PackedStrings.pack(row.filename for row in rows),
+        record_timestamps_us=np.array([row.timestamp for row in rows], dtype=np.int64),
+        record_sizes_px=np.array([(row.height or 0, row.width or 0) for row in rows], dtype=np.int32).reshape(-1, 2),
+        record_calibrations=np.array(calibration_of_row, dtype=np.int32),
+        record_translations_m=translations,
+        record_quaternions=quaternions,
+        calibration_translations_m=matrix([row.translation for row in calibrations], 3),
+        calibration_quaternions=calibration_quaternions,
+        calibration_intrinsics_px=intrinsics_px,
+        faulty_samples=np.array(faulty_samples, dtype=np.int64),
+        faults=PackedStrings.pack(faults[sample] for sample in faulty_samples),
+    )
+    return frames, sample_positions
+
+
+def _channel_columns(
+    folder: Path, calibrations: Sequence[CalibratedSensorRow]
+) -> tuple[list[int | None], frozenset[str]]:
+    """Per calibration, the column of its sensor in `CHANNELS`, None for sensors that are not read; and the channels of
+    those sensors."""
+    path = table_path(folder, "sensor")
+    sensors = read_table(path, SensorRow)
+    positions = positions_of(path, tokens_of(sensors))
+    columns = {channel: column for column, channel in enumerate(CHANNELS)}
+    of_sensor = [columns.get(sensor.channel) for sensor in sensors]
+    calibrations_path = table_path(folder, "calibrated_sensor")
+    of_calibration = [
+        of_sensor[resolve(positions, calibrations_path, row, "sensor_token", row.sensor_token, "sensor")]
+        for row in calibrations
+    ]
+    return of_calibration, frozenset(sensor.channel for sensor in sensors) - set(CHANNELS)
+
+
+def _column_by_file(row: SampleDataRow, other_channels: frozenset[str]) -> int | None:
+    """The column of a record whose calibration is lost, by the folder of its file: `samples/<channel>/`.
+
+    None for sensors that are not read. Where the folder does not say, the record may be that of a camera, and nobody
+    must do without a camera unawares: `_UNKNOWN_COLUMN`.
+    """
+    channel = row.filename.rpartition("/")[0].rpartition("/")[2]
+    if channel in other_channels:
+        return None
+    return CHANNELS.index(channel) if channel in CHANNELS else _UNKNOWN_COLUMN
+
+
+def _fault(row: SampleDataRow, calibration: int, column: int) -> str:
+    """What is wrong with a record, its pose aside; empty if nothing is."""
+    path = Path("sample_data.json")
+    if calibration < 0:
+        token = row.calibrated_sensor_token
+        return str(dangling(path, row, "calibrated_sensor_token", token, "calibrated_sensor"))
+    if column < len(CAMERA_CHANNELS) and not (row.height and row.width):
+        return (
+            f"{path}: row {row.token}: an image of {CHANNELS[column]} needs height and width in pixels, got "
+            f"{row.height} × {row.width}"
+        )
+    return ""
+
+
+def _checked_calibrations(
+    calibrations: Sequence[CalibratedSensorRow],
+    quaternions: Float[np.ndarray, "calibrations 4"],
+    columns: Sequence[int | None],
+) -> tuple[Float[np.ndarray, "calibrations 3 3"], dict[int, str]]:
+    """Intrinsics, NaN where there are none; and what is wrong with calibrations, by their positions."""
+    path = Path("calibrated_sensor.json")
+    intrinsics_px = np.full((len(calibrations), 3, 3), np.nan)
+    faults: dict[int, str] = {}
+    for position, (row, column) in enumerate(zip(calibrations, columns, strict=True)):
+        if column is None or column >= len(CAMERA_CHANNELS):
+            continue
+        lines = row.camera_intrinsic
+        if [len(line) for line in lines] == [3, 3, 3]:
+            intrinsics_px[position] = lines
+        else:
+            faults[position] = (
+                f"{path}: row {row.token}: field camera_intrinsic of {CHANNELS[column]} should be a 3×3 matrix, got "
+                f"{lines}"
+            )
+    for position in np.flatnonzero(~are_rotations(quaternions)).tolist():
+        faults[position] = str(no_rotation(path, calibrations[position].token, quaternions[position]))
+    return intrinsics_px, faults
+
+
+def _ego_poses(
+    folder: Path, records: Sequence[SampleDataRow]
+) -> tuple[Float[np.ndarray, "records 3"], Float[np.ndarray, "records 4"], dict[int, str]]:
+    """The ego pose of every record, without keeping the table's other rows; and what is wrong with them, by record."""
+    path = table_path(folder, "ego_pose")
+    unique = {record.ego_pose_token: None for record in records}
+    positions = {token: position for position, token in enumerate(unique)}
+    poses = np.full((len(positions), 7), np.nan)
+    found = np.zeros(len(positions), dtype=np.bool_)
+    for block in read_blocks(path, EgoPoseRow):
+        for row in block:
+            position = positions.get(row.token)
+            if position is not None:
+                poses[position] = row.translation + row.rotation
+                found[position] = True
+    of_record = np.array([positions[record.ego_pose_token] for record in records], dtype=np.int64)
+    usable = found & are_rotations(poses[:, 3:])
+    faults: dict[int, str] = {}
+    for number in np.flatnonzero(~usable[of_record]).tolist():
+        record, position = records[number], of_record[number]
+        if found[position]:
+            faults[number] = str(no_rotation(Path(path.name), record.ego_pose_token, poses[position, 3:]))
+        else:
+            error = dangling(Path("sample_data.json"), record, "ego_pose_token", record.ego_pose_token, "ego_pose")
+            faults[number] = str(error)
+    return np.ascontiguousarray(poses[of_record, :3]), np.ascontiguousarray(poses[of_record, 3:]), faults

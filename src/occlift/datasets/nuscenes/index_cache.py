@@ -1,0 +1,143 @@
+"""The index of a data set, cached beside its tables.
+
+The cache is an `.npz` without pickle. It counts only if it was made from tables of the same sizes and time stamps by
+the same format; otherwise, or if it is damaged, it is made again. Where the tables' folder cannot be written, the
+user's cache folder serves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
+
+from occlift.datasets.nuscenes.box_index import BOX_TABLES, BoxIndex, index_boxes
+from occlift.datasets.nuscenes.frame_index import FRAME_TABLES, FrameIndex, index_frames
+from occlift.datasets.nuscenes.packed import PackedStrings
+from occlift.datasets.nuscenes.references import table_path
+from occlift.errors import DataError
+from occlift.runtime.npz import read_npz, write_npz
+
+FORMAT: Final = 2
+"""To be raised with every change of what the arrays mean or which there are."""
+
+FILE_NAME: Final = ".occlift-index.npz"
+
+_log = logging.getLogger(__name__)
+
+IndexType = TypeVar("IndexType", FrameIndex, BoxIndex)
+
+
+def load_frames(folder: Path) -> tuple[FrameIndex, BoxIndex | None]:
+    """The frame index of the tables in `folder`, from the cache if it is good, else from the tables.
+
+    The box index comes with it where it had to be made anyway; otherwise `load_boxes` reads it when it is needed.
+
+    Raises:
+        DataError: a table is missing, damaged or inconsistent.
+    """
+    cached = _from_cache(folder, FrameIndex)
+    return (cached, None) if cached is not None else _build(folder)
+
+
+def load_boxes(folder: Path) -> BoxIndex:
+    """The box index of the tables in `folder`, from the cache if it is good, else from the tables.
+
+    Raises:
+        DataError: a table is missing, damaged or inconsistent.
+    """
+    cached = _from_cache(folder, BoxIndex)
+    return cached if cached is not None else _build(folder)[1]
+
+
+def cache_paths(folder: Path) -> tuple[Path, Path]:
+    """Where the cache may lie: beside the tables, or in the user's cache folder under a name made of the path."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    return folder / FILE_NAME, base / "occlift" / f"{digest}{FILE_NAME}"
+
+
+def _build(folder: Path) -> tuple[FrameIndex, BoxIndex]:
+    # The key is taken first: should a table change while it is read, the cache is stale from the start.
+    key = _key(folder)
+    frames, sample_positions = index_frames(folder)
+    boxes = index_boxes(folder, sample_positions, frames.sample_timestamps_us)
+    arrays = {"key": key, **_arrays(frames), **_arrays(boxes)}
+    for path in cache_paths(folder):
+        if path.parent == folder and not folder.stat().st_mode & 0o222:
+            # Marked read-only: left alone even by root, who could write.
+            continue
+        try:
+            write_npz(path, arrays, level=0)
+            break
+        except OSError as error:
+            _log.debug("index not cached in %s: %s", path, error)
+    return frames, boxes
+
+
+def _key(folder: Path) -> NDArray[np.uint8]:
+    """What the cache depends on, as the bytes of a JSON text."""
+    tables: dict[str, tuple[int, int]] = {}
+    for table in sorted({*FRAME_TABLES, *BOX_TABLES}):
+        try:
+            status = table_path(folder, table).stat()
+            tables[table] = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            # No cache matches; reading the table says what is wrong with it.
+            tables[table] = (-1, -1)
+    text = json.dumps({"format": FORMAT, "tables": tables}, sort_keys=True)
+    return np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def _from_cache(folder: Path, index_type: type[IndexType]) -> IndexType | None:
+    key = _key(folder)
+    for path in cache_paths(folder):
+        try:
+            if np.array_equal(read_npz(path, ("key",))["key"], key):
+                return _index(index_type, read_npz(path, _array_names(index_type)))
+        except DataError as error:
+            _log.debug("no index from the cache: %s", error)
+    return None
+
+
+def _arrays(index: FrameIndex | BoxIndex) -> dict[str, NDArray[Any]]:
+    """The arrays of an index under the names that they have in the cache."""
+    arrays: dict[str, NDArray[Any]] = {}
+    prefix = type(index).__name__
+    for field in dataclasses.fields(index):
+        value = getattr(index, field.name)
+        if isinstance(value, PackedStrings):
+            arrays[f"{prefix}.{field.name}.letters"] = value.letters
+            arrays[f"{prefix}.{field.name}.starts"] = value.starts
+        else:
+            arrays[f"{prefix}.{field.name}"] = value
+    return arrays
+
+
+def _array_names(index_type: type[IndexType]) -> list[str]:
+    types = get_type_hints(index_type)
+    names: list[str] = []
+    for field in dataclasses.fields(index_type):
+        name = f"{index_type.__name__}.{field.name}"
+        names += [f"{name}.letters", f"{name}.starts"] if types[field.name] is PackedStrings else [name]
+    return names
+
+
+def _index(index_type: type[IndexType], arrays: Mapping[str, NDArray[Any]]) -> IndexType:
+    """The inverse of `_arrays`."""
+    values: dict[str, PackedStrings | NDArray[Any]] = {}
+    for field in dataclasses.fields(index_type):
+        name = f"{index_type.__name__}.{field.name}"
+        if name in arrays:
+            values[field.name] = arrays[name]
+        else:
+            values[field.name] = PackedStrings(letters=arrays[f"{name}.letters"], starts=arrays[f"{name}.starts"])
+    return index_type(**values)  # type: ignore[arg-type]

@@ -1,0 +1,306 @@
+"""The whole road once, small: town → labels → training → baselines → scores → report.
+
+The network sees images and pseudo-labels of the training scenes only. The truth of the town is opened for scores and
+pictures of the validation scenes, which come from other seeds than the training scenes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.errors import ConfigError, DataError
+from occlift.evaluation.baselines import label_predictions, prior_predictions
+from occlift.evaluation.occupancy import Evaluation, evaluate
+from occlift.label_space import CLASS_NAMES, FREE
+from occlift.labels.config import LabelConfig
+from occlift.labels.files import label_path, prediction_path, read_label, read_prediction
+from occlift.labels.generate import generate_labels
+from occlift.runtime.progress import track
+from occlift.runtime.threads import usable_cores
+from occlift.town.config import TownConfig
+from occlift.town.scene_writer import GTS
+from occlift.town.write import write_town
+from occlift.training.occupancy import TrainConfig, predict, train
+from occlift.training.optimizer import OptimizerConfig
+from occlift.training.run_folder import LAST_CHECKPOINT, peak_memory_bytes
+from occlift.viz.curves import Curve, Series
+from occlift.viz.frame_report import environment_facts, overview_image, report_frame, write_frame_scene
+from occlift.viz.report import Report, Role, ScoreRow, Scores, Stage, write_report
+
+ROWS: Final[tuple[tuple[str, Role], ...]] = (
+    ("prior", "baseline"),
+    ("blind", "baseline"),
+    ("labels", "reference"),
+    ("EasyOcc", "model"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """The configurations of all stages.
+
+    Attributes:
+        blind_steps: the blind network may be trained shorter; the table says so.
+        pictures: validation frames in the report.
+    """
+
+    town: TownConfig
+    label: LabelConfig = field(default_factory=LabelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    blind_steps: int
+    pictures: int = 4
+
+    @classmethod
+    def standard(cls) -> DemoConfig:
+        """Ten minutes on two cores."""
+        return cls(
+            town=TownConfig(scenes=20, frames=13, seed=0, image_height=96, image_width=176, maps=True),
+            train=TrainConfig(optimizer=OptimizerConfig(steps=500), validation_every=125),
+            blind_steps=250,
+        )
+
+    @classmethod
+    def smoke(cls) -> DemoConfig:
+        """Every stage in its smallest form: shows that it runs, not what it can."""
+        return cls(
+            town=TownConfig(scenes=2, frames=2, seed=0, image_height=96, image_width=176, maps=True),
+            label=LabelConfig(frames=3),
+            train=TrainConfig(optimizer=OptimizerConfig(steps=4), validation_every=2),
+            blind_steps=2,
+            pictures=1,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoRun:
+    """What the demo showed.
+
+    Attributes:
+        rows: of the score table, per cent.
+        ratio: EasyOcc's mIoU (17 classes, camera mask, absent classes skipped) over the better of prior and blind.
+        seconds: all stages together, those of an earlier run whose results were reused included.
+        peak_memory_gb: the largest resident size of the process.
+    """
+
+    report: Path
+    scene: Path
+    rows: tuple[ScoreRow, ...]
+    ratio: float
+    seconds: float
+    peak_memory_gb: float
+
+
+def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
+    """Runs all stages in the folder `out`, or what is missing of them.
+
+    Args:
+        command: what the report says it was made by.
+
+    Raises:
+        ConfigError: `out` holds a demo of another configuration, or viser is missing.
+    """
+    if importlib.util.find_spec("viser") is None:  # said now, not after ten minutes
+        raise ConfigError("the demo draws its 3-D scene with viser: pip install 'occlift[view]'")
+    stages = _Stages(out, config)
+    town, labels = out / "town", out / "labels"
+    runs = {"EasyOcc": out / "easyocc", "blind": out / "blind"}
+
+    with stages.timed("town", f"{config.town.scenes} scenes of {config.town.frames} key frames") as clock:
+        written = write_town(town, config.town)
+        clock.reused = written.reused == written.scenes
+    data = NuScenes.open(town)
+    tokens = data.split_tokens("val")
+    with stages.timed("labels", f"{config.label.frames} frames fused, {config.label.semantics}") as clock:
+        made = generate_labels(data, labels, config.label, workers=usable_cores())
+        if made.failed:
+            raise DataError(f"{len(made.failed)} labels could not be made; {labels / 'manifest.json'} says why")
+        clock.reused = made.done == 0
+    blind = replace(config.train, blind=True, optimizer=replace(config.train.optimizer, steps=config.blind_steps))
+    fresh = False
+    for name, training in (("EasyOcc", config.train), ("blind", blind)):
+        steps = training.optimizer.steps
+        with stages.timed(f"train {name}", f"{steps} steps of {training.batch_size} key frames") as clock:
+            clock.reused = _trained(town, labels, runs[name], training)
+        fresh |= not clock.reused
+    predictions = {name: out / "predictions" / name.lower() for name, _ in ROWS}
+    with stages.timed("predictions", f"{len(tokens)} unseen key frames") as clock:
+        clock.reused = not fresh and all(prediction_path(p, t).exists() for p in predictions.values() for t in tokens)
+        if not clock.reused:
+            prior_predictions(town, labels, predictions["prior"])
+            label_predictions(town, labels, predictions["labels"])
+            for name, run in runs.items():
+                predict(town, predictions[name], checkpoint=run / LAST_CHECKPOINT)
+    with stages.timed("scores", "camera mask, lidar mask, no mask, rays"):
+        evaluations = {name: evaluate(path, town / GTS, tokens=tokens, rays=data) for name, path in predictions.items()}
+        for name, evaluation in evaluations.items():
+            _write(out / "scores" / f"{name.lower()}.json", evaluation.to_json())
+    rows = tuple(_row(name, role, evaluations[name], _note(name, config)) for name, role in ROWS)
+    ratio = _ratio(rows)
+    chosen = [tokens[i] for i in np.linspace(0, len(tokens) - 1, config.pictures + 2).round().astype(int)[1:-1]]
+    report, scene = out / "report.html", out / "scene.html"
+    with stages.timed("pictures", f"{len(chosen)} key frames"):
+        volumes = {token: _volumes(data, token, labels, predictions["EasyOcc"]) for token in chosen}
+        write_frame_scene(scene, data, chosen[0], volumes[chosen[0]])
+        frames = tuple(report_frame(data, token, volumes[token]) for token in track(chosen, "pictures"))
+        overview_image(frames[len(frames) // 2]).save(out / "overview.png", optimize=True)
+    write_report(
+        report,
+        Report(
+            title="occlift demo",
+            summary=_summary(config, ratio, len(tokens)),
+            command=command,
+            rows=rows,
+            frames=frames,
+            curves=_curves(runs["EasyOcc"], runs["blind"]),
+            stages=stages.done,
+            facts=(("seed", str(config.town.seed)), *environment_facts()),
+            links=((scene.name, "Open one validation frame in 3-D"),),
+        ),
+    )
+    return DemoRun(
+        report=report, scene=scene, rows=rows, ratio=ratio, seconds=sum(s.seconds for s in stages.done),
+        peak_memory_gb=peak_memory_bytes() / 1e9,
+    )  # fmt: skip
+
+
+@dataclass
+class _Clock:
+    reused: bool = False
+
+
+class _Stages:
+    """Times the stages and remembers, across runs, how long those took that are now reused."""
+
+    def __init__(self, out: Path, config: DemoConfig) -> None:
+        self._path = out / "demo.json"
+        self.done: tuple[Stage, ...] = ()
+        wanted = json.loads(json.dumps({**asdict(config), "train": config.train.to_dict()}))
+        self._record: dict[str, Any] = {"config": wanted, "stages": {}}
+        if self._path.exists():
+            try:
+                found = json.loads(self._path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise DataError(f"{self._path}: not readable ({error}); delete {out} and run again") from error
+            if found.get("config") != wanted:
+                raise ConfigError(f"{out} holds a demo of another configuration; delete it or choose another --out")
+            self._record = found
+        _write(self._path, json.dumps(self._record, indent=1))
+
+    @contextmanager
+    def timed(self, name: str, what: str) -> Iterator[_Clock]:
+        """A stage; the caller says on the yielded clock if it found the stage done."""
+        clock = _Clock()
+        started = time.monotonic()
+        yield clock
+        measured = {"seconds": time.monotonic() - started, "peak_memory_gb": peak_memory_bytes() / 1e9}
+        if not clock.reused or name not in self._record["stages"]:
+            self._record["stages"][name] = measured
+            _write(self._path, json.dumps(self._record, indent=1))
+        self.done += (Stage(name=name, note=what, **self._record["stages"][name]),)
+
+
+def _trained(town: Path, labels: Path, run: Path, config: TrainConfig) -> bool:
+    """Trains, or goes on where an interrupted run stopped; true if nothing was left to do."""
+    from occlift.training.checkpoint import checkpoint_parts
+
+    checkpoint = run / LAST_CHECKPOINT
+    resume = checkpoint if checkpoint.exists() else None
+    if resume is not None and checkpoint_parts(resume)["global_step"] >= config.optimizer.steps:
+        return True
+    train(town, labels, run, config, validation_labels=town / GTS, resume=resume)
+    return False
+
+
+def _volumes(data: NuScenes, token: str, labels: Path, predictions: Path) -> dict[str, np.ndarray]:
+    scene = data.key_frame(token).scene
+    return {
+        "truth": read_label(label_path(data.root / GTS, scene, token)).semantics,
+        "pseudo-label": read_label(label_path(labels, scene, token), allow_unknown=True).semantics,
+        "prediction": read_prediction(prediction_path(predictions, token)),
+    }
+
+
+def _note(name: str, config: DemoConfig) -> str:
+    steps, blind = config.train.optimizer.steps, config.blind_steps
+    shorter = f", trained for {blind} steps instead of {steps}" if blind < steps else ""
+    return {
+        "prior": "most frequent class per voxel, no image",
+        "blind": f"grey images{shorter}",
+        "labels": "the pseudo-labels of these frames, unknown taken as free",
+        "EasyOcc": f"trained on pseudo-labels, {steps} steps",
+    }[name]
+
+
+def _row(name: str, role: Role, evaluation: Evaluation, note: str) -> ScoreRow:
+    scores = evaluation.counts
+    means = {
+        mask: Scores(
+            iou=scores.geometric_iou(mask),
+            miou_17=scores.mean_iou(mask, classes=17),
+            miou_15=scores.mean_iou(mask, classes=15),
+        )
+        for mask in ("camera", "none")
+    }
+    per_class = scores.class_iou("camera")
+    assert evaluation.rays is not None, evaluation.predictions
+    return ScoreRow(
+        name=name, role=role, with_camera_mask=means["camera"], without_mask=means["none"], note=note,
+        ray_iou=evaluation.rays.named()["ray_iou"],
+        class_iou=tuple(None if np.isnan(per_class[c]) else per_class[c] for c in CLASS_NAMES[:FREE]),
+    )  # fmt: skip
+
+
+def _ratio(rows: tuple[ScoreRow, ...]) -> float:
+    score = {row.name: row.with_camera_mask.miou_17 for row in rows}
+    return score["EasyOcc"] / max(score["prior"], score["blind"])
+
+
+def _summary(config: DemoConfig, ratio: float, frames: int) -> str:
+    return (
+        f"EasyOcc, trained from scratch on pseudo-labels alone, scored on {frames} key frames of unseen scenes on the "
+        f"full Occ3D grid: {ratio:.2f} times the mIoU of the better of two baselines that see no image. Teachers: "
+        f"{config.label.semantics} (classes) and {config.label.depth} (depth), which corrupt the town's truth the way "
+        f"foundation models err."
+    )
+
+
+def _curves(model: Path, blind: Path) -> tuple[Curve, ...]:
+    from occlift.training.callbacks import read_scalars
+
+    scalars = {"EasyOcc": read_scalars(model / "losses.csv"), "blind": read_scalars(blind / "losses.csv")}
+
+    def series(run: str, name: str, label: str, *, dashed: bool = False) -> Series:
+        points = [(step, value) for step, found, value in scalars[run] if found == name]
+        return Series(name=label, x=tuple(p[0] for p in points), y=tuple(p[1] for p in points), dashed=dashed)
+
+    terms = sorted({name for _, name, _ in scalars["EasyOcc"] if name.startswith("loss_")})
+    return (
+        Curve(
+            title="Training loss", x_label="step", y_label="loss",
+            series=tuple(series("EasyOcc", name, name.removeprefix("loss_").replace("_", " ")) for name in terms),
+        ),
+        Curve(
+            title="mIoU on unseen scenes while training", x_label="step", y_label="mIoU 17, camera mask (%)",
+            series=(
+                series("EasyOcc", "val_miou_17_camera", "EasyOcc"),
+                series("blind", "val_miou_17_camera", "blind", dashed=True),
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""Scores of predictions, of labels and of networks."""

@@ -1,0 +1,183 @@
+"""Runs side by side: which is better, by which score, on which classes.
+
+Scores can be compared only if they were counted on the same frames against the same truth; what differs is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from occlift.errors import ConfigError
+from occlift.evaluation.occupancy import Evaluation, read_evaluation
+from occlift.evaluation.score_table import ScoreTable
+from occlift.label_space import CLASS_COLORS, CLASS_NAMES, FREE
+from occlift.metrics.occupancy import AbsentClass, Mask, score_name
+
+PerClass = Literal["camera", "lidar", "none", "rays"]
+"""Whose IoU per class: that of a mask, or RayIoU."""
+
+_MASK_WORDS: Final = {"camera": "camera mask", "lidar": "lidar mask", "none": "no mask"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Evaluations with names that tell them apart."""
+
+    names: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    def table(self, *, masks: Sequence[Mask] = ("camera", "none"), absent: AbsentClass = "skipped") -> ScoreTable:
+        """A row per run: masked mIoU, unmasked mIoU and RayIoU, with the geometric IoUs; best per column.
+
+        Args:
+            masks: of the columns.
+            absent: how classes count that occur neither in truth nor in prediction.
+        """
+        columns: dict[str, str] = {}
+        for mask in masks:
+            columns[f"iou_{mask}"] = f"IoU, {_MASK_WORDS[mask]}"
+            columns[score_name(mask, 17, absent)] = f"mIoU 17, {_MASK_WORDS[mask]}"
+            columns[score_name(mask, 15, absent)] = f"mIoU 15, {_MASK_WORDS[mask]}"
+        # RayIoU has one rule for absent classes, that of its public code: skipped.
+        columns["ray_iou"] = "RayIoU"
+        scores = [evaluation.named() for evaluation in self.evaluations]
+        columns = {key: title for key, title in columns.items() if any(key in named for named in scores)}
+        values = tuple(tuple(_number(named.get(key)) for key in columns) for named in scores)
+        by_column = [_best([row[i] for row in values]) for i in range(len(columns))]
+        return ScoreTable(
+            title=f"{self._frames()}, per cent, classes absent from truth and prediction "
+            + ("skipped" if absent == "skipped" else "counted as 0 (in RayIoU: skipped)"),
+            corner="run",
+            columns=tuple(columns.values()),
+            rows=self.names,
+            values=values,
+            best=tuple(tuple(column[i] for column in by_column) for i in range(len(self.names))),
+            notes=self.notes(),
+        )
+
+    def class_table(self, which: PerClass) -> ScoreTable:
+        """A row per class 0..16, a column per run; best per class.
+
+        Raises:
+            ConfigError: a run was not scored in this way.
+        """
+        per_run = [self._class_iou(name, e, which) for name, e in zip(self.names, self.evaluations, strict=True)]
+        values = tuple(tuple(_number(scores[name]) for scores in per_run) for name in CLASS_NAMES[:FREE])
+        return ScoreTable(
+            title=f"{self._frames()}, {_what(which)} per class, per cent",
+            corner="class",
+            columns=self.names,
+            rows=CLASS_NAMES[:FREE],
+            values=values,
+            best=tuple(_best(row) for row in values),
+            notes=self.notes(),
+        )
+
+    def picture(self, path: Path, which: PerClass) -> None:
+        """Writes bars per class as PNG.
+
+        Raises:
+            ConfigError: a run was not scored in this way.
+        """
+        from occlift.viz.bars import write_class_bars
+
+        table = self.class_table(which)
+        write_class_bars(
+            path,
+            title=table.title,
+            runs=self.names,
+            classes=CLASS_NAMES[:FREE],
+            values=tuple(zip(*table.values, strict=True)),
+            colors=CLASS_COLORS[:FREE],
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """Why differences between the runs may mean nothing; empty if they were scored alike."""
+        found = []
+        for name, evaluation in zip(self.names, self.evaluations, strict=True):
+            if not evaluation.complete:
+                left_out = len(evaluation.without_prediction) + len(evaluation.without_truth)
+                found.append(
+                    f"{name} leaves out {left_out} samples of its split: its scores are not those of the split."
+                )
+        first = self.evaluations[0]
+        for name, evaluation in zip(self.names[1:], self.evaluations[1:], strict=True):
+            if evaluation.tokens != first.tokens:
+                common = len(set(evaluation.tokens) & set(first.tokens))
+                found.append(
+                    f"{name} was scored on other samples than {self.names[0]} ({evaluation.frames} and "
+                    f"{first.frames}, {common} in common): their scores cannot be compared."
+                )
+            for mask, h in evaluation.counts.histograms.items():
+                mine = first.counts.histograms.get(mask)
+                # How often each class occurs in the truth follows from the histogram.
+                if evaluation.tokens == first.tokens and mine is not None and (h.sum(1) != mine.sum(1)).any():
+                    found.append(
+                        f"{name} was scored against other truth or other masks than {self.names[0]} "
+                        f"({_MASK_WORDS[mask]}): their scores cannot be compared."
+                    )
+                    break
+        return tuple(found)
+
+    def _frames(self) -> str:
+        counts = sorted({evaluation.frames for evaluation in self.evaluations})
+        return f"{' and '.join(map(str, counts))} key frames"
+
+    @staticmethod
+    def _class_iou(name: str, evaluation: Evaluation, which: PerClass) -> dict[str, float]:
+        per_class = evaluation.class_iou()
+        if which not in per_class:
+            again = "--rays" if which == "rays" else f"--mask {which}"
+            raise ConfigError(
+                f"{name} holds no scores for {which!r}, only {', '.join(per_class)}; evaluate with {again}"
+            )
+        return per_class[which]
+
+
+def compare(paths: Sequence[Path], names: Sequence[str] = ()) -> Comparison:
+    """Reads evaluations to compare, best baseline first or in any order.
+
+    Args:
+        paths: JSON files of `occlift evaluate`.
+        names: of the runs; by default the files' names, with their folders where those are equal.
+
+    Raises:
+        ConfigError: there is no file, or not one name for each.
+        DataError: a file is missing or something else.
+    """
+    if not paths:
+        raise ConfigError("nothing to compare: name the JSON files that `occlift evaluate --json` wrote")
+    if names and len(names) != len(paths):
+        raise ConfigError(f"{len(names)} names for {len(paths)} files; expected one for each")
+    shown_names = tuple(names) or _short_names(paths)
+    return Comparison(names=shown_names, evaluations=tuple(read_evaluation(path) for path in paths))
+
+
+def _short_names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The shortest ends of the paths, without suffix, that tell them apart."""
+    parts = [path.with_suffix("").absolute().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = tuple("/".join(p[-length:]) for p in parts)
+        if len(set(names)) == len(names):
+            return names
+    return tuple(str(path) for path in paths)
+
+
+def _what(which: PerClass) -> str:
+    return "RayIoU (mean of 1, 2 and 4 m)" if which == "rays" else f"IoU, {_MASK_WORDS[which]},"
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _best(values: Sequence[float | None]) -> tuple[bool, ...]:
+    """Which are the largest; none where there is no competition."""
+    numbers = [value for value in values if value is not None]
+    if len(values) < 2 or not numbers or max(numbers) == 0:
+        return (False,) * len(values)
+    return tuple(value == max(numbers) for value in values)

@@ -1,0 +1,298 @@
+"""Folders of predictions against folders of truth: every named score, whole or in parts that add up.
+
+What an evaluation keeps are counts (`OccupancyCounts`, `RayCounts`) and the tokens they come from. So parts that were
+scored on several machines add up to the whole to the last bit, and a frame that is counted twice is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float
+
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.errors import ConfigError, DataError
+from occlift.label_space import NUM_CLASSES
+from occlift.labels.files import prediction_path, read_prediction, read_truth
+from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
+from occlift.metrics.rays import RAY_HISTOGRAM_SHAPE, RayCounts, ray_histogram, ray_origins
+from occlift.runtime.progress import track
+from occlift.teachers.torch_model import torch_device
+
+FORMAT: Final = "occlift evaluation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores of predictions against truth.
+
+    Attributes:
+        predictions: where the predictions lay.
+        truth: where the truth lay.
+        tokens: the samples that were scored, sorted.
+        counts: histograms per mask, and what follows from them.
+        rays: the same for RayIoU; None if it was not asked for.
+        without_prediction: samples that were left out because nobody predicted them.
+        without_truth: samples that were left out because they have no truth.
+    """
+
+    predictions: str
+    truth: str
+    tokens: tuple[str, ...]
+    counts: OccupancyCounts
+    rays: RayCounts | None = None
+    without_prediction: tuple[str, ...] = ()
+    without_truth: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        """How many key frames were scored."""
+        return len(self.tokens)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no sample was left out."""
+        return not self.without_prediction and not self.without_truth
+
+    def named(self) -> dict[str, float]:
+        """Every score by its full name, per cent; NaN where nothing can be said."""
+        return {**self.counts.named(), **(self.rays.named() if self.rays else {})}
+
+    def class_iou(self) -> dict[str, dict[str, float]]:
+        """IoU per class name, per mask and (as `rays`) for RayIoU; NaN where absent."""
+        per_class = {str(mask): self.counts.class_iou(mask) for mask in self.counts.histograms}
+        return {**per_class, **({"rays": self.rays.class_iou()} if self.rays else {})}
+
+    def to_json(self) -> str:
+        """Histograms, every named score, and IoU per class; NaN (absent) as null."""
+        plain = {
+            "format": FORMAT,
+            "predictions": self.predictions,
+            "truth": self.truth,
+            "frames": self.frames,
+            "scores": _nan_as_none(self.named()),
+            "class_iou": {name: _nan_as_none(scores) for name, scores in self.class_iou().items()},
+            "histograms": {mask: h.tolist() for mask, h in self.counts.histograms.items()},
+            "ray_histogram": self.rays.histogram.tolist() if self.rays else None,
+            "without_prediction": list(self.without_prediction),
+            "without_truth": list(self.without_truth),
+            "tokens": list(self.tokens),
+        }
+        # One line per entry: a histogram with every number on a line of its own helps nobody.
+        return "{\n" + ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in plain.items()) + "\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """From what `to_json` wrote; the scores follow from the histograms.
+
+        Raises:
+            DataError: the text is something else.
+        """
+        try:
+            plain = json.loads(text)
+            if plain["format"] != FORMAT:
+                raise ValueError(f"its format is {plain['format']!r}")
+            rays = plain["ray_histogram"]
+            return cls(
+                predictions=plain["predictions"],
+                truth=plain["truth"],
+                tokens=tuple(plain["tokens"]),
+                counts=OccupancyCounts(
+                    histograms={
+                        mask: _integers(plain["histograms"][mask], (NUM_CLASSES, NUM_CLASSES))
+                        for mask in MASKS
+                        if mask in plain["histograms"]
+                    }
+                ),
+                rays=None if rays is None else RayCounts(histogram=_integers(rays, RAY_HISTOGRAM_SHAPE)),
+                without_prediction=tuple(plain["without_prediction"]),
+                without_truth=tuple(plain["without_truth"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"not an evaluation as `occlift evaluate --json` writes it ({type(error).__name__}: {error})"
+            ) from error
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Reads what `occlift evaluate --json` wrote.
+
+    Raises:
+        DataError: the file is missing or something else.
+    """
+    try:
+        return Evaluation.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, DataError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def evaluate(
+    predictions: Path,
+    truth: Path,
+    *,
+    tokens: Sequence[str] | None = None,
+    masks: Sequence[Mask] = MASKS,
+    rays: NuScenes | None = None,
+    device: str = "cpu",
+    allow_missing: bool = False,
+    part: tuple[int, int] = (1, 1),
+) -> Evaluation:
+    """Scores anybody's predictions (`<token>.npz`, key `semantics`) against `<truth>/<scene>/<token>/labels.npz`.
+
+    Args:
+        tokens: the samples of the split. Without them every scene of which something is predicted must be complete.
+        masks: evaluated voxels; truth without the file's mask of that name is refused.
+        rays: the data set whose lidar poses say where RayIoU's rays start; None: no RayIoU.
+        device: where RayIoU's rays are cast, as torch names it; the answer is the same everywhere.
+        allow_missing: leave samples out that are missing on one side, instead of refusing to score.
+        part: (i, n), score the i-th of n parts of the samples, i from 1; see `merge`.
+
+    Raises:
+        ConfigError: `part` is none, or there is no such device.
+        DataError: a token is missing on one side (all such are counted, the first are listed), a file is damaged, or
+            a prediction holds a value that is no class.
+    """
+    for folder in (predictions, truth):
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+    if rays is not None:
+        torch_device(device)  # refused now, not after the first samples
+    number, parts = part
+    if not 1 <= number <= parts:
+        raise ConfigError(f"part {number}/{parts}: expected i/n with i from 1 to n")
+    where = {path.parent.name: path for path in truth.glob("*/*/labels.npz")}
+    predicted = {path.stem for path in predictions.glob("*.npz")}
+    if not predicted:
+        raise DataError(f"{predictions}: no prediction (<token>.npz) to score")
+    if tokens is None:
+        touched = {where[token].parent.parent.name for token in predicted & where.keys()}
+        wanted = predicted | {token for token, path in where.items() if path.parent.parent.name in touched}
+    else:
+        wanted = set(tokens)
+    without_prediction, without_truth = sorted(wanted - predicted), sorted(wanted - where.keys())
+    if not allow_missing:
+        _require_none_missing(predictions, without_prediction, truth, without_truth)
+    # By scene, so that the poses of a scene are looked up once; and every part gets whole runs of it.
+    found = sorted(wanted & predicted & where.keys(), key=lambda token: (where[token].parent.parent.name, token))
+    scored = found[len(found) * (number - 1) // parts : len(found) * number // parts]
+    if not scored:
+        raise DataError(f"{predictions}: nothing to score: no sample has both a prediction and truth in {truth}")
+    total = OccupancyCounts(histograms={mask: np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64) for mask in masks})
+    ray_total = RayCounts.zero() if rays else None
+    origins = _RayOrigins(rays) if rays else None
+    for token in track(scored, "evaluate"):
+        path, predicted_path = where[token], prediction_path(predictions, token)
+        frame = read_truth(path, [mask for mask in masks if mask != "none"])
+        prediction = read_prediction(predicted_path)
+        try:
+            counted = histograms(frame.semantics, prediction, {mask: frame.masks.get(mask) for mask in masks})
+            total += OccupancyCounts(histograms=counted)
+            if origins and ray_total:
+                h = ray_histogram(frame.semantics, prediction, origins.of(token), device=device)
+                ray_total += RayCounts(histogram=h)
+        except DataError as error:
+            raise DataError(f"{path} and {predicted_path}: {error}") from error
+    return Evaluation(
+        predictions=str(predictions),
+        truth=str(truth),
+        tokens=tuple(sorted(scored)),
+        counts=total,
+        rays=ray_total,
+        without_prediction=tuple(without_prediction),
+        without_truth=tuple(without_truth),
+    )
+
+
+def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation of all samples from evaluations of parts of them, in any order; equal to the last bit.
+
+    Raises:
+        DataError: a sample is in two parts, or the parts differ in masks, in RayIoU, or in what they scored.
+    """
+    if not evaluations:
+        raise DataError("nothing to merge: give at least one evaluation")
+    first = evaluations[0]
+    seen: set[str] = set()
+    for evaluation in evaluations:
+        if twice := sorted(seen.intersection(evaluation.tokens)):
+            raise DataError(
+                f"{len(twice)} samples are in more than one part and would count twice: {_some(twice)}; merge parts "
+                "of one split, each once"
+            )
+        seen.update(evaluation.tokens)
+        masks = [list(e.counts.histograms) for e in (first, evaluation)]
+        if sorted(masks[0]) != sorted(masks[1]) or (first.rays is None) != (evaluation.rays is None):
+            described = [
+                f"masks {', '.join(m)}{', rays' if e.rays else ''}"
+                for m, e in zip(masks, (first, evaluation), strict=True)
+            ]
+            raise DataError(f"parts hold different scores ({described[0]}; {described[1]}); score them alike")
+    rays = [evaluation.rays for evaluation in evaluations if evaluation.rays]
+    return Evaluation(
+        predictions=", ".join(sorted({e.predictions for e in evaluations})),
+        truth=", ".join(sorted({e.truth for e in evaluations})),
+        tokens=tuple(sorted(seen)),
+        counts=reduce(OccupancyCounts.__add__, (e.counts for e in evaluations)),
+        rays=reduce(RayCounts.__add__, rays) if rays else None,
+        without_prediction=tuple(sorted({t for e in evaluations for t in e.without_prediction})),
+        without_truth=tuple(sorted({t for e in evaluations for t in e.without_truth})),
+    )
+
+
+class _RayOrigins:
+    """Where the rays of a key frame start; remembers the lidar poses of one scene."""
+
+    def __init__(self, data: NuScenes) -> None:
+        self._data = data
+        self._scene: str | None = None
+        self._global_from_lidar: Float[np.ndarray, "n 4 4"] = np.zeros((0, 4, 4))
+
+    def of(self, token: str) -> Float[np.ndarray, "n 3"]:
+        frame = self._data.key_frame(token)
+        if frame.scene != self._scene:
+            sweeps = [self._data.key_frame(t).lidar for t in self._data.key_frame_tokens(frame.scene)]
+            self._global_from_lidar = np.stack([sweep.global_from_ego @ sweep.ego_from_lidar for sweep in sweeps])
+            self._scene = frame.scene
+        return ray_origins(self._global_from_lidar, frame.global_from_ego)
+
+
+def _require_none_missing(
+    predictions: Path, without_prediction: Sequence[str], truth: Path, without_truth: Sequence[str]
+) -> None:
+    problems = [
+        f"{len(tokens)} without a {what} in {folder}: {_some(tokens)}"
+        for tokens, what, folder in (
+            (without_prediction, "prediction", predictions),
+            (without_truth, "truth", truth),
+        )
+        if tokens
+    ]
+    if problems:
+        raise DataError(
+            f"predictions and truth must hold the same samples; {'; '.join(problems)}. Make what is missing, or score "
+            "the rest with --allow-missing: its score is not that of the split"
+        )
+
+
+def _some(tokens: Collection[str]) -> str:
+    listed = list(tokens)[:10]
+    return ", ".join(listed) + (", ..." if len(tokens) > len(listed) else "")
+
+
+def _integers(rows: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = np.asarray(rows)
+    if array.shape != shape or array.dtype.kind not in "iu" or (array < 0).any():
+        raise ValueError(f"expected counts of shape {shape}, found {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)
+
+
+def _nan_as_none(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else value for name, value in scores.items()}

@@ -1,0 +1,1 @@
+"""Processes, threads, files, folders, precision and progress: what every other package stands on."""

@@ -1,0 +1,152 @@
+"""One function in several processes that train together, and the answer of the first.
+
+Lightning's own way to start processes is to run the same command line again. That is right for `occlift train` and
+wrong for everybody who calls a recipe from a program, a notebook or a test: their program would start again. Here
+every process is a fresh interpreter that is handed the function by name and its arguments; the caller waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from occlift.errors import OccliftError
+from occlift.runtime.progress import is_shown, shown_progress
+
+Result = TypeVar("Result")
+
+_GRACE_S: Final = 10.0
+"""How long the others may take to end by themselves after one has failed."""
+
+
+class ProcessFailed(OccliftError):
+    """A process of a training on several devices ended without an answer."""
+
+
+def started_by_others() -> bool:
+    """Whether this process is one of several that were started together already (torchrun, srun, or from here)."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    return "LOCAL_RANK" in os.environ or bool(SLURMEnvironment.detect())
+
+
+def run_in_processes(function: Callable[..., Result], arguments: Mapping[str, Any], count: int) -> Result:
+    """Calls a function once in each of `count` new processes and returns what it returned in the first.
+
+    Each process finds MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK in its environment, as those of
+    torchrun do. All end when one fails, and when the caller ends, however it ends.
+
+    Args:
+        function: of a module that can be imported by name.
+        arguments: what it is called with; pickled.
+
+    Raises:
+        OccliftError: what a process raised, of the type that it raised.
+        ProcessFailed: a process died, or raised something else (its stack trace was printed).
+    """
+    with tempfile.TemporaryDirectory(prefix="occlift-") as folder, contextlib.ExitStack() as stack:
+        order = pickle.dumps((function, dict(arguments), folder, is_shown()))
+        port = _free_port()
+        processes = [
+            stack.enter_context(_process(rank, environment=_environment(rank, count, port))) for rank in range(count)
+        ]
+        for process in processes:
+            assert process.stdin is not None, "opened as a pipe"
+            # Left open: its end tells the process that the caller is gone.
+            process.stdin.write(order)
+            process.stdin.flush()
+        _wait(processes)
+        _raise_failures(Path(folder), processes)
+        return pickle.loads((Path(folder) / "result").read_bytes())
+
+
+@contextlib.contextmanager
+def _process(rank: int, *, environment: Mapping[str, str]) -> Any:
+    process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _environment(rank: int, count: int, port: int) -> dict[str, str]:
+    threads = max(1, (os.cpu_count() or 1) // count)
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Until all have ended, or one has failed and the others had their time."""
+    deadline = float("inf")
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        if deadline == float("inf") and any(process.poll() for process in processes):
+            deadline = time.monotonic() + _GRACE_S
+        time.sleep(0.05)
+
+
+def _raise_failures(folder: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+    for error in sorted(folder.glob("error-*")):
+        raise pickle.loads(error.read_bytes())
+    for rank, process in enumerate(processes):
+        code = process.poll()
+        if code is not None and code < 0:
+            raise ProcessFailed(
+                f"process {rank} of {len(processes)} was ended by signal {-code} (9: often for lack of memory); resume "
+                "from the last checkpoint"
+            )
+        if code:
+            raise ProcessFailed(f"process {rank} of {len(processes)} ended with status {code}; see its message above")
+
+
+def _serve() -> int:
+    """What a started process does."""
+    rank = int(os.environ["RANK"])
+    function, arguments, folder, shown = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    try:
+        with shown_progress() if shown and rank == 0 else contextlib.nullcontext():
+            result = function(**arguments)
+    except OccliftError as error:
+        (Path(folder) / f"error-{rank}").write_bytes(pickle.dumps(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    if rank == 0:
+        (Path(folder) / "result").write_bytes(pickle.dumps(result))
+    return 0
+
+
+def _end_with_the_caller() -> None:
+    # Not through sys.stdin: an interpreter that ends while a thread holds its lock aborts.
+    while os.read(0, 1 << 16):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(_serve())

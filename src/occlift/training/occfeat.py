@@ -1,0 +1,227 @@
+"""Pretraining of a bird's-eye-view network (OccFeat, arXiv 2404.14027), with lidar or without any.
+
+What is learned is what fills the volume: occupancy, from the lidar or from labels that were made from images, and the
+features of a foundation model. `occlift.training.bev.finetune` goes on from the checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.errors import ConfigError
+from occlift.losses.occfeat import OccFeatLossConfig
+from occlift.models.bev_network import Architecture, BevNetworkConfig
+from occlift.models.occfeat import OccFeatHeadConfig
+from occlift.runtime.precision import Precision
+from occlift.runtime.processes import run_in_processes, started_by_others
+from occlift.teachers.registry import feature_teacher
+from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
+from occlift.training.optimizer import OptimizerConfig
+from occlift.training.run_folder import claim_run_folder
+from occlift.training.volume_targets import Untouched
+
+if TYPE_CHECKING:
+    from occlift.training.occfeat_frames import OccFeatFrames
+
+Occupancy = Literal["lidar", "labels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pretraining. Together with the data set, the teacher and the labels it decides the result.
+
+    Attributes:
+        head: its `feature_channels` follow from the teacher.
+        occupancy: the targets are what the lidar touched, or what labels say.
+        sweeps: of the lidar: the key frame's own and those of the key frames before it.
+        untouched: what voxels without a lidar point are: `empty`, as in the paper, or unknown where no beam passed.
+        teacher: of features, asked only where `loss.features` is positive.
+        teacher_options: its settings.
+        split: of the data set, trained on.
+        checkpoint_every: steps between two checkpoints; there is always one at the end.
+        batch_size: key frames per process and step.
+        mirror: half of the key frames are seen with left and right exchanged.
+        devices: processes; more than one trains with DistributedDataParallel.
+        workers: processes that read ahead, per training process.
+        cache_bytes: decoded frames and targets kept in memory.
+    """
+
+    model: BevNetworkConfig
+    head: OccFeatHeadConfig = field(default_factory=OccFeatHeadConfig)
+    loss: OccFeatLossConfig = field(default_factory=OccFeatLossConfig)
+    occupancy: Occupancy = "lidar"
+    sweeps: int = 1
+    untouched: Untouched = "empty"
+    teacher: str = "dinov2"
+    teacher_options: Mapping[str, str] = field(default_factory=dict)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    split: str = "train"
+    checkpoint_every: int = 100
+    batch_size: int = 1
+    seed: int = 0
+    precision: Precision = "auto"
+    mirror: bool = True
+    devices: int = 1
+    workers: int = 0
+    cache_bytes: int = 1_000_000_000
+
+    def __post_init__(self) -> None:
+        if self.occupancy == "lidar" and self.loss.classes:
+            raise ConfigError("the lidar knows no classes: targets with classes need occupancy from labels")
+        if self.sweeps < 1:
+            raise ConfigError(f"at least the key frame's own sweep is needed, got {self.sweeps} sweeps")
+
+    @classmethod
+    def demo(cls, architecture: Architecture = "simple_bev") -> PretrainConfig:
+        """Small enough for two CPU cores and minutes; features are the oracle's, of a town.
+
+        λ is larger than the paper's hundredth: after 300 steps the features are 0.15 away (1 − cosine), with that 0.24.
+        """
+        return cls(
+            model=BevNetworkConfig.demo(architecture),
+            head=OccFeatHeadConfig(channels=16, blocks=1, horizontal_stride=2),
+            loss=OccFeatLossConfig(features=1.0),
+            teacher="oracle",
+            optimizer=OptimizerConfig(steps=1500, learning_rate=1e-3),
+        )
+
+    @classmethod
+    def paper(cls, architecture: Architecture = "simple_bev") -> PretrainConfig:
+        """EfficientNet-B0 on images of 224×400, DINOv2; the schedule is SimpleBEV's, for 16 key frames a step.
+
+        They are those of one process: with four, give each `batch_size=4`.
+        """
+        return cls(
+            model=BevNetworkConfig.paper(architecture),
+            optimizer=OptimizerConfig(steps=25_000, learning_rate=3e-4),
+            checkpoint_every=1000,
+            batch_size=16,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "model": self.model.to_dict()}
+
+
+def pretrain(
+    root: Path,
+    out: Path,
+    config: PretrainConfig,
+    *,
+    labels: Path | None = None,
+    feature_cache: Path | None = None,
+    resume: Path | None = None,
+    max_steps: int | None = None,
+) -> TrainRun:
+    """Pretrains and leaves a run folder, as `occlift.training.occupancy.train` does.
+
+    Args:
+        root: a nuScenes-format data set.
+        out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
+        labels: in Occ3D's layout, of the training split: where occupancy comes from labels.
+        feature_cache: folder where the teacher's features are kept in half precision and looked up; with workers, those
+            that are missing are made before the first step. None: the teacher is asked anew whenever the memory does
+            not hold them.
+        resume: a checkpoint of a run with the same configuration.
+        max_steps: stops after this step of the schedule; None: at its end.
+
+    Raises:
+        ConfigError: labels are missing or not wanted, the teacher cannot be had, workers would need it on an
+            accelerator, or `out` holds another run.
+        DataError: data, labels or features are missing or damaged.
+        TrainingDiverged: a term of the loss is not finite; the text names step and term.
+    """
+    started = time.monotonic()
+    if (config.occupancy == "labels") != (labels is not None):
+        raise ConfigError(
+            "occupancy from labels needs labels, and labels are read for nothing else: give both or neither"
+        )
+    check_start(config, resume, max_steps)
+    frames = _frames(root, labels, feature_cache, config)
+    config = replace(
+        config, head=replace(config.head, classes=config.loss.classes > 0, feature_channels=frames.feature_channels)
+    )
+    claim_run_folder(out, config.to_dict(), labels, resume=resume)
+    arguments: dict[str, Any] = {
+        "root": root, "out": out, "config": config, "labels": labels, "feature_cache": feature_cache,
+        "resume": resume, "max_steps": max_steps, "started": started,
+    }  # fmt: skip
+    if config.devices > 1 and not started_by_others():
+        return run_in_processes(_pretrain_here, arguments, config.devices)
+    return _pretrain_here(**arguments, frames=frames)
+
+
+def _frames(root: Path, labels: Path | None, feature_cache: Path | None, config: PretrainConfig) -> OccFeatFrames:
+    from occlift.teachers.dinov2 import Dino
+    from occlift.teachers.feature_cache import FeatureCache
+    from occlift.training.frames import OccupancyFrames
+    from occlift.training.occfeat_frames import OccFeatFrames
+
+    data = NuScenes.open(root)
+    teacher = None
+    if config.loss.features:
+        teacher = feature_teacher(config.teacher, options=config.teacher_options)
+        if feature_cache is not None:
+            teacher = FeatureCache(feature_cache, teacher)
+        elif config.workers and isinstance(teacher, Dino) and teacher.on_accelerator:
+            raise ConfigError(
+                f"{config.teacher}: runs on an accelerator, which the {config.workers} workers that read ahead cannot "
+                "use; give a folder where its features are made once (--feature-cache), or read without workers "
+                "(--workers 0)"
+            )
+    images = OccupancyFrames(
+        data, data.split_tokens(config.split), height=config.model.image_height, width=config.model.image_width,
+        cache_bytes=config.cache_bytes // 2,
+    )  # fmt: skip
+    return OccFeatFrames(
+        data, images, grid=config.head.grid, labels=labels, features=teacher, sweeps=config.sweeps,
+        untouched=config.untouched, cache_bytes=config.cache_bytes // 2,
+    )  # fmt: skip
+
+
+def _pretrain_here(
+    root: Path,
+    out: Path,
+    config: PretrainConfig,
+    *,
+    labels: Path | None,
+    feature_cache: Path | None,
+    resume: Path | None,
+    max_steps: int | None,
+    started: float,
+    frames: OccFeatFrames | None = None,
+) -> TrainRun:
+    """`pretrain` in one of its processes; `frames` spares a process that has them to read them again."""
+    import lightning
+
+    from occlift.models.synchronised_norm import synchronise_batch_norms
+    from occlift.training.occfeat_loaders import OccFeatTrainingData
+    from occlift.training.occfeat_task import OccFeatTask
+
+    frames = frames or _frames(root, labels, feature_cache, config)
+    # The network's first weights are the only draw from the global generator.
+    lightning.seed_everything(config.seed, verbose=False)
+    task = OccFeatTask(
+        model=config.model.to_dict(),
+        head=config.head.to_dict(),
+        loss=asdict(config.loss),
+        optimizer=asdict(config.optimizer),
+        seed=config.seed,
+        mirror=config.mirror,
+    )
+    prepare_network(task.model, devices=config.devices)
+    if config.devices > 1:
+        synchronise_batch_norms(task.head, device_type=default_device())
+    loaders = OccFeatTrainingData(
+        train=frames, batch_size=config.batch_size, steps=config.optimizer.steps, seed=config.seed,
+        workers=config.workers,
+    )  # fmt: skip
+    return fit(
+        task, loaders, out, config, description="pretrain", train_frames=len(frames), started=started, resume=resume,
+        max_steps=max_steps,
+    )  # fmt: skip

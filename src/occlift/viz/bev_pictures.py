@@ -1,0 +1,198 @@
+"""Pictures of bird's-eye-view networks: what a pretraining asks for, and what a fine-tuned network answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.errors import ConfigError
+from occlift.geometry.grids import BEV_GRID, VoxelGrid
+from occlift.label_space import FREE, UNKNOWN
+from occlift.metrics.bev import THRESHOLD
+from occlift.models.occfeat import OccFeatHeadConfig
+from occlift.runtime.progress import track
+from occlift.scenes.rigs import rig_of
+from occlift.training.volume_targets import OCCUPIED, OPEN, Untouched
+from occlift.viz.bev_maps import agreement_image, agreement_legend, probability_image
+from occlift.viz.canvas import captioned, class_palette, panel, readable_name, stacked
+from occlift.viz.occupancy import height_levels, scale_bar, top_view
+from occlift.viz.overlay import draw_occupancy, resized
+from occlift.viz.show import PANEL_WIDTH, camera_caption, read_images
+
+_GROUPS: Final = FREE
+"""Of features that look alike, as many as there are ids of things in a volume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetPictures:
+    """What `show_targets` wrote and found.
+
+    Attributes:
+        paths: of the PNG files.
+        occupied: target voxels that are occupied.
+        open: that are empty.
+        unknown: that ask for nothing.
+        with_features: occupied voxels that an image sees, so that there is a feature to predict.
+    """
+
+    paths: tuple[Path, ...]
+    occupied: int
+    open: int
+    unknown: int
+    with_features: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Which targets are drawn; the meaning is that of `occlift.training.occfeat.PretrainConfig`.
+
+    Attributes:
+        labels: a folder in Occ3D's layout that occupancy comes from; None: from the lidar.
+        teacher: of features; None: occupancy alone.
+    """
+
+    labels: Path | None = None
+    sweeps: int = 1
+    untouched: Untouched = "empty"
+    teacher: str | None = None
+    teacher_options: Mapping[str, str] = field(default_factory=dict)
+    grid: VoxelGrid = field(default_factory=lambda: OccFeatHeadConfig().grid)
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1:
+            raise ConfigError(f"at least the key frame's own sweep is needed, got {self.sweeps} sweeps")
+
+
+def show_targets(root: Path, token: str, out: Path, targets: Targets) -> TargetPictures:
+    """Draws what a pretraining is asked to predict of one key frame: on the images, and from above.
+
+    Args:
+        root: a nuScenes-format data set.
+        token: of the sample.
+        out: gets `occupancy_on_images.png` and `occupancy.png`, coloured by height, and with a teacher
+            `features_on_images.png` and `features.png`: voxels of like features in one colour, the more alike two
+            groups are, the more alike their colours.
+
+    Raises:
+        ConfigError: the teacher cannot be had.
+        DataError: data, labels, or what the teacher needs are missing or damaged.
+    """
+    from occlift.teachers.registry import feature_teacher
+    from occlift.training.frames import OccupancyFrames
+    from occlift.training.occfeat_frames import OccFeatFrames
+
+    data = NuScenes.open(root)
+    key_frame, grid = data.key_frame(token), targets.grid
+    images, rig = read_images(key_frame), rig_of(key_frame)
+    teacher = None if targets.teacher is None else feature_teacher(targets.teacher, options=targets.teacher_options)
+    # Through the data set that training reads, so that what is drawn is what is trained on; its images are not used.
+    frame = OccFeatFrames(
+        data, OccupancyFrames(data, [token], height=rig.height // 8, width=rig.width // 8), grid=grid,
+        labels=targets.labels, features=teacher, sweeps=targets.sweeps, untouched=targets.untouched,
+    )[0]  # fmt: skip
+    occupancy = frame.occupancy[0].numpy()
+    small = rig.resized(round(PANEL_WIDTH * rig.height / rig.width), PANEL_WIDTH)
+    reduced = [resized(image, small.height, small.width) for image in images]
+    names = [camera_caption(camera.channel) for camera in key_frame.cameras]
+
+    heights, colors = height_levels(occupancy == OCCUPIED)
+    heights[occupancy == OPEN] = FREE
+    volumes = {"occupancy": (heights, colors)}
+    if teacher is not None:
+        volumes["features"] = _alike(frame.voxel[:, 1:].numpy(), frame.features.float().numpy(), grid.shape)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, (ids, palette) in volumes.items():
+        drawn = [
+            captioned(Image.fromarray(draw_occupancy(image, small, camera, ids, grid, palette=palette)), names[camera])
+            for camera, image in enumerate(track(reduced, f"drawing {name}"))
+        ]
+        above = top_view(ids, grid, palette=palette)
+        pictures = {
+            f"{name}_on_images.png": panel(drawn, 3),
+            f"{name}.png": scale_bar(above, grid.voxel_size_m[0] * grid.shape[1] / above.width),
+        }
+        for file, picture in pictures.items():
+            picture.save(out / file)
+            paths.append(out / file)
+    count = [int((occupancy == value).sum()) for value in (OCCUPIED, OPEN, UNKNOWN)]
+    return TargetPictures(
+        paths=tuple(paths), occupied=count[0], open=count[1], unknown=count[2], with_features=len(frame.voxel)
+    )
+
+
+def _alike(
+    voxel: Int[np.ndarray, "voxels 3"], features: Float[np.ndarray, "voxels channels"], shape: tuple[int, int, int]
+) -> tuple[UInt8[np.ndarray, "x y z"], UInt8[np.ndarray, "256 3"]]:
+    """Groups of like features (k-means) as ids, free elsewhere; colours are the three main axes of their means."""
+    from scipy.cluster.vq import kmeans2
+
+    ids = np.full(shape, FREE, dtype=np.uint8)
+    palette = class_palette()
+    if not len(features):
+        return ids, palette
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
+    groups = min(_GROUPS, len(unit))
+    means, group = kmeans2(unit.astype(np.float64), groups, iter=20, minit="++", rng=np.random.default_rng(0))
+    ids[tuple(voxel.T)] = group
+    axes = np.linalg.svd(unit - unit.mean(0), full_matrices=False)[2][:3]
+    place = (means - unit.mean(0)) @ axes.T
+    spread = np.maximum(np.abs(place).max(0), 1e-6)
+    palette[:groups, : place.shape[1]] = np.round(127.5 + 110 * place / spread)
+    return ids, palette
+
+
+def show_prediction(checkpoint: Path, root: Path, token: str, out: Path) -> Path:
+    """Draws what a fine-tuned network sees of one key frame, from above, beside the truth and under the images.
+
+    Args:
+        checkpoint: of `occlift.training.bev.finetune`.
+        out: gets `bev-<token>.png`: the images; per class its probability, and which cells were found, missed or
+            invented.
+
+    Raises:
+        DataError: checkpoint, data or maps are missing or damaged.
+    """
+    import torch
+
+    from occlift.training.bev_frames import BevFrames
+    from occlift.training.checkpoint import load_bev_network, trained_blind
+
+    network = load_bev_network(checkpoint)
+    config = network.config
+    data = NuScenes.open(root)
+    batch = BevFrames(
+        data, [token], height=config.image_height, width=config.image_width, classes=config.classes,
+        blind=trained_blind(checkpoint),
+    )[0]  # fmt: skip
+    with torch.inference_mode():
+        probability = network(batch.frame.images, batch.frame.rig).segmentation[0].float().sigmoid().numpy()
+    maps = []
+    for number, name in enumerate(config.classes):
+        truth, ignored = (tensor[0, number].numpy() for tensor in (batch.truth, batch.ignored))
+        agreement = agreement_image(probability[number] > THRESHOLD, truth, ignored, BEV_GRID)
+        maps += [
+            captioned(probability_image(probability[number], BEV_GRID), f"{readable_name(name)}: probability"),
+            captioned(agreement, f"{readable_name(name)}: at {THRESHOLD:g}"),
+        ]
+    below = panel(maps, 2)
+    key_frame = data.key_frame(token)
+    height, width = round(below.width / 3 * config.image_height / config.image_width), below.width // 3 - 11
+    images = panel(
+        [
+            captioned(Image.fromarray(resized(image, height, width)), camera_caption(camera.channel))
+            for image, camera in zip(read_images(key_frame), key_frame.cameras, strict=True)
+        ],
+        3,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"bev-{token}.png"
+    stacked((images, below, agreement_legend(below.width))).save(path)
+    return path

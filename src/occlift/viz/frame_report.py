@@ -1,0 +1,129 @@
+"""From data sets and volumes to what the report and the 3-D scene show: the glue between data/ and viz/."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.runtime.threads import usable_cores
+from occlift.scenes.rigs import rig_of
+from occlift.viz.canvas import captioned, legend, panel, stacked
+from occlift.viz.occupancy import perspective_image, scale_bar, top_view
+from occlift.viz.overlay import resized
+from occlift.viz.report import ReportFrame, VolumePictures
+from occlift.viz.scene import write_scene_html
+from occlift.viz.show import camera_caption, read_images
+
+IMAGE_WIDTH: Final = 480
+"""Of a camera image in the report, pixels."""
+
+PIXELS_PER_VOXEL: Final = 3
+
+NAMED_PACKAGES: Final = ("occlift", "torch", "numpy", "numba", "lightning", "transformers")
+
+
+def report_frame(
+    data: NuScenes, token: str, volumes: Mapping[str, UInt8[np.ndarray, "x y z"]], *, grid: VoxelGrid = OCC3D_GRID
+) -> ReportFrame:
+    """The pictures of one key frame: its images, and each volume in perspective and from above.
+
+    Args:
+        volumes: by the name to show (truth, label, prediction); class ids 0..17 and 255 in `grid`.
+
+    Raises:
+        DataError: the sample or one of its images is missing or broken.
+    """
+    key_frame = data.key_frame(token)
+    images = []
+    for camera, image in zip(key_frame.cameras, read_images(key_frame), strict=True):
+        height = round(IMAGE_WIDTH * image.shape[0] / image.shape[1])
+        images.append((camera_caption(camera.channel), Image.fromarray(resized(image, height, IMAGE_WIDTH))))
+    pictures = tuple(
+        VolumePictures(
+            name=name,
+            perspective=perspective_image(semantics, grid, height=450, width=800),
+            above=scale_bar(
+                top_view(semantics, grid, pixels_per_voxel=PIXELS_PER_VOXEL), grid.voxel_size_m[0] / PIXELS_PER_VOXEL
+            ),
+        )
+        for name, semantics in volumes.items()
+    )
+    return ReportFrame(
+        title=f"{key_frame.scene}, key frame {key_frame.index + 1}", images=tuple(images), volumes=pictures
+    )
+
+
+def overview_image(frame: ReportFrame, *, width: int = 900) -> Image.Image:
+    """One picture of a key frame: its images, every volume in perspective and from above, and the legend."""
+
+    def row(pictures: Sequence[Image.Image]) -> Image.Image:
+        cell = (width - 8) // len(pictures) - 8
+        ratio = max(picture.height / picture.width for picture in pictures)
+        return panel([picture.resize((cell, round(ratio * cell))) for picture in pictures], len(pictures))
+
+    images = [captioned(picture, name) for name, picture in frame.images]
+    rows = [row(images[start : start + 3]) for start in range(0, len(images), 3)]
+    rows.append(row([captioned(volume.perspective, volume.name, size_px=26) for volume in frame.volumes]))
+    rows.append(row([volume.above for volume in frame.volumes]))
+    return stacked([*rows, legend(width - 40)], gap_px=0)
+
+
+def write_frame_scene(
+    path: Path,
+    data: NuScenes,
+    token: str,
+    volumes: Mapping[str, UInt8[np.ndarray, "x y z"]],
+    *,
+    grid: VoxelGrid = OCC3D_GRID,
+) -> None:
+    """Writes one key frame in 3-D (`viz.scene`): volumes that can be switched, cameras with their images.
+
+    Raises:
+        ConfigError: viser is not installed.
+        DataError: the sample or one of its images is missing or broken.
+    """
+    key_frame = data.key_frame(token)
+    write_scene_html(
+        path,
+        volumes,
+        grid,
+        rig=rig_of(key_frame),
+        images=[Image.fromarray(image) for image in read_images(key_frame)],
+        title=f"{key_frame.scene}, key frame {key_frame.index + 1}",
+    )
+
+
+def environment_facts() -> tuple[tuple[str, str], ...]:
+    """Names and values of what a result depends on besides the command: versions and the machine."""
+    versions = []
+    for package in NAMED_PACKAGES:
+        try:
+            versions.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            versions.append((package, "not installed"))
+    return (
+        *versions,
+        ("Python", platform.python_version()),
+        ("system", f"{platform.system()} {platform.machine()}"),
+        ("processor", f"{_processor()}, {usable_cores()} cores used"),
+    )
+
+
+def _processor() -> str:
+    """The processor's model name; what the platform says where there is no /proc/cpuinfo."""
+    table = Path("/proc/cpuinfo")
+    if table.exists():
+        for line in table.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

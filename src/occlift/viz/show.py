@@ -1,0 +1,186 @@
+"""`occlift show`: one key frame as pictures, to see at a glance whether poses, calibration, boxes and labels agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.errors import DataError
+from occlift.geometry.ego_vehicle import on_ego
+from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.geometry.transforms import inverse, transform_points
+from occlift.label_space import CATEGORY_TO_CLASS
+from occlift.labels.files import label_path, read_label
+from occlift.runtime.progress import track
+from occlift.scenes.frames import BoxAnnotation, KeyFrame
+from occlift.scenes.rigs import rig_of
+from occlift.scenes.sensors import read_image, read_lidar
+from occlift.viz.birds_eye import Box, birds_eye_image
+from occlift.viz.canvas import captioned, legend, panel, readable_name, stacked
+from occlift.viz.occupancy import height_levels, perspective_image, scale_bar, top_view
+from occlift.viz.overlay import draw_lidar, draw_occupancy, resized
+
+PANEL_WIDTH: Final = 800
+"""Width of one image in the 2×3 panels, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowRun:
+    """What `show` wrote and found.
+
+    Attributes:
+        paths: of the PNG files: lidar on the images, occupancy on the images, bird's-eye view, occupancy.
+        occupancy_from: what was drawn as occupancy.
+        num_lidar_points: in the sweep.
+        ground_height_m: z of the ground about the ego in the ego frame, by lidar; 0 if the ego frame lies on it.
+        num_boxes: annotated in the key frame.
+        num_boxes_agreeing: whose number of lidar points is within one of the table's or 5 % of it.
+    """
+
+    paths: tuple[Path, ...]
+    occupancy_from: str
+    num_lidar_points: int
+    ground_height_m: float
+    num_boxes: int
+    num_boxes_agreeing: int
+
+
+def show(
+    root: Path,
+    token: str,
+    out: Path,
+    *,
+    labels: Path | None = None,
+    version: str | None = None,
+    grid: VoxelGrid = OCC3D_GRID,
+) -> ShowRun:
+    """Draws one key frame as PNG files into the folder `out`.
+
+    Args:
+        root: of a nuScenes-format data set.
+        token: of the sample.
+        out: made if missing; files of the same names are replaced.
+        labels: a folder in Occ3D's layout; without it the voxels that lidar hits are drawn as occupancy.
+        version: of the tables; `None` for the only one there is.
+
+    Raises:
+        DataError: the data set, the sample, an image, the sweep or the label is missing or broken.
+    """
+    data = NuScenes.open(root, version)
+    key_frame = data.key_frame(token)
+    images = read_images(key_frame)
+    rig = rig_of(key_frame)
+    points_ego = lidar_in_ego(key_frame)
+    annotations = data.boxes(token)
+    boxes = [box_in_ego(annotation, key_frame) for annotation in annotations]
+    names = [camera_caption(camera.channel) for camera in key_frame.cameras]
+
+    palette: UInt8[np.ndarray, "256 3"] | None = None
+    if labels is None:
+        semantics, palette = height_levels(voxelised_lidar(points_ego, grid))
+        occupancy_from = "voxels that lidar hit, coloured by height"
+    else:
+        label = label_path(labels, key_frame.scene, token)
+        semantics = read_label(label, allow_unknown=True).semantics
+        occupancy_from = f"labels of {labels.name}"
+
+    small = rig.resized(round(PANEL_WIDTH * rig.height / rig.width), PANEL_WIDTH)
+    reduced = [resized(image, small.height, small.width) for image in images]
+    with_lidar: list[Image.Image] = []
+    with_occupancy: list[Image.Image] = []
+    for camera, name in enumerate(track(names, "drawing on images")):
+        drawn = draw_lidar(reduced[camera], small, camera, points_ego)
+        with_lidar.append(captioned(Image.fromarray(drawn), name))
+        drawn = draw_occupancy(reduced[camera], small, camera, semantics, grid, palette=palette)
+        with_occupancy.append(captioned(Image.fromarray(drawn), name))
+
+    above = scale_bar(top_view(semantics, grid, palette=palette), grid.voxel_size_m[0] / 3)
+    perspective = perspective_image(semantics, grid, height=600, width=1066, palette=palette)
+    both = Image.new("RGB", (perspective.width + above.width + 12, 600), (255, 255, 255))
+    both.paste(perspective, (0, 0))
+    both.paste(above, (perspective.width + 12, 0))
+    pictures = {
+        "lidar_on_images.png": panel(with_lidar, 3),
+        "occupancy_on_images.png": panel(with_occupancy, 3),
+        "birds_eye.png": birds_eye_image(points_ego, boxes=boxes, rig=rig, camera_names=names),
+        "occupancy.png": both if labels is None else stacked((both, legend(both.width))),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        picture.save(out / name)
+    counts = [int(box.holds(points_ego).sum()) for box in boxes]
+    agreeing = sum(
+        abs(count - annotation.num_lidar_points) <= max(1.0, 0.05 * annotation.num_lidar_points)
+        for count, annotation in zip(counts, annotations, strict=True)
+    )
+    return ShowRun(
+        paths=tuple(out / name for name in pictures),
+        occupancy_from=occupancy_from,
+        num_lidar_points=len(points_ego),
+        ground_height_m=ground_height_m(points_ego),
+        num_boxes=len(boxes),
+        num_boxes_agreeing=agreeing,
+    )
+
+
+def read_images(key_frame: KeyFrame) -> list[UInt8[np.ndarray, "height width 3"]]:
+    """The images of a key frame, in its camera order.
+
+    Raises:
+        DataError: the frame has no cameras, or an image is missing, broken, or not of the size in the tables.
+    """
+    if not key_frame.cameras:
+        raise DataError(f"sample {key_frame.token}: expected camera images, but its tables list none")
+    images = []
+    for camera in key_frame.cameras:
+        image = read_image(camera.path)
+        if image.shape[:2] != (camera.height, camera.width):
+            raise DataError(
+                f"{camera.path}: expected {camera.width}×{camera.height} pixels as in sample_data {camera.token}, "
+                f"got {image.shape[1]}×{image.shape[0]}"
+            )
+        images.append(image)
+    return images
+
+
+def camera_caption(channel: str) -> str:
+    """CAM_FRONT_LEFT → front left."""
+    return readable_name(channel.removeprefix("CAM_")).lower()
+
+
+def lidar_in_ego(key_frame: KeyFrame) -> Float[np.ndarray, "n 3"]:
+    """The lidar sweep in the ego frame at its own time, metres."""
+    points_lidar = read_lidar(key_frame.lidar.path)[:, :3].astype(np.float64)
+    return transform_points(key_frame.lidar.ego_from_lidar, points_lidar)
+
+
+def box_in_ego(annotation: BoxAnnotation, key_frame: KeyFrame) -> Box:
+    """An annotated box in the ego frame at the lidar's time."""
+    width, length, height = annotation.size_wlh_m
+    ego_from_global = inverse(key_frame.global_from_ego)
+    return Box(
+        ego_from_box=ego_from_global @ annotation.global_from_box,
+        size_lwh_m=(length, width, height),
+        class_id=CATEGORY_TO_CLASS.get(annotation.category),
+    )
+
+
+def voxelised_lidar(points_ego: Float[np.ndarray, "n 3"], grid: VoxelGrid) -> Bool[np.ndarray, "x y z"]:
+    """The voxels that hold a lidar return which is not from the ego vehicle itself."""
+    return grid.occupied_by(points_ego[~on_ego(points_ego)])
+
+
+def ground_height_m(points_ego: Float[np.ndarray, "n 3"]) -> float:
+    """Median height of returns between 3 and 15 m from the ego and within 0.5 m of z = 0; NaN if there are none.
+
+    Occ3D's grid starts 1 m below the ego frame's origin: the ground's voxel layer follows from this number.
+    """
+    distance_m = np.hypot(points_ego[:, 0], points_ego[:, 1])
+    ground = points_ego[(distance_m > 3) & (distance_m < 15) & (np.abs(points_ego[:, 2]) < 0.5), 2]
+    return float(np.median(ground)) if len(ground) else float("nan")

@@ -1,0 +1,224 @@
+"""The scores as torchmetrics metrics: batches and processes add up to what the pure functions count on everything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import FREE
+from occlift.metrics.bev import BevCounts, bev_counts
+from occlift.metrics.depth import DepthSums, depth_sums
+from occlift.metrics.occupancy import OccupancyCounts, histogram
+from occlift.metrics.rays import RayCounts, ray_histogram
+from occlift.metrics.streaming import BevScore, DepthScore, OccupancyScore, RayScore
+
+FRAMES = 7
+SPLITS = ((7,), (1, 1, 1, 1, 1, 1, 1), (3, 4), (5, 0, 2))
+
+
+def bev_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Probabilities, truth and ignored cells of two classes; the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(FRAMES, 2, 40, 50, generator=generator) < 0.3
+    ignored = truth & (torch.rand(truth.shape, generator=generator) < 0.4)
+    return torch.rand(truth.shape, generator=generator), truth, ignored
+
+
+def depth_case() -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and sparse truth of six images per frame."""
+    generator = torch.Generator().manual_seed(1)
+    truth_m = torch.rand(FRAMES, 6, 12, 20, generator=generator) * 100
+    truth_m[torch.rand(truth_m.shape, generator=generator) < 0.7] = torch.nan
+    return 1 + 70 * torch.rand(truth_m.shape, generator=generator), truth_m
+
+
+GRID = VoxelGrid(lower_m=(-8.0, -8.0, -1.0), voxel_size_m=(0.8, 0.8, 0.8), shape=(20, 20, 8))
+
+
+def occupancy_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Predictions, truth, and two masks."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (FRAMES, *GRID.shape)
+    occupied = torch.rand(2, *shape, generator=generator) < 0.05
+    classes = torch.where(occupied, torch.randint(0, 5, (2, *shape), generator=generator), FREE).to(torch.uint8)
+    mask_lidar = torch.rand(shape, generator=generator) < 0.6
+    return classes[0], classes[1], mask_lidar & (torch.rand(shape, generator=generator) < 0.5), mask_lidar
+
+
+def origins_case() -> list[torch.Tensor]:
+    """Up to three places per frame."""
+    generator = torch.Generator().manual_seed(3)
+    return [4 * torch.rand(1 + i % 3, 3, generator=generator, dtype=torch.float64) - 1 for i in range(FRAMES)]
+
+
+def score_occupancy(occupancy: OccupancyScore, rays: RayScore, frames: slice) -> None:
+    prediction, truth, mask_camera, mask_lidar = (tensor[frames] for tensor in occupancy_case())
+    occupancy.update(prediction, truth, mask_camera=mask_camera, mask_lidar=mask_lidar)
+    rays.update(prediction, truth, origins_case()[frames])
+
+
+def occupancy_integers(occupancy: OccupancyScore, rays: RayScore) -> dict[str, Any]:
+    found = {mask: h.tolist() for mask, h in occupancy.counts.histograms.items()}
+    return found | {"rays": rays.counts.histogram.tolist()}
+
+
+def whole_occupancy() -> tuple[dict[str, Any], dict[str, float]]:
+    """Counts and scores by the pure functions, frame by frame."""
+    prediction, truth, mask_camera, mask_lidar = (tensor.numpy() for tensor in occupancy_case())
+    masks = {"camera": mask_camera, "lidar": mask_lidar, "none": None}
+    counts = OccupancyCounts(histograms={mask: histogram(truth, prediction, m) for mask, m in masks.items()})
+    rays = RayCounts.zero()
+    for frame, origins in enumerate(origins_case()):
+        rays += RayCounts(histogram=ray_histogram(truth[frame], prediction[frame], origins.numpy(), grid=GRID))
+    integers = {mask: h.tolist() for mask, h in counts.histograms.items()} | {"rays": rays.histogram.tolist()}
+    return integers, counts.named() | rays.named()
+
+
+@pytest.mark.parametrize("sizes", SPLITS)
+def test_batches_of_volumes_add_up(sizes: tuple[int, ...]) -> None:
+    occupancy, rays = OccupancyScore(), RayScore(GRID)
+    start = 0
+    for size in sizes:
+        score_occupancy(occupancy, rays, slice(start, start + size))
+        start += size
+    integers, scores = whole_occupancy()
+    assert occupancy_integers(occupancy, rays) == integers
+    assert occupancy.compute() | rays.compute() == scores
+    assert 0 < scores["ray_iou"] < 100
+
+
+def test_a_volume_needs_the_masks_that_are_scored() -> None:
+    prediction, truth, mask_camera, _ = occupancy_case()
+    with pytest.raises(AssertionError, match="mask_lidar is needed"):
+        OccupancyScore().update(prediction, truth, mask_camera=mask_camera)
+    camera = OccupancyScore(("camera",))
+    camera.update(prediction, truth, mask_camera=mask_camera)
+    assert set(camera.counts.histograms) == {"camera"}
+    assert camera.compute()["iou_camera"] == whole_occupancy()[1]["iou_camera"]
+
+
+def test_the_metrics_are_found_where_readers_look() -> None:
+    import occlift.metrics
+
+    assert occlift.metrics.OccupancyScore is OccupancyScore
+    assert occlift.metrics.BevScore is BevScore
+    with pytest.raises(AttributeError, match="MeanScore"):
+        occlift.metrics.MeanScore  # noqa: B018
+
+
+def bev_integers(counts: BevCounts) -> dict[str, Any]:
+    return {name: cells.tolist() for name, cells in counts.cells.items()}
+
+
+def depth_integers(sums: DepthSums) -> dict[str, Any]:
+    within = {name: counts.tolist() for name, counts in sums.within.items()}
+    return {"images": sums.images, "pixels": sums.pixels, "within": within}
+
+
+def whole() -> tuple[BevCounts, DepthSums]:
+    """What the pure functions say about everything at once."""
+    bev = bev_counts(*(tensor.numpy() for tensor in bev_case()), classes=("vehicle", "walker"))
+    return bev, depth_sums(*(tensor.numpy() for tensor in depth_case()))
+
+
+def metrics() -> tuple[BevScore, DepthScore]:
+    return BevScore(("vehicle", "walker")), DepthScore()
+
+
+@pytest.mark.parametrize("sizes", SPLITS)
+def test_batches_add_up(sizes: tuple[int, ...]) -> None:
+    bev, depth = metrics()
+    for case in zip(*(tensor.split(sizes) for tensor in (*bev_case(), *depth_case())), strict=True):
+        bev.update(*case[:3])
+        depth.update(*case[3:])
+    expected_bev, expected_depth = whole()
+    assert bev.cells.dtype == torch.int64
+    assert bev_integers(bev.counts) == bev_integers(expected_bev)
+    # Equal integers, equal scores to the last bit.
+    assert bev.compute() == expected_bev.named()
+    assert depth_integers(depth.counts) == depth_integers(expected_depth)
+    assert depth.compute() == pytest.approx(expected_depth.named(), rel=1e-12)
+    bev.reset()
+    depth.reset()
+    assert int(bev.cells.sum()) == depth.counts.pixels == 0
+
+
+def test_a_step_returns_its_own_score_and_counts_on() -> None:
+    prediction, truth, ignored = bev_case()
+    bev = BevScore(("vehicle", "walker"))
+    for frames in torch.arange(FRAMES).split(2):
+        step = bev(prediction[frames], truth[frames], ignored[frames])
+        alone = bev_counts(
+            prediction[frames].numpy(), truth[frames].numpy(), ignored[frames].numpy(), classes=bev.classes
+        )
+        assert step == alone.named()
+    assert bev.compute() == whole()[0].named()
+
+
+def test_half_precision_and_decisions_are_taken_as_they_are() -> None:
+    prediction, truth, ignored = bev_case()
+    low = prediction.bfloat16()
+    bev = BevScore(("vehicle", "walker"))
+    bev.update(low.requires_grad_(), truth, ignored)
+    decided = BevScore(("vehicle", "walker"))
+    decided.update(low.float() > 0.5, truth, ignored)
+    assert torch.equal(bev.cells, decided.cells)
+    # Sums do not follow the precision of a model that the metric belongs to.
+    model = torch.nn.ModuleList((bev, DepthScore())).half()
+    assert bev.cells.dtype == torch.int64
+    assert model[1].errors.dtype == torch.float64
+
+
+def test_without_visibility_there_is_no_filtered_score() -> None:
+    prediction, truth, ignored = bev_case()
+    bev = BevScore(("road", "crossing"), visibility_filter=False)
+    bev.update(prediction, truth)
+    assert bev.compute().keys() == {"bev_iou_road_unfiltered", "bev_iou_crossing_unfiltered"}
+    with pytest.raises(AssertionError, match="ignored cells given"):
+        bev.update(prediction, truth, ignored)
+    with pytest.raises(AssertionError, match="ignored cells missing"):
+        BevScore(("vehicle", "walker")).update(prediction, truth)
+
+
+def _score_share(rank: int, folder: str) -> None:
+    """One of two processes: scores its share of the frames and writes what it finds."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    share = slice(0, 3) if rank == 0 else slice(3, FRAMES)
+    bev, depth = metrics()
+    bev.update(*(tensor[share] for tensor in bev_case()))
+    depth.update(*(tensor[share] for tensor in depth_case()))
+    occupancy, rays = OccupancyScore(), RayScore(GRID)
+    score_occupancy(occupancy, rays, share)
+    found = {"own": bev_integers(bev.counts), "bev": bev.compute(), "depth": depth.compute()}
+    with bev.sync_context(), depth.sync_context():
+        found["all"] = bev_integers(bev.counts) | depth_integers(depth.counts)
+    assert bev_integers(bev.counts) == found["own"]
+    found["occupancy_scores"] = occupancy.compute() | rays.compute()
+    with occupancy.sync_context(), rays.sync_context():
+        found["occupancy"] = occupancy_integers(occupancy, rays)
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_add_up(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_score_share, (str(tmp_path),), nprocs=2)
+    bev, depth = whole()
+    shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    for share in shares:
+        assert share["bev"] == bev.named()
+        assert share["depth"] == pytest.approx(depth.named(), rel=1e-12)
+        assert share["all"] == bev_integers(bev) | depth_integers(depth)
+        integers, scores = whole_occupancy()
+        assert share["occupancy"] == integers
+        assert share["occupancy_scores"] == scores
+    # Neither did all of it alone.
+    parts = [np.array(share["own"]["filtered"]) for share in shares]
+    assert (parts[0] > 0).all()
+    assert (parts[1] > 0).all()
+    assert (parts[0] + parts[1]).tolist() == bev_integers(bev)["filtered"]

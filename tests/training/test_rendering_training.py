@@ -1,0 +1,245 @@
+"""Training by rendering on a small town: it learns, resumes, takes labels as well, and is scored."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import tiny_easyocc
+from test_rendering import frames_of
+
+from occlift import cli
+from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.errors import ConfigError, DataError
+from occlift.evaluation.rendering import _ground_depth_m, _most_frequent, _resampled, evaluate_rendering
+from occlift.labels.files import label_path, prediction_path, read_label, read_prediction, write_label
+from occlift.losses.occupancy import OccupancyLossConfig
+from occlift.models.rendering import RenderingConfig, RenderingModel
+from occlift.scenes.rigs import rig_of
+from occlift.training.callbacks import read_scalars
+from occlift.training.checkpoint import load_model
+from occlift.training.draws import frame_generator
+from occlift.training.loop import TrainRun
+from occlift.training.occupancy import TrainConfig, predict, train
+from occlift.training.optimizer import OptimizerConfig
+from occlift.training.rendering import RenderingTrainConfig, _frames, train_rendering
+from occlift.training.rendering_frames import collate_rendering
+from occlift.training.rendering_task import RenderingLossConfig, RenderingTask
+
+TINY = tiny_easyocc(image=(48, 88), channels=16)
+CONFIG = RenderingTrainConfig(
+    model=RenderingConfig(network=TINY, ray_height=12, ray_width=22, samples=96, reach_m=48.0),
+    optimizer=OptimizerConfig(steps=4, learning_rate=5e-3),
+    checkpoint_every=2,
+    precision="fp32",
+)
+
+
+def task_of(loss: RenderingLossConfig, counts: list[int]) -> RenderingTask:
+    torch.manual_seed(0)
+    return RenderingTask(
+        model=CONFIG.model.to_dict(), loss=asdict(loss), pseudo=None, optimizer=asdict(OptimizerConfig()),
+        ray_counts=counts, label_counts=None, seed=0, mirror=False,
+    )  # fmt: skip
+
+
+def test_class_and_depth_maps_of_one_frame_are_learned_by_heart(small_town: Path) -> None:
+    """If a volume cannot repeat the maps of one frame, rays, samples and losses do not fit together."""
+    frames = frames_of(small_town, neighbours=False, rows=12, columns=22)
+    batch = frames[1]
+    assert batch.depth_m is not None
+    task = task_of(RenderingLossConfig.of_maps(), frames.class_counts([1]).tolist())
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=2e-2)
+    for step in range(50):
+        volume = task.model.volume(batch.frame.images, batch.frame.rig)
+        terms = task.losses(volume, batch, frame_generator(0, step, 0))
+        optimizer.zero_grad()
+        torch.stack(tuple(terms.values())).sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        rendering = task.model.render(task.model.volume(batch.frame.images, batch.frame.rig), batch.frame.rig)
+    inside = task.model.ends_inside(batch.depth_m, batch.frame.rig)
+    truth_m = batch.depth_m[inside]
+    error = ((rendering.depth_m[inside] - truth_m).abs() / truth_m).median()
+    guess = ((truth_m.median() - truth_m).abs() / truth_m).median()
+    assert error < 0.65 * guess, (error, guess)
+    surface = inside & (batch.class_id < 17)
+    right = rendering.class_logits.argmax(-1)[surface] == batch.class_id[surface]
+    most_frequent = batch.class_id[surface].long().bincount().max() / surface.sum()
+    assert right.float().mean() > 1.3 * most_frequent, (right.float().mean(), most_frequent)
+    assert rendering.opacity[batch.class_id == 17].mean() < 0.2
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_frames(small_town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not their sum, and not what a mean over the rays of all frames would be: `training_step` itself is asked."""
+    frames = frames_of(small_town, rows=12, columns=22)
+    task = task_of(RenderingLossConfig(), frames.class_counts([1, 2]).tolist()).eval()
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(task, "log", lambda name, value: logged.update({name: float(value)}))
+    names = {"photometric", "smoothness", "semantic", "entropy", "distortion"}
+    expected = dict.fromkeys(names, 0.0)
+    with torch.no_grad():
+        for place, index in enumerate((1, 2)):
+            alone = frames[index]
+            volume = task.model.volume(alone.frame.images, alone.frame.rig)
+            terms = task.losses(volume, alone, frame_generator(0, 0, place))
+            assert terms.keys() == names
+            for name, term in terms.items():
+                expected[name] += float(term) / 2
+        loss = task.training_step(collate_rendering([frames[1], frames[2]]), 0)
+    assert float(loss) == pytest.approx(sum(expected.values()), rel=1e-4)
+    assert logged == pytest.approx({"loss": float(loss), **{f"loss_{n}": e for n, e in expected.items()}}, rel=1e-4)
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one(small_town: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, pseudo=OccupancyLossConfig(max_voxels=2000, max_lovasz_voxels=500))
+    labels = small_town / "gts"
+    whole = train_rendering(small_town, tmp_path / "whole", config, labels=labels)
+    half = train_rendering(small_town, tmp_path / "half", config, labels=labels, max_steps=2)
+    rest = train_rendering(small_town, tmp_path / "half", config, labels=labels, resume=half.checkpoint)
+    assert (whole.steps, half.steps, rest.steps) == (4, 2, 4)
+    expected = [row for row in read_scalars(whole.losses) if row[1] != "step_seconds"]
+    assert [row for row in read_scalars(rest.losses) if row[1] != "step_seconds"] == expected
+    names = {name for _, name, _ in expected}
+    assert {"loss", "loss_photometric", "loss_semantic", "loss_pseudo_cross_entropy", "loss_pseudo_lovasz"} <= names
+    one, other = (load_model(run.checkpoint).state_dict() for run in (whole, rest))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp_path: Path) -> None:
+    run = train_rendering(small_town, tmp_path / "run", CONFIG, max_steps=1)
+    model = load_model(run.checkpoint)
+    assert isinstance(model, RenderingModel)
+    assert model.config == CONFIG.model
+    data = NuScenes.open(small_town)
+    (token, *_) = data.split_tokens("val")
+    predict(small_town, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
+    found = read_prediction(prediction_path(tmp_path / "predictions", token))
+    assert found.shape == (200, 200, 16)
+    shown = evaluate_rendering(small_town, run.checkpoint, tokens=[token], precision="fp32")
+    assert shown.frames == 1
+    assert shown.depth.pixels == shown.constant.pixels == shown.ground.pixels > 500
+    written = json.loads(shown.to_json())
+    ground = shown.ground.measures("per_image", "metric")
+    assert written["depth"]["ground"]["per_image_abs_rel_metric"] == ground["abs_rel"]
+    # A flat town: the ground explains most of what the lidar sees near the vehicle, one depth for all does not.
+    assert shown.ground.measures("pooled", "metric")["a1"] > shown.constant.measures("pooled", "metric")["a1"] + 10
+    assert shown.classes.sum() == shown.frequent.sum() <= 6 * 12 * 22
+    assert written["classes"]["frequent"]["right"] > 30
+
+
+@pytest.mark.parametrize(
+    "factors",
+    [
+        {"depth": math.nan},
+        {"photometric": math.inf},
+        {"semantic": -1.0},
+        dict.fromkeys(asdict(RenderingLossConfig()), 0.0),
+    ],
+)
+def test_factors_that_cannot_work_are_refused(factors: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="finite and not negative, and one must be positive"):
+        RenderingLossConfig(**factors)
+
+
+def test_labels_and_the_pseudo_loss_come_together(small_town: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give both or neither"):
+        train_rendering(small_town, tmp_path / "run", CONFIG, labels=small_town / "gts")
+    with pytest.raises(ConfigError, match="give both or neither"):
+        train_rendering(small_town, tmp_path / "run", replace(CONFIG, pseudo=OccupancyLossConfig()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_confidence_is_read_with_the_labels(small_town: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="confidence is that of labels, and none are given"):
+        train_rendering(small_town, tmp_path / "run", replace(CONFIG, confidence=True))
+    data = NuScenes.open(small_town)
+    config = replace(CONFIG, pseudo=OccupancyLossConfig(), confidence=True, loss=RenderingLossConfig(photometric=0.0))
+    first, *_ = data.split_tokens("train")
+    scene = data.key_frame(first).scene
+    label = read_label(label_path(small_town / "gts", scene, first))
+    confidence = np.random.default_rng(0).integers(0, 256, label.semantics.shape, dtype=np.uint8)
+    write_label(label_path(tmp_path / "labels", scene, first), replace(label, confidence=confidence))
+    read = _frames(data, config, tmp_path / "labels")[0].frame.confidence
+    assert read is not None
+    assert np.array_equal(read[0], confidence)
+    assert _frames(data, replace(config, confidence=False), tmp_path / "labels")[0].frame.confidence is None
+    with pytest.raises(DataError, match="occlift label --confidence"):
+        _frames(data, config, small_town / "gts")[0]
+
+
+def test_a_run_without_confidence_is_the_run_that_it_was() -> None:
+    """Its configuration is its identity, by which it is resumed: a choice that was not made is no part of it."""
+    assert "confidence" not in CONFIG.to_dict()
+    assert replace(CONFIG, confidence=True).to_dict()["confidence"] is True
+
+
+def test_the_command_passes_on_what_teachers_and_labels_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[RenderingTrainConfig] = []
+
+    def train(root: Path, out: Path, config: RenderingTrainConfig, **options: object) -> TrainRun:
+        asked.append(config)
+        return TrainRun(checkpoint=out, steps=0, seconds=0.0, losses=out, train_frames=0)
+
+    monkeypatch.setattr("occlift.training.rendering.train_rendering", train)
+    cli.train_rendering(
+        "rendering-demo", tmp_path, labels=tmp_path, confidence=True, semantics="sam3",
+        semantics_option=("device=cpu", "min_score=0.4"), depth="lidar", depth_option=("window_px=5",), teacher_seed=3,
+    )  # fmt: skip
+    (config,) = asked
+    assert config.semantics_options == {"device": "cpu", "min_score": "0.4"}
+    assert config.depth_options == {"window_px": "5"}
+    assert (config.semantics, config.depth, config.teacher_seed, config.confidence) == ("sam3", "lidar", 3, True)
+    with pytest.raises(ConfigError, match="'cpu' is no setting; expected name=value"):
+        cli.train_rendering("rendering-demo", tmp_path, depth_option=("cpu",))
+
+
+def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        model=TINY, loss=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100),
+        optimizer=OptimizerConfig(steps=1), precision="fp32",
+    )  # fmt: skip
+    run = train(small_town, small_town / "gts", tmp_path / "run", config)
+    with pytest.raises(ConfigError, match="expected a rendering model"):
+        evaluate_rendering(small_town, run.checkpoint)
+
+
+def test_rendered_depth_is_read_at_the_pixels_of_the_whole_image() -> None:
+    """Rays cover the lower right quarter of the image, two pixels each; depth grows by 1 m per ray to the right."""
+    depth_m = torch.arange(4.0)[None].expand(3, 4) + 10
+    cells_from_full = torch.tensor([[0.5, 0, -4.0], [0, 0.5, -3.0], [0, 0, 1]], dtype=torch.float64)
+    found, inside = _resampled(depth_m, cells_from_full, 12, 16)
+    expected = np.zeros((12, 16), bool)
+    expected[6:, 8:] = True
+    assert np.array_equal(inside, expected)
+    # Pixel centres lie a quarter of a cell beside the centres of the cells.
+    assert np.allclose(found[8, 8:], [10, 10.25, 10.75, 11.25, 11.75, 12.25, 12.75, 13])
+
+
+def test_the_ground_lies_at_zero(small_town: Path) -> None:
+    data = NuScenes.open(small_town)
+    rig = rig_of(data.key_frame(data.split_tokens("val")[0]))
+    depth_m = torch.from_numpy(_ground_depth_m(rig))
+    origins, directions = rig.rays(rig.height, rig.width)
+    heights = (origins[:, None, None] + depth_m[..., None] * directions)[..., 2]
+    near = depth_m < 79.9
+    assert near.float().mean() > 0.3
+    assert heights[near].abs().max() < 1e-6
+    assert bool((depth_m[~near] <= 80.0).all())
+
+
+def test_the_guess_is_what_a_ray_shows_most_often(small_town: Path) -> None:
+    frames = frames_of(small_town, neighbours=False)
+    found = _most_frequent(frames)
+    maps = np.stack([frames[i].class_id[0].numpy() for i in range(len(frames))])
+    for at in ((0, 5, 3), (2, 0, 7), (4, 3, 10)):
+        values, counts = np.unique(maps[(slice(None), *at)], return_counts=True)
+        known = values != 255
+        assert found[at] == values[known][counts[known].argmax()]

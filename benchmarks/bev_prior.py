@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import BEV_GRID
 from occlift.metrics.bev import bev_counts
+from occlift.scenes.dataset import split_tokens
 from occlift.training.bev_truth import vehicle_truth
 
 SMOOTHING_M = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -30,7 +31,7 @@ SIDES_M = (5.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 
 def truth_of(data: NuScenes, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Truth and ignored cells of every key frame of a split, (frames, 1, x, y) each."""
-    found = [vehicle_truth(data.key_frame(token), data.boxes(token)) for token in data.split_tokens(split)]
+    found = [vehicle_truth(data.key_frame(token), data.boxes(token)) for token in split_tokens(data, split)]
     truth, ignored = (np.stack(cells)[:, None] for cells in zip(*found, strict=True))
     return truth, ignored
 

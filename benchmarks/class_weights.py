@@ -14,6 +14,7 @@ from pathlib import Path
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.occupancy import evaluate
+from occlift.scenes.dataset import split_tokens
 from occlift.town.scene_writer import GTS
 from occlift.training.occupancy import TrainConfig, predict, train
 
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     arguments = parser.parse_args()
     town = arguments.demo / "town"
-    tokens = NuScenes.open(town).split_tokens("val")
+    tokens = split_tokens(NuScenes.open(town), "val")
     print("| class weights | IoU | mIoU 17 | mIoU 15 |\n| --- | ---: | ---: | ---: |", flush=True)
     for number, (name, config) in enumerate(variants(arguments.steps).items()):
         run = arguments.folder / str(number)

@@ -164,10 +164,10 @@ def label_parts(town: Path, config: DemoConfig) -> dict[str, float]:
     )
     data = NuScenes.open(town)
     with tempfile.TemporaryDirectory() as folder:
-        generate_labels(data, Path(folder), config.label, scenes=data.scenes[:1])
+        generate_labels(data, Path(folder), config.label, scenes=data.scenes()[:1])
         with parts.functions(*named):
             parts.start()
-            generate_labels(data, Path(folder), config.label, scenes=data.scenes[1:2])
+            generate_labels(data, Path(folder), config.label, scenes=data.scenes()[1:2])
             return parts.stop()
 
 

@@ -85,7 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     numba.set_num_threads(1)
     data = NuScenes.open(arguments.folder)
-    scene = data.scenes[0]
+    scene = data.scenes()[0]
     tokens = data.key_frame_tokens(scene)[:13]
     middle = len(tokens) // 2
     current = data.key_frame(tokens[middle])

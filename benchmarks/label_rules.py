@@ -86,7 +86,7 @@ def main() -> None:
             data, Path("unused"), config, semantics_teacher(config.semantics), depth_teacher(config.depth)
         )
         rules = {f"moving {moving}": default, **(RULES if moving == "drop" else {})}
-        for scene in track(data.split(arguments.split), f"moving {moving}"):
+        for scene in track(data.scenes(arguments.split), f"moving {moving}"):
             for position, token in enumerate(data.key_frame_tokens(scene)):
                 truth = read_label(label_path(arguments.folder / GTS, scene, token))
                 movers = np.isin(truth.semantics, MOVERS)

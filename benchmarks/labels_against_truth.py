@@ -38,7 +38,7 @@ def row(name: str, root: Path, labels: Path, *, moving: Moving) -> str:
     data = NuScenes.open(root)
     generate_labels(data, labels, config)
     compared = equal = off_boundary = occupied = occupied_equal = ghosts = 0
-    for scene in data.scenes:
+    for scene in data.scenes():
         for token in data.key_frame_tokens(scene):
             truth = read_label(label_path(root / GTS, scene, token))
             label = read_label(label_path(labels, scene, token), allow_unknown=True).semantics

@@ -44,7 +44,7 @@ started = time.perf_counter()
 from occlift.datasets.nuscenes.dataset import NuScenes
 data = NuScenes.open(Path(sys.argv[1]))
 opened = time.perf_counter()
-tokens = [token for scene in data.scenes for token in data.key_frame_tokens(scene)]
+tokens = [token for scene in data.scenes() for token in data.key_frame_tokens(scene)]
 first = time.perf_counter()
 data.boxes(tokens[0])
 boxes = time.perf_counter()

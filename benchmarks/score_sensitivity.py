@@ -17,6 +17,7 @@ from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.occupancy import evaluate
 from occlift.label_space import CLASS_NAMES, DRIVEABLE_SURFACE, FREE
 from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
+from occlift.scenes.dataset import split_tokens
 from occlift.town.scene_writer import GTS
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     arguments = parser.parse_args()
     data = NuScenes.open(arguments.folder)
-    tokens = data.split_tokens(arguments.split)
+    tokens = split_tokens(data, arguments.split)
     paths = label_paths(arguments.folder / GTS, data, tokens)
     columns = (
         "prediction", "IoU, camera", "mIoU 17, camera", "road, camera", "IoU, no mask", "mIoU 17, no mask",

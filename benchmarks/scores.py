@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=40, help="key frames that are read")
     arguments = parser.parse_args()
     data = NuScenes.open(arguments.folder)
-    tokens = [token for scene in data.scenes for token in data.key_frame_tokens(scene)]
+    tokens = [token for scene in data.scenes() for token in data.key_frame_tokens(scene)]
     read = tokens[: arguments.frames]
     truths = [read_label(path) for path in label_paths(arguments.folder / GTS, data, read)]
     predictions = [np.roll(truth.semantics, 1, axis=0) for truth in truths]

@@ -83,7 +83,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     assert train.returncode == 0, train.stderr
     return {
         "folder": str(root), "NUSCENES": "town", "LABELS": "labels", "OCC3D": "town",
-        "TOKEN": data.key_frame_tokens(data.scenes[1])[0],
+        "TOKEN": data.key_frame_tokens(data.scenes()[1])[0],
     }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.baselines import label_predictions, prior_predictions
 from occlift.evaluation.occupancy import Evaluation, evaluate
@@ -27,6 +26,7 @@ from occlift.labels.files import label_path, prediction_path, read_label, read_p
 from occlift.labels.generate import generate_labels
 from occlift.runtime.progress import track
 from occlift.runtime.threads import usable_cores
+from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
@@ -118,8 +118,8 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     with stages.timed("town", f"{config.town.scenes} scenes of {config.town.frames} key frames") as clock:
         written = write_town(town, config.town)
         clock.reused = written.reused == written.scenes
-    data = NuScenes.open(town)
-    tokens = data.split_tokens("val")
+    data = open_dataset(town)
+    tokens = split_tokens(data, "val")
     with stages.timed("labels", f"{config.label.frames} frames fused, {config.label.semantics}") as clock:
         made = generate_labels(data, labels, config.label, workers=usable_cores())
         if made.failed:
@@ -149,7 +149,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     chosen = [tokens[i] for i in np.linspace(0, len(tokens) - 1, config.pictures + 2).round().astype(int)[1:-1]]
     report, scene = out / "report.html", out / "scene.html"
     with stages.timed("pictures", f"{len(chosen)} key frames"):
-        volumes = {token: _volumes(data, token, labels, predictions["EasyOcc"]) for token in chosen}
+        volumes = {token: _volumes(data, town, token, labels, predictions["EasyOcc"]) for token in chosen}
         write_frame_scene(scene, data, chosen[0], volumes[chosen[0]])
         frames = tuple(report_frame(data, token, volumes[token]) for token in track(chosen, "pictures"))
         overview_image(frames[len(frames) // 2]).save(out / "overview.png", optimize=True)
@@ -221,10 +221,10 @@ def _trained(town: Path, labels: Path, run: Path, config: TrainConfig) -> bool:
     return False
 
 
-def _volumes(data: NuScenes, token: str, labels: Path, predictions: Path) -> dict[str, np.ndarray]:
+def _volumes(data: DrivingDataset, town: Path, token: str, labels: Path, predictions: Path) -> dict[str, np.ndarray]:
     scene = data.key_frame(token).scene
     return {
-        "truth": read_label(label_path(data.root / GTS, scene, token)).semantics,
+        "truth": read_label(label_path(town / GTS, scene, token)).semantics,
         "pseudo-label": read_label(label_path(labels, scene, token), allow_unknown=True).semantics,
         "prediction": read_prediction(prediction_path(predictions, token)),
     }

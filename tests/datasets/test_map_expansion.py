@@ -252,7 +252,7 @@ def test_the_map_of_a_scene_is_found_by_its_log_and_read_once(real_frame: Path, 
     for name in ("samples", "v1.0-mini"):
         (root / name).symlink_to(real_frame / name)
     data = NuScenes.open(root)
-    scene = data.scenes[0]
+    scene = data.scenes()[0]
     assert data.location(scene) == "singapore-onenorth"
     with pytest.raises(DataError, match=r"singapore-onenorth\.json.*nuScenes-map-expansion-v1\.3\.zip"):
         MapExpansions(data).of_scene(scene)
@@ -337,7 +337,7 @@ def test_a_town_without_maps_gets_them_when_it_is_built_again(tmp_path: Path) ->
     write_town(root, config)
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*") if path.is_file()}
     data = NuScenes.open(root)
-    (scene,) = data.scenes
+    (scene,) = data.scenes()
     path = map_expansion_path(root, data.location(scene))
     assert path in before
     path.unlink()

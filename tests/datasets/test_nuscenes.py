@@ -20,7 +20,7 @@ from occlift.datasets.nuscenes.splits import OFFICIAL_SPLITS, official_scenes
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import rotation_about_z
 from occlift.scenes.frames import CAMERA_CHANNELS
-from occlift.scenes.sensors import read_image, read_lidar
+from occlift.scenes.sources import read_image
 
 VERSION = "v1.0-tiny"
 HALF_TURN = [0.0, 0.0, 0.0, 1.0]
@@ -179,15 +179,15 @@ def changed(tmp_path: Path, change: Change) -> Path:
 def test_key_frame_has_every_sensor_with_its_own_pose(root: Path) -> None:
     data = NuScenes.open(root)
     assert data.version == VERSION
-    assert data.scenes == ("hill", "lake")
+    assert data.scenes() == ("hill", "lake")
     assert data.key_frame_tokens("lake") == ("t10", "t11", "t12", "t13")
     frame = data.key_frame("t12")
     assert (frame.scene, frame.index, frame.timestamp_us) == ("lake", 2, 10**15 + 10**9 + 10**6)
-    assert tuple(camera.channel for camera in frame.cameras) == CAMERA_CHANNELS
+    assert tuple(camera.camera for camera in frame.cameras) == CAMERA_CHANNELS
     assert frame.lidar.token == "LIDAR_TOP-1-2"
     assert frame.lidar.path == root / "samples/LIDAR_TOP/LIDAR_TOP-1-2.pcd.bin"
     camera = frame.cameras[3]
-    assert camera.token == "CAM_BACK_LEFT-1-2"
+    assert camera.key == "CAM_BACK_LEFT-1-2"
     assert camera.timestamp_us == frame.timestamp_us + 3000
     assert (camera.height, camera.width) == (32, 64)
     np.testing.assert_array_equal(camera.intrinsics_px, INTRINSICS)
@@ -212,7 +212,7 @@ def test_arrays_of_one_key_frame_may_be_changed_without_harm(root: Path) -> None
 def test_boxes(root: Path) -> None:
     data = NuScenes.open(root)
     car, cone = data.boxes("t11")
-    assert (car.token, car.instance_token, car.category) == ("b11", "car1", "vehicle.car")
+    assert (car.token, car.instance, car.category) == ("b11", "car1", "vehicle.car")
     assert car.size_wlh_m == (1.8, 4.5, 1.5)
     assert (car.visibility, car.num_lidar_points, car.attributes) == (3, 7, ("lights.on", "vehicle.moving"))
     np.testing.assert_allclose(car.global_from_box[:3, :3], rotation_about_z(np.pi / 2), atol=1e-12)
@@ -251,7 +251,7 @@ def test_order_of_rows_does_not_matter(root: Path, tmp_path: Path) -> None:
         assert shuffled.key_frame_tokens(scene) == plain.key_frame_tokens(scene)
         for token in plain.key_frame_tokens(scene):
             ours, theirs = shuffled.key_frame(token), plain.key_frame(token)
-            assert [camera.token for camera in ours.cameras] == [camera.token for camera in theirs.cameras]
+            assert [camera.key for camera in ours.cameras] == [camera.key for camera in theirs.cameras]
             np.testing.assert_array_equal(ours.global_from_ego, theirs.global_from_ego)
             boxes = {box.token: box for box in shuffled.boxes(token)}
             for box in plain.boxes(token):
@@ -266,7 +266,7 @@ def test_a_missing_camera_is_legal_and_a_missing_lidar_is_not(tmp_path: Path) ->
         rows["sample_data"] = [row for row in rows["sample_data"] if row["token"] not in gone]
 
     data = NuScenes.open(changed(tmp_path, drop))
-    assert [camera.channel for camera in data.key_frame("t00").cameras] == [
+    assert [camera.camera for camera in data.key_frame("t00").cameras] == [
         channel for channel in CAMERA_CHANNELS if channel != "CAM_BACK"
     ]
     with pytest.raises(DataError, match=r"sample t01 of hill has no key frame of LIDAR_TOP"):
@@ -311,31 +311,31 @@ def test_official_splits_have_the_official_sizes() -> None:
 def test_official_lists_hold_where_they_name_a_scene(tmp_path: Path) -> None:
     scenes = ("scene-0103", "scene-0061", "extra", "scene-0553")
     data = NuScenes.open(write_tables(tmp_path, tiny_tables(scenes, samples=1)))
-    assert data.split("train") == ("scene-0061",)
-    assert data.split("val") == ("scene-0103", "scene-0553")
-    assert data.split("mini_val") == ("scene-0103",)
-    assert data.split("all") == scenes
+    assert data.scenes("train") == ("scene-0061",)
+    assert data.scenes("val") == ("scene-0103", "scene-0553")
+    assert data.scenes("mini_val") == ("scene-0103",)
+    assert data.scenes("all") == scenes
     with pytest.raises(DataError, match=r"split test has no scene; splits with scenes: train \(1\), val \(2\)"):
-        data.split("test")
+        data.scenes("test")
     with pytest.raises(ConfigError, match="no split 'validation'; choose one of train, val"):
-        data.split("validation")
+        data.scenes("validation")
 
 
 @pytest.mark.parametrize(("count", "num_train"), [(2, 1), (3, 2), (4, 3), (5, 4), (10, 8), (11, 8)])
 def test_other_data_sets_are_split_80_to_20(tmp_path: Path, count: int, num_train: int) -> None:
     scenes = tuple(f"town-{number}" for number in range(count))
     data = NuScenes.open(write_tables(tmp_path, tiny_tables(scenes, samples=1)))
-    assert data.split("train") == scenes[:num_train]
-    assert data.split("val") == scenes[num_train:]
+    assert data.scenes("train") == scenes[:num_train]
+    assert data.scenes("val") == scenes[num_train:]
     with pytest.raises(DataError, match="split mini_val has no scene"):
-        data.split("mini_val")
+        data.scenes("mini_val")
 
 
 def test_one_scene_has_no_val(tmp_path: Path) -> None:
     data = NuScenes.open(write_tables(tmp_path, tiny_tables(("alone",), samples=1)))
-    assert data.split("train") == ("alone",)
+    assert data.scenes("train") == ("alone",)
     with pytest.raises(DataError, match=r"one scene \(alone\), which is train; use the split all"):
-        data.split("val")
+        data.scenes("val")
 
 
 # The cache
@@ -371,7 +371,7 @@ def test_changed_table_makes_the_cache_stale(root: Path) -> None:
     table.write_text(json.dumps(rows["scene"], indent=0))
     os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     assert table.stat().st_size == before.st_size
-    assert NuScenes.open(root).scenes == ("moor", "lake")
+    assert NuScenes.open(root).scenes() == ("moor", "lake")
 
 
 @pytest.mark.parametrize("damage", [b"", b"no zip", b"PK\x03\x04" + b"\0" * 100])
@@ -380,7 +380,7 @@ def test_broken_cache_is_rebuilt(root: Path, damage: bytes) -> None:
     cache = root / VERSION / FILE_NAME
     good = cache.read_bytes()
     cache.write_bytes(damage)
-    assert NuScenes.open(root).scenes == ("hill", "lake")
+    assert NuScenes.open(root).scenes() == ("hill", "lake")
     assert cache.read_bytes() == good
 
 
@@ -392,7 +392,7 @@ def test_cache_with_damage_anywhere_gives_the_right_answer(root: Path) -> None:
     for position in range(0, len(good), 97):
         cache.write_bytes(good[:position] + bytes([good[position] ^ 0xFF]) + good[position + 1 :])
         data = NuScenes.open(root)
-        assert data.scenes == ("hill", "lake")
+        assert data.scenes() == ("hill", "lake")
         assert [box.token for box in data.boxes("t11")] == expected
     cache.write_bytes(good[: len(good) // 2])
     assert [box.token for box in NuScenes.open(root).boxes("t11")] == expected
@@ -415,7 +415,7 @@ def test_read_only_tables_are_cached_in_the_users_folder(
         assert not (root / VERSION / FILE_NAME).exists()
         assert len(list((user_cache / "occlift").iterdir())) == 1
         forbid_tables(monkeypatch)
-        assert NuScenes.open(root).scenes == ("hill", "lake")
+        assert NuScenes.open(root).scenes() == ("hill", "lake")
     finally:
         (root / VERSION).chmod(0o755)
 
@@ -626,7 +626,7 @@ def test_records_that_are_not_used_may_be_faulty(tmp_path: Path) -> None:
 
     data = NuScenes.open(changed(tmp_path, change))
     assert len(data.key_frame("t00").cameras) == 6
-    assert "CAM_BACK-0-1" in [camera.token for camera in data.key_frame("t01").cameras]
+    assert "CAM_BACK-0-1" in [camera.key for camera in data.key_frame("t01").cameras]
 
 
 @pytest.mark.parametrize(
@@ -706,13 +706,13 @@ def test_lidar_has_five_numbers_per_point(tmp_path: Path) -> None:
 
 def test_real_frame(real_frame: Path) -> None:
     data = NuScenes.open(real_frame)
-    assert data.scenes == ("scene-0061",)
-    assert data.split("train") == data.split("mini_train") == data.scenes
+    assert data.scenes() == ("scene-0061",)
+    assert data.scenes("train") == data.scenes("mini_train") == data.scenes()
     (token,) = data.key_frame_tokens("scene-0061")
     frame = data.key_frame(token)
     assert len(frame.cameras) == 6
     assert read_image(frame.cameras[0].path).shape == (900, 1600, 3)
-    points_lidar = read_lidar(frame.lidar.path)
+    points_lidar = frame.lidar_sweep().source.read()
     assert points_lidar.shape == (34688, 5)
     # The lidar hits the road around the car: most often near the height 0 of the ego frame.
     heights_m = (points_lidar[:, :3] @ frame.lidar.ego_from_lidar[:3, :3].T + frame.lidar.ego_from_lidar[:3, 3])[:, 2]

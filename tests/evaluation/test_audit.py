@@ -283,7 +283,7 @@ def labels(town: Path) -> Path:
 
 def test_votes_of_a_growing_window_are_those_of_each_window(town: Path, labels: Path) -> None:
     data = NuScenes.open(town)
-    scene = data.scenes[0]
+    scene = data.scenes()[0]
     config = replace(CONFIG, still_frames=2)
     teachers = semantics_teacher(config.semantics), depth_teacher(config.depth)
     numbers, policies = (5, 1, 3), ("drop", "keep", "still", "boxes")
@@ -370,7 +370,7 @@ def test_neighbours_of_a_data_set(town: Path, labels: Path) -> None:
     assert found.neighbours.pairs == found.truth_neighbours.pairs == 4
     assert 60 < found.neighbours.static.iou < 100
     assert found.truth_neighbours.static.equal_share > 97
-    tokens = data.key_frame_tokens(data.scenes[0])
+    tokens = data.key_frame_tokens(data.scenes()[0])
     # A gap is no neighbourhood.
     some = audit(labels, truth=town / GTS, data=data, tokens=[tokens[0], tokens[1], tokens[3]])
     assert some.neighbours

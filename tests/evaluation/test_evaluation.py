@@ -158,7 +158,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rays_start_at_the_lidar_poses_of_the_scene(town: Path, tmp_path: Path) -> None:
     data = NuScenes.open(town)
-    for scene in data.scenes:
+    for scene in data.scenes():
         for token in data.key_frame_tokens(scene):
             truth = read_label(label_path(town / GTS, scene, token)).semantics
             write_prediction(prediction_path(tmp_path / "perfect", token), truth)

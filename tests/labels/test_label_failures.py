@@ -59,19 +59,19 @@ def _row(rows: list[dict[str, Any]], token: str) -> dict[str, Any]:
 
 
 def _cut_off(root: Path, image: CameraImage) -> None:
-    path = truth_maps_path(image.path)
+    path = truth_maps_path(image.source.name)
     path.write_bytes(path.read_bytes()[:2000])
 
 
 def _scribbled_over(root: Path, image: CameraImage) -> None:
-    content = bytearray(truth_maps_path(image.path).read_bytes())
+    content = bytearray(truth_maps_path(image.source.name).read_bytes())
     content[500:600] = bytes(100)
-    truth_maps_path(image.path).write_bytes(content)
+    truth_maps_path(image.source.name).write_bytes(content)
 
 
 def _depth(value: float) -> Damage:
     def change(root: Path, image: CameraImage) -> None:
-        path = truth_maps_path(image.path)
+        path = truth_maps_path(image.source.name)
         maps = read_truth_maps(path)
         maps.depth_m[10, 20] = value
         write_truth_maps(path, maps)
@@ -81,12 +81,12 @@ def _depth(value: float) -> Damage:
 
 def _without_pose(root: Path, image: CameraImage) -> None:
     path = next(root.glob("v1.0-*/sample_data.json"))
-    token = _row(json.loads(path.read_text()), image.token)["ego_pose_token"]
+    token = _row(json.loads(path.read_text()), image.key)["ego_pose_token"]
     _rows(root, "ego_pose", lambda rows: rows.remove(_row(rows, token)))
 
 
 def _without_calibration(root: Path, image: CameraImage) -> None:
-    _rows(root, "sample_data", lambda rows: _row(rows, image.token).update(calibrated_sensor_token="lost"))
+    _rows(root, "sample_data", lambda rows: _row(rows, image.key).update(calibrated_sensor_token="lost"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def _without_calibration(root: Path, image: CameraImage) -> None:
     [
         (_cut_off, r"truth\.npz: not a readable", 1),
         (_scribbled_over, r"truth\.npz: not a readable", 1),
-        (lambda root, image: truth_maps_path(image.path).unlink(), r"truth\.npz: no truth maps", 1),
+        (lambda root, image: truth_maps_path(image.source.name).unlink(), r"truth\.npz: no truth maps", 1),
         (_depth(np.nan), r"truth\.npz: depth_m holds nan", 1),
         (_depth(0.0), r"truth\.npz: depth_m holds 0\.0", 1),
         (_without_pose, r"field ego_pose_token is '\w+', but ego_pose\.json has no such row", 1),
@@ -150,7 +150,7 @@ def test_a_depth_map_that_holds_nothing_costs_one_label(small_town: Path, tmp_pa
     config = dataclasses.replace(QUICK, depth=f"files:{tmp_path / 'maps/depth'}")
     token = data.key_frame_tokens(SCENE)[0]
     image = data.key_frame(token).cameras[0]
-    path = tmp_path / "maps/depth" / image.channel / f"{image.path.stem}.npz"
+    path = tmp_path / "maps/depth" / image.camera / f"{image.stem}.npz"
     content = path.read_bytes()
     write_npz(path, {"depth_m": np.full((image.height, image.width), value, np.float32)}, level=0)
     run = generate_labels(data, tmp_path / "labels", config, scenes=[SCENE])
@@ -162,7 +162,7 @@ def test_a_depth_map_that_holds_nothing_costs_one_label(small_town: Path, tmp_pa
 
 def test_the_command_ends_with_a_count_and_status_1(root: Path, tmp_path: Path) -> None:
     data = NuScenes.open(root)
-    tokens = [data.key_frame_tokens(scene)[0] for scene in data.scenes]
+    tokens = [data.key_frame_tokens(scene)[0] for scene in data.scenes()]
     for token in tokens:
         _cut_off(root, data.key_frame(token).cameras[0])
     command = [sys.executable, "-m", "occlift", "label", str(root), "--out", str(tmp_path / "labels"), "--frames", "1"]

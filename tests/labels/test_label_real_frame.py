@@ -18,7 +18,6 @@ from occlift.labels.files import label_path, read_label
 from occlift.labels.generate import generate_labels
 from occlift.labels.unproject import unproject
 from occlift.runtime.npz import write_npz
-from occlift.scenes.sensors import read_lidar
 from occlift.teachers.registry import depth_teacher
 
 _log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ def write_class_maps(data: NuScenes, token: str, folder: Path) -> None:
             half_m = np.array([length_m, width_m, height_m]) / 2 + 0.1
             with np.errstate(invalid="ignore"):
                 class_id[(np.abs(points_box) <= half_m).all(axis=-1)] = CATEGORY_TO_CLASS[box.category]
-        path = folder / image.channel / f"{image.path.stem}.npz"
+        path = folder / image.camera / f"{image.stem}.npz"
         write_npz(path, {"semantics": class_id.astype(np.uint8)}, level=1)
 
 
@@ -46,21 +45,23 @@ def write_class_maps(data: NuScenes, token: str, folder: Path) -> None:
 def real_label(real_frame: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[NuScenes, str, np.ndarray]:
     folder = tmp_path_factory.mktemp("real")
     data = NuScenes.open(real_frame)
-    token = data.key_frame_tokens(data.scenes[0])[0]
+    token = data.key_frame_tokens(data.scenes()[0])[0]
     write_class_maps(data, token, folder / "maps")
     config = LabelConfig(
         semantics=f"files:{folder / 'maps'}", depth="lidar", stride=2, decision=DecisionConfig(min_points=2)
     )
     run = generate_labels(data, folder / "labels", config)
     assert (run.done, run.failed) == (1, {})
-    label = read_label(label_path(folder / "labels", data.scenes[0], token), allow_unknown=True)
+    label = read_label(label_path(folder / "labels", data.scenes()[0], token), allow_unknown=True)
     return data, token, label.semantics
 
 
 def test_the_label_holds_what_the_lidar_hit(real_label: tuple[NuScenes, str, np.ndarray]) -> None:
     data, token, semantics = real_label
     frame = data.key_frame(token)
-    points_ego = transform_points(frame.lidar.ego_from_lidar, read_lidar(frame.lidar.path)[:, :3].astype(np.float64))
+    points_ego = transform_points(
+        frame.lidar.ego_from_lidar, frame.lidar_sweep().source.read()[:, :3].astype(np.float64)
+    )
     # Nearer than 10 m the cameras do not see the ground all around, and the lowest rays pass above what they miss.
     range_m = np.linalg.norm(points_ego[:, :2], axis=1)
     for low, high in ((4, 10), (10, 25), (25, 40)):

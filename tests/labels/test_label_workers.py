@@ -189,7 +189,7 @@ def test_a_worker_that_fails_in_a_way_nobody_foresaw(
 ) -> None:
     """A folder stands where a label should be written: its scene is left out, the other is made."""
     data = NuScenes.open(small_town)
-    scene, other = data.scenes
+    scene, other = data.scenes()
     token = data.key_frame_tokens(scene)[2]
     generate_labels(data, tmp_path, QUICK, scenes=[])  # or the folder would hold something else
     in_the_way = tmp_path / scene / token / "incomplete.json"
@@ -258,7 +258,7 @@ def test_one_run_at_a_time(small_town: Path, tmp_path: Path) -> None:
         with pytest.raises(AnotherRun, match="labels: another run"):
             generate_labels(data, tmp_path / "other", QUICK, keep_maps=tmp_path / "labels")
     assert labels_in(tmp_path) == []
-    assert generate_labels(data, tmp_path / "labels", QUICK, scenes=data.scenes[:1]).done == 4
+    assert generate_labels(data, tmp_path / "labels", QUICK, scenes=data.scenes()[:1]).done == 4
 
 
 def test_a_run_waits_for_the_workers_of_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

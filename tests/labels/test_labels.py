@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.audit_measures import agreement
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
@@ -38,6 +39,7 @@ from occlift.labels.view import View, strided, view_of
 from occlift.labels.vote import Tally, Votes, read_votes
 from occlift.labels.vote_torch import count_votes
 from occlift.scenes.frames import CAMERA_CHANNELS, BoxAnnotation, CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
@@ -134,9 +136,9 @@ def key_frames(folder: Path, poses: list[np.ndarray]) -> tuple[KeyFrame, ...]:
             motion = rigid_transform(rotation_about_z(0.01 * (number - 2)), (0.06 * (number - 2), 0.01, 0.004))
             cameras.append(
                 CameraImage(
-                    channel=channel,
-                    token=f"{index}-{channel}",
-                    path=folder / f"{index}-{channel}.jpg",
+                    camera=channel,
+                    key=f"{index}-{channel}",
+                    source=ImageFile(folder / f"{index}-{channel}.jpg"),
                     timestamp_us=0,
                     height=HEIGHT,
                     width=WIDTH,
@@ -146,11 +148,21 @@ def key_frames(folder: Path, poses: list[np.ndarray]) -> tuple[KeyFrame, ...]:
                 )
             )
         lidar = LidarSweep(
-            token="", path=folder / "none", timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=global_from_ego
+            key="",
+            source=LidarFile(folder / "none"),
+            timestamp_us=0,
+            ego_from_lidar=np.eye(4),
+            global_from_ego=global_from_ego,
         )
         frames.append(
             KeyFrame(
-                token=f"frame{index}", scene="tiny", index=index, timestamp_us=0, cameras=tuple(cameras), lidar=lidar
+                token=f"frame{index}",
+                scene="tiny",
+                index=index,
+                timestamp_us=0,
+                cameras=tuple(cameras),
+                lidar=lidar,
+                global_from_ego=lidar.global_from_ego,
             )
         )
     return tuple(frames)
@@ -161,7 +173,7 @@ def data_with_maps(folder: Path, worlds: list[World], poses: list[np.ndarray]) -
     frames = key_frames(folder, poses)
     for frame, world in zip(frames, worlds, strict=True):
         for image in frame.cameras:
-            write_truth_maps(truth_maps_path(image.path), world.maps(image))
+            write_truth_maps(truth_maps_path(image.source.name), world.maps(image))
     return TinyData(folder, {"tiny": frames})
 
 
@@ -626,7 +638,7 @@ def test_votes_on_a_device_are_the_same_votes(static: TinyData, lattice: World, 
 
 def box_at(x_m: float, *, token: str = "a car") -> BoxAnnotation:
     return BoxAnnotation(
-        token=f"{token} {x_m}", instance_token=token, category="vehicle.car", size_wlh_m=(2.0, 4.0, 1.6),
+        token=f"{token} {x_m}", instance=token, category="vehicle.car", size_wlh_m=(2.0, 4.0, 1.6),
         global_from_box=rigid_transform(rotation_about_z(0.3), (x_m, 5.0, 0.8)), visibility=4, num_lidar_points=9,
         attributes=(), velocity_global_m_s=np.zeros(3),
     )  # fmt: skip
@@ -687,7 +699,7 @@ def test_parked_cars_are_fused_and_driving_ones_are_not_drawn_twice(
 
 def car_box(name: str, middle: tuple[float, float]) -> BoxAnnotation:
     return BoxAnnotation(
-        token=name, instance_token=name, category="vehicle.car", size_wlh_m=(1.7, 4.1, 1.8),
+        token=name, instance=name, category="vehicle.car", size_wlh_m=(1.7, 4.1, 1.8),
         global_from_box=rigid_transform(np.eye(3), (*middle, 0.1)), visibility=4, num_lidar_points=9,
         attributes=(), velocity_global_m_s=np.zeros(3),
     )  # fmt: skip
@@ -698,7 +710,7 @@ def test_a_depth_map_without_any_depth_is_a_failure(lattice: World, tmp_path: Pa
     image = data.frames["tiny"][1].cameras[2]
     maps = lattice.maps(image)
     nothing = np.full_like(maps.depth_m, np.inf)
-    write_truth_maps(truth_maps_path(image.path), dataclasses.replace(maps, depth_m=nothing))
+    write_truth_maps(truth_maps_path(image.source.name), dataclasses.replace(maps, depth_m=nothing))
     run = generate_labels(data, tmp_path / "out", dataclasses.replace(PERFECT, frames=1))
     assert list(run.failed) == ["frame1"]
     assert "no pixel that is finite and above 0 m" in run.failed["frame1"]

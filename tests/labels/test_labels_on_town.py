@@ -35,7 +35,7 @@ def _labels(root: Path, out: Path, config: LabelConfig) -> list[tuple[OccupancyL
             read_label(label_path(out, scene, token), allow_unknown=True),
             read_label(label_path(root / GTS, scene, token)),
         )
-        for scene in data.scenes
+        for scene in data.scenes()
         for token in data.key_frame_tokens(scene)
     ]
 

@@ -67,7 +67,7 @@ def test_a_scene_that_kills_its_actors_is_named_and_the_others_are_made(
 ) -> None:
     """A folder stands where a note should be written: an error that nobody foresaw, in an actor that still lives."""
     data = NuScenes.open(small_town)
-    scene, other = data.scenes
+    scene, other = data.scenes()
     generate_labels(data, tmp_path, QUICK, scenes=[])  # or the folder would hold something else
     in_the_way = tmp_path / scene / data.key_frame_tokens(scene)[1] / "incomplete.json"
     (in_the_way / "full").mkdir(parents=True)
@@ -96,11 +96,11 @@ def test_options_of_teachers_may_be_relative_paths(
     small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = NuScenes.open(small_town)
-    generate_labels(data, tmp_path / "here", QUICK, scenes=data.scenes[:1], keep_maps=tmp_path / "maps")
+    generate_labels(data, tmp_path / "here", QUICK, scenes=data.scenes()[:1], keep_maps=tmp_path / "maps")
     # The cluster was started elsewhere.
     monkeypatch.chdir(tmp_path)
     config = replace(QUICK, depth="files:maps/depth")
-    generate_labels(data, tmp_path / "there", config, scenes=data.scenes[:1], engine=ray_engine(workers=1))
+    generate_labels(data, tmp_path / "there", config, scenes=data.scenes()[:1], engine=ray_engine(workers=1))
     assert len(labels_in(tmp_path / "there")) == 4
     for path in labels_in(tmp_path / "there"):
         assert path.read_bytes() == (tmp_path / "here" / path.relative_to(tmp_path / "there")).read_bytes()

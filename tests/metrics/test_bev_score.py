@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import DataError
 from occlift.geometry.footprints import box_footprints
 from occlift.geometry.grids import BEV_GRID, BevGrid
@@ -86,15 +87,27 @@ def test_a_box_covers_its_own_area_on_average() -> None:
 
 def _frame(global_from_ego: np.ndarray) -> KeyFrame:
     lidar = LidarSweep(
-        token="lidar", path=Path("none"), timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=global_from_ego
+        key="lidar",
+        source=LidarFile(Path("none")),
+        timestamp_us=0,
+        ego_from_lidar=np.eye(4),
+        global_from_ego=global_from_ego,
     )
-    return KeyFrame(token="sample", scene="scene", index=0, timestamp_us=0, cameras=(), lidar=lidar)
+    return KeyFrame(
+        token="sample",
+        scene="scene",
+        index=0,
+        timestamp_us=0,
+        cameras=(),
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def _box(category: str, global_from_box: np.ndarray, visibility: int) -> BoxAnnotation:
     return BoxAnnotation(
         token="box",
-        instance_token="instance",
+        instance="instance",
         category=category,
         size_wlh_m=(2.0, 4.0, 1.5),
         global_from_box=global_from_box,
@@ -143,7 +156,7 @@ def test_vehicles_of_the_real_frame(real_frame: Path) -> None:
     from occlift.datasets.nuscenes.dataset import NuScenes
 
     data = NuScenes.open(real_frame)
-    token = data.key_frame_tokens(data.scenes[0])[0]
+    token = data.key_frame_tokens(data.scenes()[0])[0]
     frame, boxes = data.key_frame(token), data.boxes(token)
     ego_from_global = inverse(frame.global_from_ego)
     inner = [

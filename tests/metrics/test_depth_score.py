@@ -11,12 +11,13 @@ import pytest
 from scipy import ndimage
 
 from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import DataError
 from occlift.geometry.transforms import inverse, rigid_transform, rotation_about_z, transform_points
 from occlift.metrics.depth import MEASURES, depth_sums
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.lidar_depth import lidar_depth, lidar_depth_map, sparse_depth_map
-from occlift.scenes.sensors import read_lidar
+from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import read_truth_maps, truth_maps_path
 
 NAN = math.nan
@@ -137,9 +138,9 @@ EGO_FROM_FORWARD_CAMERA = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 
 def _frame(global_from_ego: np.ndarray, global_from_ego_at_image: np.ndarray) -> KeyFrame:
     camera = CameraImage(
-        channel="CAM_FRONT",
-        token="image",
-        path=Path("none"),
+        camera="CAM_FRONT",
+        key="image",
+        source=ImageFile(Path("none")),
         timestamp_us=0,
         height=90,
         width=160,
@@ -148,14 +149,22 @@ def _frame(global_from_ego: np.ndarray, global_from_ego_at_image: np.ndarray) ->
         global_from_ego_at_image=global_from_ego_at_image,
     )
     lidar = LidarSweep(
-        token="lidar",
-        path=Path("none"),
+        key="lidar",
+        source=LidarFile(Path("none")),
         timestamp_us=0,
         # nuScenes: x right, y forward, z up.
         ego_from_lidar=rigid_transform(rotation_about_z(-math.pi / 2), (0.5, 0.0, 2.0)),
         global_from_ego=global_from_ego,
     )
-    return KeyFrame(token="sample", scene="scene", index=0, timestamp_us=0, cameras=(camera,), lidar=lidar)
+    return KeyFrame(
+        token="sample",
+        scene="scene",
+        index=0,
+        timestamp_us=0,
+        cameras=(camera,),
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def test_the_ego_moves_between_the_sweep_and_the_image() -> None:
@@ -190,8 +199,8 @@ def test_the_nearest_point_of_a_pixel_wins() -> None:
 
 def test_the_real_sweep_through_the_global_frame(real_frame: Path) -> None:
     data = NuScenes.open(real_frame)
-    frame = data.key_frame(data.key_frame_tokens(data.scenes[0])[0])
-    points_lidar = read_lidar(frame.lidar.path)[:, :3]
+    frame = data.key_frame(data.key_frame_tokens(data.scenes()[0])[0])
+    points_lidar = frame.lidar_sweep().source.read()[:, :3]
     for camera in frame.cameras:
         pixels_uv, depth_m = lidar_depth(frame, camera, points_lidar)
         # The plain twin: one matrix after the other, with general inverses.
@@ -226,11 +235,11 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> NuScenes:
 def _relative_errors(town: NuScenes, *, at_image: bool) -> np.ndarray:
     """|map − lidar| / lidar at all returns that lie at no outline, of all images."""
     errors = []
-    for token in town.key_frame_tokens(town.scenes[0]):
+    for token in town.key_frame_tokens(town.scenes()[0]):
         frame = town.key_frame(token)
-        points_lidar = read_lidar(frame.lidar.path)[:, :3]
+        points_lidar = frame.lidar_sweep().source.read()[:, :3]
         for camera in frame.cameras:
-            depth_m = read_truth_maps(truth_maps_path(camera.path)).depth_m
+            depth_m = read_truth_maps(truth_maps_path(camera.source.name)).depth_m
             if not at_image:
                 camera = replace(camera, global_from_ego_at_image=frame.global_from_ego)
             lidar_m = lidar_depth_map(frame, camera, points_lidar)
@@ -251,10 +260,10 @@ def test_true_depth_maps_of_a_town_agree_with_its_lidar(town: NuScenes) -> None:
 
 
 def test_a_town_scored_by_its_lidar(town: NuScenes) -> None:
-    frame = town.key_frame(town.key_frame_tokens(town.scenes[0])[0])
-    points_lidar = read_lidar(frame.lidar.path)[:, :3]
+    frame = town.key_frame(town.key_frame_tokens(town.scenes()[0])[0])
+    points_lidar = frame.lidar_sweep().source.read()[:, :3]
     truth_m = np.stack([lidar_depth_map(frame, camera, points_lidar) for camera in frame.cameras])
-    maps_m = np.stack([read_truth_maps(truth_maps_path(camera.path)).depth_m for camera in frame.cameras])
+    maps_m = np.stack([read_truth_maps(truth_maps_path(camera.source.name)).depth_m for camera in frame.cameras])
     # A lidar that looks over an object into the sky behind it: infinite depth is no prediction.
     sums = depth_sums(np.minimum(maps_m, 200), truth_m)
     assert sums.images == 6
@@ -267,7 +276,7 @@ def test_a_town_scored_by_its_lidar(town: NuScenes) -> None:
 
 def test_ego_poses_differ_between_sensors(town: NuScenes) -> None:
     """Else the tests above would prove nothing."""
-    frame = town.key_frame(town.key_frame_tokens(town.scenes[0])[1])
+    frame = town.key_frame(town.key_frame_tokens(town.scenes()[0])[1])
     ego_from_global = inverse(frame.global_from_ego)
     moved_m = [
         np.linalg.norm(transform_points(ego_from_global, camera.global_from_ego_at_image[:3, 3]))

@@ -33,8 +33,8 @@ class Counting:
     def features(self, frame: KeyFrame) -> list[FeatureMap]:
         maps = []
         for camera in frame.cameras:
-            self.asked.append(camera.channel)
-            values = np.random.default_rng(len(camera.channel)).standard_normal((4, 2, 3)).astype(np.float32)
+            self.asked.append(camera.camera)
+            values = np.random.default_rng(len(camera.camera)).standard_normal((4, 2, 3)).astype(np.float32)
             maps.append(FeatureMap(features=self._scale * values, stride_px=(29.3, 24.0), offset_px=(-1 / 3, 12.0)))
         return maps
 
@@ -42,7 +42,7 @@ class Counting:
 @pytest.fixture
 def frame(small_town: Path) -> KeyFrame:
     data = NuScenes.open(small_town)
-    return data.key_frame(data.key_frame_tokens(data.scenes[0])[0])
+    return data.key_frame(data.key_frame_tokens(data.scenes()[0])[0])
 
 
 def same(some: list[FeatureMap], others: list[FeatureMap]) -> bool:
@@ -76,7 +76,7 @@ def test_only_what_is_missing_is_asked_for(frame: KeyFrame, tmp_path: Path) -> N
     cache = FeatureCache(tmp_path, teacher)
     cache.features(replace(frame, cameras=frame.cameras[1:3]))
     whole = cache.features(frame)
-    assert sorted(teacher.asked) == sorted(camera.channel for camera in frame.cameras)
+    assert sorted(teacher.asked) == sorted(camera.camera for camera in frame.cameras)
     assert same(whole, FeatureCache(tmp_path / "another", Counting()).features(frame))
 
 
@@ -86,7 +86,7 @@ def test_filling_asks_for_what_is_missing_and_reads_nothing(frame: KeyFrame, tmp
     cache.fill(replace(frame, cameras=frame.cameras[:2]))
     cache.path(frame.cameras[0]).write_bytes(b"damaged")
     cache.fill(frame)
-    assert teacher.asked == [camera.channel for camera in frame.cameras]
+    assert teacher.asked == [camera.camera for camera in frame.cameras]
     cache.path(frame.cameras[0]).unlink()
     assert same(cache.features(frame), FeatureCache(tmp_path / "another", Counting()).features(frame))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import (
     CAR,
@@ -23,6 +24,7 @@ from occlift.label_space import (
 )
 from occlift.runtime.noise import smooth_noise
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import TruthMaps, read_truth_maps, truth_maps_path, write_truth_maps
 from occlift.teachers.corruption import CONFUSED_OBJECTS, DepthCorruption, SemanticsCorruption
 from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, OracleDepth
@@ -33,9 +35,9 @@ HEIGHT, WIDTH = 224, 400
 
 def image_at(folder: Path, token: str = "image", *, height: int = HEIGHT, width: int = WIDTH) -> CameraImage:
     return CameraImage(
-        channel="CAM_FRONT",
-        token=token,
-        path=folder / f"{token}.jpg",
+        camera="CAM_FRONT",
+        key=token,
+        source=ImageFile(folder / f"{token}.jpg"),
         timestamp_us=0,
         height=height,
         width=width,
@@ -48,13 +50,21 @@ def image_at(folder: Path, token: str = "image", *, height: int = HEIGHT, width:
 def frame_of(*images: CameraImage) -> KeyFrame:
     folder = images[0].path.parent
     lidar = LidarSweep(
-        token="sweep",
-        path=folder / "sweep.pcd.bin",
+        key="sweep",
+        source=LidarFile(folder / "sweep.pcd.bin"),
         timestamp_us=0,
         ego_from_lidar=np.eye(4),
         global_from_ego=np.eye(4),
     )
-    return KeyFrame(token="sample", scene="scene", index=0, timestamp_us=0, cameras=images, lidar=lidar)
+    return KeyFrame(
+        token="sample",
+        scene="scene",
+        index=0,
+        timestamp_us=0,
+        cameras=images,
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def scene() -> TruthMaps:
@@ -83,7 +93,7 @@ def log_error(corruption: DepthCorruption, depth_m: np.ndarray, seed: int) -> np
 
 def test_perfect_is_the_truth(tmp_path: Path) -> None:
     image, truth = image_at(tmp_path), scene()
-    write_truth_maps(truth_maps_path(image.path), truth)
+    write_truth_maps(truth_maps_path(image.source.name), truth)
     (semantics,) = semantics_teacher("oracle:perfect").semantics(frame_of(image))
     (depth,) = depth_teacher("oracle:perfect").depth(frame_of(image))
     assert np.array_equal(semantics.class_id, truth.semantics)
@@ -96,7 +106,7 @@ def test_perfect_is_the_truth(tmp_path: Path) -> None:
 def test_errors_depend_on_seed_and_token_alone(tmp_path: Path) -> None:
     images = [image_at(tmp_path, token) for token in ("a", "b")]
     for image in images:
-        write_truth_maps(truth_maps_path(image.path), scene())
+        write_truth_maps(truth_maps_path(image.source.name), scene())
 
     def maps(seed: int, order: list[CameraImage]) -> dict[str, bytes]:
         semantics, depth = (
@@ -105,7 +115,7 @@ def test_errors_depend_on_seed_and_token_alone(tmp_path: Path) -> None:
         )
         class_maps, depth_maps = semantics.semantics(frame_of(*order)), depth.depth(frame_of(*order))
         return {
-            image.token: class_map.class_id.tobytes() + depth_map.depth_m.tobytes()
+            image.key: class_map.class_id.tobytes() + depth_map.depth_m.tobytes()
             for image, class_map, depth_map in zip(order, class_maps, depth_maps, strict=True)
         }
 
@@ -282,7 +292,7 @@ def test_foundation_is_as_wrong_as_it_says() -> None:
 
 def test_missing_and_damaged_maps_are_named(tmp_path: Path) -> None:
     image, truth = image_at(tmp_path), scene()
-    path = truth_maps_path(image.path)
+    path = truth_maps_path(image.source.name)
     assert path.name == "image.truth.npz"
     with pytest.raises(DataError, match=r"image\.truth\.npz.*make the town with --maps"):
         depth_teacher("oracle:perfect").depth(frame_of(image))

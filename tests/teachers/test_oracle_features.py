@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.teachers.oracle_features import OracleFeatures, OracleFeaturesConfig
 from occlift.teachers.registry import feature_teacher
@@ -32,9 +34,9 @@ def frame_of(folder: Path, *tokens: str, scene: str = "scene", height: int = HEI
     ego_from_camera = np.array([[0, 0, 1.0, 1], [-1, 0, 0, 0], [0, -1, 0, CAMERA_HEIGHT_M], [0, 0, 0, 1]])
     cameras = tuple(
         CameraImage(
-            channel=channel,
-            token=token,
-            path=folder / f"{token}.jpg",
+            camera=channel,
+            key=token,
+            source=ImageFile(folder / f"{token}.jpg"),
             timestamp_us=0,
             height=height,
             width=width,
@@ -45,9 +47,21 @@ def frame_of(folder: Path, *tokens: str, scene: str = "scene", height: int = HEI
         for channel, token in zip(("CAM_FRONT", "CAM_BACK"), tokens, strict=False)
     )
     lidar = LidarSweep(
-        token="sweep", path=folder / "sweep.bin", timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=np.eye(4)
+        key="sweep",
+        source=LidarFile(folder / "sweep.bin"),
+        timestamp_us=0,
+        ego_from_lidar=np.eye(4),
+        global_from_ego=np.eye(4),
     )
-    return KeyFrame(token="sample", scene=scene, index=0, timestamp_us=0, cameras=cameras, lidar=lidar)
+    return KeyFrame(
+        token="sample",
+        scene=scene,
+        index=0,
+        timestamp_us=0,
+        cameras=cameras,
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def truth(height: int = HEIGHT, width: int = WIDTH) -> TruthMaps:
@@ -68,7 +82,7 @@ def truth(height: int = HEIGHT, width: int = WIDTH) -> TruthMaps:
 
 def write(frame: KeyFrame, maps: TruthMaps) -> None:
     for camera in frame.cameras:
-        write_truth_maps(truth_maps_path(camera.path), maps)
+        write_truth_maps(truth_maps_path(camera.source.name), maps)
 
 
 def at(found: FeatureMap, cell: tuple[int, int]) -> np.ndarray:
@@ -202,7 +216,7 @@ def test_everything_is_stated(tmp_path: Path) -> None:
 
 def test_towns_have_features(small_town: Path) -> None:
     data = NuScenes.open(small_town)
-    frame = data.key_frame(data.key_frame_tokens(data.scenes[0])[0])
+    frame = data.key_frame(data.key_frame_tokens(data.scenes()[0])[0])
     found = OracleFeatures(config=OracleFeaturesConfig()).features(frame)
     assert [cell.features.shape for cell in found] == [(64, 6, 11)] * 6
     assert all(np.isfinite(cell.features).all() and cell.features.any(0).all() for cell in found)

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.teachers.images import Placement, inscribed
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig, densified
 from occlift.teachers.metric3d import Metric3D, Metric3DConfig
@@ -31,9 +33,9 @@ def camera_at(
     path = folder / f"{channel}.png"
     Image.fromarray(image).save(path)
     return CameraImage(
-        channel=channel,
-        token=f"{channel} token",
-        path=path,
+        camera=channel,
+        key=f"{channel} token",
+        source=ImageFile(path),
         timestamp_us=0,
         height=height,
         width=width,
@@ -46,9 +48,21 @@ def camera_at(
 def frame_of(*cameras: CameraImage) -> KeyFrame:
     folder = cameras[0].path.parent
     lidar = LidarSweep(
-        token="sweep", path=folder / "sweep.bin", timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=np.eye(4)
+        key="sweep",
+        source=LidarFile(folder / "sweep.bin"),
+        timestamp_us=0,
+        ego_from_lidar=np.eye(4),
+        global_from_ego=np.eye(4),
     )
-    return KeyFrame(token="sample", scene="scene", index=0, timestamp_us=0, cameras=cameras, lidar=lidar)
+    return KeyFrame(
+        token="sample",
+        scene="scene",
+        index=0,
+        timestamp_us=0,
+        cameras=cameras,
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def grey(height: int, width: int, value: int = 128) -> np.ndarray:
@@ -556,12 +570,11 @@ def test_too_few_points_and_points_on_a_line(count: int) -> None:
 def test_lidar_depth_of_the_real_frame(real_frame: Path) -> None:
     from occlift.datasets.nuscenes.dataset import NuScenes
     from occlift.scenes.lidar_depth import lidar_depth
-    from occlift.scenes.sensors import read_lidar
 
     data = NuScenes.open(real_frame)
-    frame = data.key_frame(data.key_frame_tokens(data.scenes[0])[0])
+    frame = data.key_frame(data.key_frame_tokens(data.scenes()[0])[0])
     maps = depth_teacher("lidar").depth(frame)
-    points_lidar = read_lidar(frame.lidar.path)[:, :3]
+    points_lidar = frame.lidar_sweep().source.read()[:, :3]
     for camera, depth in zip(frame.cameras, maps, strict=True):
         assert depth.depth_m.shape == (900, 1600)
         assert np.array_equal(depth.confidence == 1, np.isfinite(depth.depth_m))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.teachers.dinov2 import feature_map
 from occlift.teachers.images import Placement
 from occlift.teachers.registry import feature_teacher
@@ -25,9 +27,9 @@ def frame_with(folder: Path, *images: np.ndarray) -> KeyFrame:
         Image.fromarray(image).save(path)
         cameras.append(
             CameraImage(
-                channel=("CAM_FRONT", "CAM_BACK")[number],
-                token=f"token{number}",
-                path=path,
+                camera=("CAM_FRONT", "CAM_BACK")[number],
+                key=f"token{number}",
+                source=ImageFile(path),
                 timestamp_us=0,
                 height=image.shape[0],
                 width=image.shape[1],
@@ -37,9 +39,21 @@ def frame_with(folder: Path, *images: np.ndarray) -> KeyFrame:
             )
         )
     lidar = LidarSweep(
-        token="sweep", path=folder / "sweep.bin", timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=np.eye(4)
+        key="sweep",
+        source=LidarFile(folder / "sweep.bin"),
+        timestamp_us=0,
+        ego_from_lidar=np.eye(4),
+        global_from_ego=np.eye(4),
     )
-    return KeyFrame(token="s", scene="s", index=0, timestamp_us=0, cameras=tuple(cameras), lidar=lidar)
+    return KeyFrame(
+        token="s",
+        scene="s",
+        index=0,
+        timestamp_us=0,
+        cameras=tuple(cameras),
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def save_brightness(folder: Path) -> Path:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, UNKNOWN, VEGETATION
 from occlift.scenes.frames import CAMERA_CHANNELS, CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 HEIGHT, WIDTH = 9, 16
@@ -20,9 +22,9 @@ HEIGHT, WIDTH = 9, 16
 def frame_at(folder: Path) -> KeyFrame:
     cameras = tuple(
         CameraImage(
-            channel=channel,
-            token=f"token{number}",
-            path=folder / "samples" / channel / f"n015__{channel}__153240292761{number}.jpg",
+            camera=channel,
+            key=f"token{number}",
+            source=ImageFile(folder / "samples" / channel / f"n015__{channel}__153240292761{number}.jpg"),
             timestamp_us=0,
             height=HEIGHT,
             width=WIDTH,
@@ -33,9 +35,21 @@ def frame_at(folder: Path) -> KeyFrame:
         for number, channel in enumerate(CAMERA_CHANNELS)
     )
     lidar = LidarSweep(
-        token="sweep", path=folder / "sweep.bin", timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=np.eye(4)
+        key="sweep",
+        source=LidarFile(folder / "sweep.bin"),
+        timestamp_us=0,
+        ego_from_lidar=np.eye(4),
+        global_from_ego=np.eye(4),
     )
-    return KeyFrame(token="sample7", scene="scene-0061", index=0, timestamp_us=0, cameras=cameras, lidar=lidar)
+    return KeyFrame(
+        token="sample7",
+        scene="scene-0061",
+        index=0,
+        timestamp_us=0,
+        cameras=cameras,
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def alone(frame: KeyFrame, number: int = 0) -> KeyFrame:
@@ -55,7 +69,7 @@ def test_our_layout_in_three_kinds_of_files(tmp_path: Path) -> None:
     frame, root = frame_at(tmp_path), tmp_path / "maps"
     expected = [class_map(number) for number in range(6)]
     for number, (camera, ids) in enumerate(zip(frame.cameras, expected, strict=True)):
-        path = made(root / camera.channel / f"{camera.path.stem}.npy")
+        path = made(root / camera.camera / f"{camera.stem}.npy")
         if number % 3 == 0:
             np.save(path, ids.astype(np.int64))
         elif number % 3 == 1:
@@ -118,7 +132,7 @@ def test_occnerf_classes(tmp_path: Path) -> None:
     # Their ids: sedan 1, highway 2, bus 3, tree 6, sky 16; 0 no mask.
     ids[0, :6] = 1, 2, 3, 6, 16, 0
     for number, camera in enumerate(frame.cameras):
-        path = made(root / "samples" / camera.channel / f"{camera.path.stem}_mask.bin")
+        path = made(root / "samples" / camera.camera / f"{camera.stem}_mask.bin")
         # In an image without any box everything is -1; it is not the sky.
         (ids if number else np.full_like(ids, -1)).tofile(path)
     none, *others = semantics_teacher(f"files:{root}", options={"layout": "occnerf"}).semantics(frame)
@@ -137,7 +151,7 @@ def test_occnerf_depth(tmp_path: Path) -> None:
     camera = frame.cameras[0]
     sparse = np.zeros((HEIGHT, WIDTH), np.float32)
     sparse[4, 5] = 12.5
-    np.save(made(tmp_path / "d/samples/CAM_BACK_LEFT" / f"{camera.path.stem}.npy"), sparse)
+    np.save(made(tmp_path / "d/samples/CAM_BACK_LEFT" / f"{camera.stem}.npy"), sparse)
     (got,) = depth_teacher(f"files:{tmp_path / 'd'}", options={"layout": "occnerf"}).depth(frame)
     assert got.depth_m[4, 5] == 12.5
     assert np.isnan(got.depth_m).sum() == HEIGHT * WIDTH - 1
@@ -157,10 +171,10 @@ def test_gaussianflowocc_orders_cameras_differently_for_classes_and_depth(tmp_pa
     classes = semantics_teacher(f"files:{tmp_path / 'sem'}", options=options).semantics(frame)
     depths = depth_teacher(f"files:{tmp_path / 'depth'}", options=options).depth(frame)
     for camera, class_map, depth in zip(frame.cameras, classes, depths, strict=True):
-        assert (class_map.class_id[1:] == theirs.index(camera.channel) + 1).all(), camera.channel
+        assert (class_map.class_id[1:] == theirs.index(camera.camera) + 1).all(), camera.camera
         # Sky and what no mask covers are one id there.
         assert (class_map.class_id[0] == UNKNOWN).all()
-        assert (depth.depth_m == 10.0 + ours.index(camera.channel)).all(), camera.channel
+        assert (depth.depth_m == 10.0 + ours.index(camera.camera)).all(), camera.camera
         assert depth.depth_m.dtype == np.float32
     sky = semantics_teacher(f"files:{tmp_path / 'sem'}", options={**options, "class_ids": "0=17"})
     assert (sky.semantics(frame)[2].class_id[0] == FREE).all()

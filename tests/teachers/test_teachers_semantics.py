@@ -21,9 +21,11 @@ import pytest
 import torch
 from PIL import Image
 
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import CAR, CLASS_PROMPTS, FREE, NUM_CLASSES, OTHER_FLAT, OTHERS, TRUCK, UNKNOWN, VEGETATION
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.teachers.captions import Caption, Grouping, captions
 from occlift.teachers.detector import Detections, Detector, answers, phrase_of_token, to_pixels
 from occlift.teachers.grounded_sam import GroundedSam, GroundedSamConfig, missing_grounded_sam
@@ -239,9 +241,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def camera(path: Path, height: int, width: int) -> CameraImage:
     return CameraImage(
-        channel=path.stem,
-        token=path.stem,
-        path=path,
+        camera=path.stem,
+        key=path.stem,
+        source=ImageFile(path),
         timestamp_us=0,
         height=height,
         width=width,
@@ -260,8 +262,18 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> KeyFrame:
         path = folder / f"camera{index}.png"
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
         cameras.append(camera(path, height, width))
-    lidar = LidarSweep(token="lidar", path=folder, timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=np.eye(4))
-    return KeyFrame(token="frame", scene="scene", index=0, timestamp_us=0, cameras=tuple(cameras), lidar=lidar)
+    lidar = LidarSweep(
+        key="lidar", source=LidarFile(folder), timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=np.eye(4)
+    )
+    return KeyFrame(
+        token="frame",
+        scene="scene",
+        index=0,
+        timestamp_us=0,
+        cameras=tuple(cameras),
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import FREE, NUM_CLASSES
 from occlift.labels.files import label_path, read_label
-from occlift.scenes.sensors import read_image, read_lidar
+from occlift.scenes.sources import read_image
 from occlift.scenes.truth_maps import read_truth_maps, truth_maps_path
 from occlift.town import parts as p
 from occlift.town.config import TownConfig
@@ -182,7 +182,7 @@ def test_tables_have_no_loose_ends(town: Path) -> None:
 
 def test_every_camera_has_its_own_time_and_pose(town: Path) -> None:
     data = NuScenes.open(town)
-    frame = data.key_frame(data.key_frame_tokens(data.scenes[0])[1])
+    frame = data.key_frame(data.key_frame_tokens(data.scenes()[0])[1])
     ages_us = {frame.timestamp_us - camera.timestamp_us for camera in frame.cameras}
     assert len(ages_us) == 6
     assert min(ages_us) > 0
@@ -197,14 +197,14 @@ def test_pictures_and_truth_show_the_same_world(town: Path) -> None:
     """Depth maps, unprojected through all frames, land in occupied voxels of their class; sky does not."""
     data = NuScenes.open(town)
     agree, near, total = 0, 0, 0
-    for scene in data.scenes:
+    for scene in data.scenes():
         for token in data.key_frame_tokens(scene):
             frame = data.key_frame(token)
             truth = read_label(label_path(town / "gts", scene, token)).semantics
             for camera in frame.cameras:
                 if frame.timestamp_us - camera.timestamp_us > 11_000:
                     continue  # moving things have moved on; the cameras at the back fire with the lidar
-                maps = read_truth_maps(truth_maps_path(camera.path))
+                maps = read_truth_maps(truth_maps_path(camera.source.name))
                 assert np.array_equal(np.isinf(maps.depth_m), maps.semantics == FREE)
                 v, u = np.nonzero(np.isfinite(maps.depth_m))
                 depth = maps.depth_m[v, u].astype(np.float64)
@@ -225,10 +225,10 @@ def test_pictures_and_truth_show_the_same_world(town: Path) -> None:
 
 def test_lidar_returns_end_in_occupied_voxels_and_masks_are_nested(town: Path) -> None:
     data = NuScenes.open(town)
-    token = data.key_frame_tokens(data.scenes[1])[1]
+    token = data.key_frame_tokens(data.scenes()[1])[1]
     frame = data.key_frame(token)
-    label = read_label(label_path(town / "gts", data.scenes[1], token))
-    points = read_lidar(frame.lidar.path)
+    label = read_label(label_path(town / "gts", data.scenes()[1], token))
+    points = frame.lidar_sweep().source.read()
     assert set(np.unique(points[:, 4])) <= set(range(32))
     index, inside = OCC3D_GRID.indices(transform_points(frame.lidar.ego_from_lidar, points[:, :3].astype(np.float64)))
     at = tuple(index[inside].T)
@@ -240,10 +240,10 @@ def test_lidar_returns_end_in_occupied_voxels_and_masks_are_nested(town: Path) -
 
 def test_boxes_hold_the_lidar_points_that_they_claim(town: Path) -> None:
     data = NuScenes.open(town)
-    for scene in data.scenes:
+    for scene in data.scenes():
         for token in data.key_frame_tokens(scene):
             frame = data.key_frame(token)
-            points = read_lidar(frame.lidar.path)[:, :3].astype(np.float64)
+            points = frame.lidar_sweep().source.read()[:, :3].astype(np.float64)
             points_global = transform_points(frame.global_from_ego @ frame.lidar.ego_from_lidar, points)
             for box in data.boxes(token):
                 width, length, height = box.size_wlh_m

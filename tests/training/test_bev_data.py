@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.datasets.nuscenes.map_expansion import MAP_CLASSES, MapExpansions
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
@@ -19,6 +20,7 @@ from occlift.geometry.grids import BEV_GRID, OCC3D_GRID
 from occlift.geometry.transforms import rigid_transform, rotation_about_z
 from occlift.label_space import DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN
 from occlift.labels.files import label_path, read_label
+from occlift.scenes.dataset import split_tokens
 from occlift.scenes.frames import BoxAnnotation, KeyFrame, LidarSweep
 from occlift.training.bev_frames import BevBatch, BevFrames, collate_bev
 from occlift.training.bev_truth import BEV_CLASSES, BevTruth, bev_truth, object_centres, object_truth, vehicle_truth
@@ -28,9 +30,21 @@ from occlift.training.label_share import LABEL_SHARES, labelled_tokens
 
 def frame_at(global_from_ego: np.ndarray) -> KeyFrame:
     lidar = LidarSweep(
-        token="lidar", path=Path("none"), timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=global_from_ego
+        key="lidar",
+        source=LidarFile(Path("none")),
+        timestamp_us=0,
+        ego_from_lidar=np.eye(4),
+        global_from_ego=global_from_ego,
     )
-    return KeyFrame(token="sample", scene="scene", index=0, timestamp_us=0, cameras=(), lidar=lidar)
+    return KeyFrame(
+        token="sample",
+        scene="scene",
+        index=0,
+        timestamp_us=0,
+        cameras=(),
+        lidar=lidar,
+        global_from_ego=lidar.global_from_ego,
+    )
 
 
 def box(
@@ -47,7 +61,7 @@ def box(
     ego_from_box = rigid_transform(rotation_about_z(yaw), (x, y, 0.75))
     return BoxAnnotation(
         token="box",
-        instance_token="instance",
+        instance="instance",
         category=category,
         size_wlh_m=size_wlh_m,
         global_from_box=ego_from_box if global_from_ego is None else global_from_ego @ ego_from_box,
@@ -231,7 +245,7 @@ def test_batches_are_put_together_and_taken_apart() -> None:
 
 def test_frames_of_a_town(small_town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = NuScenes.open(small_town)
-    tokens = data.split_tokens("all")[2:5]
+    tokens = split_tokens(data, "all")[2:5]
     frames = BevFrames(data, tokens, height=24, width=44, classes=BEV_CLASSES, cache_bytes=3_500_000)
     items = [frames[index] for index in range(len(frames))]
     expansions = MapExpansions(data)
@@ -276,7 +290,7 @@ def test_frames_of_a_town(small_town: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_roads_lie_where_the_occupancy_truth_has_them(small_town: Path) -> None:
     data = NuScenes.open(small_town)
-    for scene in data.scenes:
+    for scene in data.scenes():
         token = data.key_frame_tokens(scene)[1]
         semantics = read_label(label_path(small_town / "gts", scene, token)).semantics
         drivable = bev_truth(data, token, ("drivable_area",)).truth[0]

@@ -20,6 +20,7 @@ from occlift.losses.bev import BevLossConfig
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.models.bev_network import BevNetworkConfig
 from occlift.runtime.progress import shown_progress
+from occlift.scenes.dataset import split_tokens
 from occlift.teachers.registry import feature_teacher
 from occlift.training.bev import FinetuneConfig, evaluate_bev, finetune
 from occlift.training.callbacks import read_scalars
@@ -99,7 +100,7 @@ def test_workers_are_refused_a_teacher_on_an_accelerator_without_a_cache(small_t
     assert not (tmp_path / "run").exists()
     teacher = feature_teacher("dinov2", options={**options, "device": "cpu", "input_height": "28"})
     data = NuScenes.open(small_town)
-    teacher.features(data.key_frame(data.split_tokens("all")[0]))
+    teacher.features(data.key_frame(split_tokens(data, "all")[0]))
     assert len(pickle.dumps(teacher)) < 1000, "the network stays where it is"
 
 

@@ -22,8 +22,9 @@ from occlift.labels.files import label_path, read_label
 from occlift.losses.occfeat import class_term, feature_term, occupancy_term
 from occlift.models.bev_network import BevNetwork, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
+from occlift.scenes.dataset import split_tokens
 from occlift.scenes.frames import CameraImage, KeyFrame
-from occlift.scenes.sensors import read_lidar
+from occlift.scenes.sources import ImageFile
 from occlift.teachers.feature_cache import FeatureCache
 from occlift.teachers.teacher import FeatureMap
 from occlift.training.frames import OccupancyFrames
@@ -46,13 +47,13 @@ class Patches:
 
 def first_frame(root: Path) -> tuple[NuScenes, str]:
     data = NuScenes.open(root)
-    return data, data.split_tokens("all")[0]
+    return data, split_tokens(data, "all")[0]
 
 
 def test_the_lidar_occupies_what_it_touches(small_town: Path) -> None:
     data, token = first_frame(small_town)
     frame = data.key_frame(token)
-    points_lidar = read_lidar(frame.lidar.path)[:, :3].astype(np.float64)
+    points_lidar = frame.lidar_sweep().source.read()[:, :3].astype(np.float64)
     expected = set()
     for x, y, z in transform_points(frame.lidar.ego_from_lidar, points_lidar):
         if -1.4 < x < 4.2 and abs(y) < 1.45:
@@ -93,9 +94,9 @@ def test_no_target_of_the_real_frame_is_the_vehicle_itself(real_frame: Path) -> 
 
 def test_earlier_sweeps_are_moved_to_where_the_vehicle_is_now(small_town: Path) -> None:
     data = NuScenes.open(small_town)
-    before, frame = (data.key_frame(token) for token in data.key_frame_tokens(data.scenes[0])[:2])
+    before, frame = (data.key_frame(token) for token in data.key_frame_tokens(data.scenes()[0])[:2])
     assert np.linalg.norm((before.global_from_ego - frame.global_from_ego)[:2, 3]) > 1.0
-    points_lidar = read_lidar(before.lidar.path)[:, :3].astype(np.float64)
+    points_lidar = before.lidar_sweep().source.read()[:, :3].astype(np.float64)
     points_lidar = points_lidar[~on_ego(transform_points(before.lidar.ego_from_lidar, points_lidar))]
     points_global = transform_points(before.global_from_ego @ before.lidar.ego_from_lidar, points_lidar)
     moved = COARSE.occupied_by(transform_points(inverse(frame.global_from_ego), points_global))
@@ -134,7 +135,7 @@ def test_labels_on_larger_voxels_are_counted_by_hand(small_town: Path) -> None:
 def test_patches_are_sampled_where_they_lie_and_padding_is_not_read() -> None:
     """Values that are linear in (u, v) are read back exactly between the outermost centres, and held beyond them."""
     camera = CameraImage(
-        channel="CAM_FRONT", token="", path=Path(), timestamp_us=0, height=40, width=80, intrinsics_px=np.eye(3),
+        camera="CAM_FRONT", key="", source=ImageFile(Path()), timestamp_us=0, height=40, width=80, intrinsics_px=np.eye(3),
         ego_at_image_from_camera=np.eye(4), global_from_ego_at_image=np.eye(4),
     )  # fmt: skip
     rows, columns = np.arange(7), np.arange(12)
@@ -156,7 +157,7 @@ def test_feature_targets_are_means_over_the_cameras_that_see_a_voxel(small_town:
     maps = {}
     for number, camera in enumerate(frame.cameras):
         v, u = np.meshgrid(np.arange(camera.height) + 0.5, np.arange(camera.width) + 0.5, indexing="ij")
-        maps[camera.channel] = Patches(
+        maps[camera.camera] = Patches(
             np.stack([u, v, np.full_like(u, number)]).astype(np.float32), (1.0, 1.0), (0.5, 0.5)
         )
     index, features = feature_targets(occupied, COARSE, frame, maps)
@@ -168,7 +169,7 @@ def test_feature_targets_are_means_over_the_cameras_that_see_a_voxel(small_town:
         values = []
         for number, camera in enumerate(frame.cameras):
             x, y, z = transform_points(inverse(frame.ego_from_camera(camera)), center[None])[0]
-            if z <= 0.1 or not seen[camera.channel][tuple(voxel)]:
+            if z <= 0.1 or not seen[camera.camera][tuple(voxel)]:
                 continue
             u, v, _ = camera.intrinsics_px @ (x / z, y / z, 1.0)
             if 0 <= u < camera.width and 0 <= v < camera.height:
@@ -187,7 +188,7 @@ class Rows:
         self.asked: list[str] = []
 
     def features(self, frame: KeyFrame) -> list[FeatureMap]:
-        self.asked += [camera.token for camera in frame.cameras]
+        self.asked += [camera.key for camera in frame.cameras]
         return [
             FeatureMap(
                 features=np.tile(np.arange(11, dtype=np.float32) + 100 * i, (2, 6, 1)), stride_px=(8.0, 8.0),
@@ -199,7 +200,7 @@ class Rows:
 
 def frames_of(root: Path, **options: object) -> OccFeatFrames:
     data = NuScenes.open(root)
-    images = OccupancyFrames(data, data.split_tokens("all"), height=48, width=88)
+    images = OccupancyFrames(data, split_tokens(data, "all"), height=48, width=88)
     return OccFeatFrames(data, images, grid=COARSE, **options)  # type: ignore[arg-type]
 
 
@@ -233,7 +234,7 @@ def test_items_of_a_filled_cache_never_ask_the_teacher(small_town: Path, tmp_pat
     assert len(set(teacher.asked)) == len(teacher.asked) == images
     # Its own share comes first, then what others have not made, from the other end.
     data, first = first_frame(small_town)
-    assert teacher.asked[0] == data.key_frame(data.split_tokens("all")[1]).cameras[0].token
+    assert teacher.asked[0] == data.key_frame(split_tokens(data, "all")[1]).cameras[0].token
     assert teacher.asked[-6] == data.key_frame(first).cameras[0].token
     frames.fill_feature_cache(rank=0, world_size=2)
     plain = frames_of(small_town, features=Rows())

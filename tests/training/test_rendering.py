@@ -360,7 +360,7 @@ def test_a_config_survives_json() -> None:
 
 def frames_of(root: Path, *, neighbours: bool = True, rows: int = 6, columns: int = 11) -> RenderingFrames:
     data = NuScenes.open(root)
-    tokens = [token for scene in data.split("all") for token in data.key_frame_tokens(scene)]
+    tokens = [token for scene in data.scenes("all") for token in data.key_frame_tokens(scene)]
     return RenderingFrames(
         data,
         OccupancyFrames(data, tokens, height=48, width=88, labels=root / "gts"),

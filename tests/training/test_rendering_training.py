@@ -20,6 +20,7 @@ from occlift.evaluation.rendering import _ground_depth_m, _most_frequent, _resam
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction, write_label
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
+from occlift.scenes.dataset import split_tokens
 from occlift.scenes.rigs import rig_of
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import load_model
@@ -117,7 +118,7 @@ def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp
     assert isinstance(model, RenderingModel)
     assert model.config == CONFIG.model
     data = NuScenes.open(small_town)
-    (token, *_) = data.split_tokens("val")
+    (token, *_) = split_tokens(data, "val")
     predict(small_town, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
     found = read_prediction(prediction_path(tmp_path / "predictions", token))
     assert found.shape == (200, 200, 16)
@@ -160,7 +161,7 @@ def test_confidence_is_read_with_the_labels(small_town: Path, tmp_path: Path) ->
         train_rendering(small_town, tmp_path / "run", replace(CONFIG, confidence=True))
     data = NuScenes.open(small_town)
     config = replace(CONFIG, pseudo=OccupancyLossConfig(), confidence=True, loss=RenderingLossConfig(photometric=0.0))
-    first, *_ = data.split_tokens("train")
+    first, *_ = split_tokens(data, "train")
     scene = data.key_frame(first).scene
     label = read_label(label_path(small_town / "gts", scene, first))
     confidence = np.random.default_rng(0).integers(0, 256, label.semantics.shape, dtype=np.uint8)
@@ -225,7 +226,7 @@ def test_rendered_depth_is_read_at_the_pixels_of_the_whole_image() -> None:
 
 def test_the_ground_lies_at_zero(small_town: Path) -> None:
     data = NuScenes.open(small_town)
-    rig = rig_of(data.key_frame(data.split_tokens("val")[0]))
+    rig = rig_of(data.key_frame(split_tokens(data, "val")[0]))
     depth_m = torch.from_numpy(_ground_depth_m(rig))
     origins, directions = rig.rays(rig.height, rig.width)
     heights = (origins[:, None, None] + depth_m[..., None] * directions)[..., 2]

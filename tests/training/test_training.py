@@ -17,6 +17,7 @@ from networks import tiny_easyocc
 from PIL import Image
 
 from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.baselines import label_predictions, prior_predictions
 from occlift.evaluation.occupancy import Evaluation, evaluate
@@ -28,6 +29,7 @@ from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupan
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.scenes.frames import CAMERA_CHANNELS, CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import checkpoint_parts, load_model
 from occlift.training.frames import OccupancyFrames, TrainingOrder, collate_frames, fit_image, normalised
@@ -75,9 +77,9 @@ class FewFrames:
             rotation = rotation_about_z(math.radians(60 * index)) @ EGO_FROM_CAMERA_AXES
             cameras.append(
                 CameraImage(
-                    channel=channel,
-                    token=f"{token}-{channel}",
-                    path=self.root / f"{token}-{channel}.jpg",
+                    camera=channel,
+                    key=f"{token}-{channel}",
+                    source=ImageFile(self.root / f"{token}-{channel}.jpg"),
                     timestamp_us=0,
                     height=HEIGHT,
                     width=WIDTH,
@@ -87,13 +89,21 @@ class FewFrames:
                 )
             )
         lidar = LidarSweep(
-            token=f"{token}-lidar",
-            path=self.root / "none",
+            key=f"{token}-lidar",
+            source=LidarFile(self.root / "none"),
             timestamp_us=0,
             ego_from_lidar=np.eye(4),
             global_from_ego=np.eye(4),
         )
-        return KeyFrame(token=token, scene=scene, index=0, timestamp_us=0, cameras=tuple(cameras), lidar=lidar)
+        return KeyFrame(
+            token=token,
+            scene=scene,
+            index=0,
+            timestamp_us=0,
+            cameras=tuple(cameras),
+            lidar=lidar,
+            global_from_ego=lidar.global_from_ego,
+        )
 
 
 def world(block_x: int) -> np.ndarray:
@@ -114,7 +124,7 @@ def few_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for scene, tokens in TOKENS.items():
         for number, token in enumerate(tokens):
             for camera in data.key_frame(token).cameras:
-                Image.fromarray(random.integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)).save(camera.path)
+                Image.fromarray(random.integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)).save(camera.source.name)
             semantics = world(100 + 10 * number)
             mask = np.ones(semantics.shape, bool)
             mask[:20] = False
@@ -515,7 +525,7 @@ def test_a_key_frame_without_all_cameras_is_refused(few_frames: Path) -> None:
     class NoBack(FewFrames):
         def key_frame(self, token: str) -> KeyFrame:
             key_frame = super().key_frame(token)
-            return replace(key_frame, cameras=tuple(c for c in key_frame.cameras if c.channel != "CAM_BACK"))
+            return replace(key_frame, cameras=tuple(c for c in key_frame.cameras if c.camera != "CAM_BACK"))
 
     data: Any = NoBack(few_frames)
     with pytest.raises(DataError, match=r"sample a0 .* has no CAM_BACK;"):

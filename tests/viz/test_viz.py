@@ -536,7 +536,7 @@ def test_a_real_frame_becomes_a_report_frame_and_a_scene(real_frame: Path, tmp_p
     from occlift.viz.frame_report import environment_facts, report_frame, write_frame_scene
 
     data = NuScenes.open(real_frame)
-    token = data.key_frame_tokens(data.scenes[0])[0]
+    token = data.key_frame_tokens(data.scenes()[0])[0]
     semantics = volume()
     semantics[:, :, 2] = TERRAIN
     frame = report_frame(data, token, {"truth": semantics})
@@ -557,7 +557,7 @@ def test_real_lidar_lands_on_the_people_it_hits(real_frame: Path) -> None:
     from occlift.viz.show import box_in_ego, lidar_in_ego
 
     data = NuScenes.open(real_frame)
-    token = data.key_frame_tokens(data.scenes[0])[0]
+    token = data.key_frame_tokens(data.scenes()[0])[0]
     key_frame = data.key_frame(token)
     points_ego, rig = lidar_in_ego(key_frame), rig_of(key_frame)
     seen = 0

@@ -124,9 +124,9 @@ def evaluate(
 ) -> None:
     """Score predictions: IoU, every mIoU by name, RayIoU; or a bird's-eye-view network."""
     from occlift.cli.tables import print_evaluation
-    from occlift.datasets.nuscenes.dataset import NuScenes
     from occlift.errors import ConfigError
     from occlift.evaluation.occupancy import evaluate as run_evaluation
+    from occlift.scenes.dataset import open_dataset, split_tokens
 
     if bev is not None:
         if root is None or predictions or truth:
@@ -143,9 +143,9 @@ def evaluate(
     number, slash, parts = part.partition("/")
     if not (slash and number.isdecimal() and parts.isdecimal()):
         raise ConfigError(f"--part {part}: expected I/N, such as 1/4")
-    data = NuScenes.open(root) if root else None
+    data = open_dataset(root) if root else None
     evaluation = run_evaluation(
-        predictions, truth, tokens=data.split_tokens(split) if data and split else None, masks=mask,
+        predictions, truth, tokens=split_tokens(data, split) if data and split else None, masks=mask,
         rays=data if rays else None, device=device or "cpu", allow_missing=allow_missing,
         part=(int(number), int(parts)),
     )  # fmt: skip

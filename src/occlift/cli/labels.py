@@ -56,10 +56,10 @@ def label(
     keep_maps: Annotated[Path | None, arg(help="keep the teachers' maps here; by default they are thrown away")] = None,
 ) -> None:
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
-    from occlift.datasets.nuscenes.dataset import NuScenes
     from occlift.labels.config import LabelConfig
     from occlift.labels.decide import DecisionConfig
     from occlift.labels.generate import generate_labels
+    from occlift.scenes.dataset import open_dataset
 
     thresholds = {name: _integer(value, "--class-min-points") for name, value in named_values(class_min_points).items()}
     decision = DecisionConfig(
@@ -71,9 +71,9 @@ def label(
         still_frames=still_frames, stride=stride, free_stride=free_stride, min_score=min_score,
         min_confidence=min_confidence, decision=decision, confidence=confidence, seed=seed,
     )  # fmt: skip
-    data = NuScenes.open(root)
+    data = open_dataset(root)
     run = generate_labels(
-        data, out, config, scenes=data.split(split), workers=workers,
+        data, out, config, scenes=data.scenes(split), workers=workers,
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
     )  # fmt: skip
     print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
@@ -110,9 +110,9 @@ def audit(
 ) -> None:
     """Look at labels: against truth, their ground, their neighbours; and what other settings would give."""
     from occlift.cli.tables import print_audit, print_comparison
-    from occlift.datasets.nuscenes.dataset import NuScenes
     from occlift.errors import ConfigError
     from occlift.evaluation import audit as recipe
+    from occlift.scenes.dataset import open_dataset, split_tokens
 
     if split and root is None:
         raise ConfigError("--split needs --root: of which data set?")
@@ -121,8 +121,8 @@ def audit(
     if sweep and truth is None:
         raise ConfigError("--sweep needs --truth: labels are scored against it")
     axes = _axes(sweep)
-    data = NuScenes.open(root) if root else None
-    tokens = data.split_tokens(split) if data and split else None
+    data = open_dataset(root) if root else None
+    tokens = split_tokens(data, split) if data and split else None
     found = recipe.audit(
         labels, truth=truth, data=data, tokens=tokens, masks=mask, shift_voxels=shift_voxels,
         allow_missing=allow_missing,

@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.audit_measures import (
     KindAgreement,
@@ -42,6 +41,7 @@ from occlift.labels.manifest import MANIFEST_NAME, open_manifest, read_manifest
 from occlift.metrics.occupancy import MASKS, Mask
 from occlift.runtime.npz import MissingArray
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import DrivingDataset
 
 FORMAT: Final = "occlift audit"
 
@@ -157,7 +157,7 @@ def audit(
     labels: Path,
     *,
     truth: Path | None = None,
-    data: NuScenes | None = None,
+    data: DrivingDataset | None = None,
     tokens: Collection[str] | None = None,
     masks: Sequence[Mask] = MASKS,
     shift_voxels: int = 0,
@@ -258,7 +258,7 @@ def json_by_line(plain: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(f" {json.dumps(key)}: {json.dumps(_finite(plain[key]))}" for key in plain) + "\n}\n"
 
 
-def _with_neighbours(samples: Sequence[LabelSample], data: NuScenes | None) -> Iterator[tuple[bool, LabelSample]]:
+def _with_neighbours(samples: Sequence[LabelSample], data: DrivingDataset | None) -> Iterator[tuple[bool, LabelSample]]:
     """(whether the sample before is the key frame before it, sample)."""
     if data is None:
         yield from ((False, sample) for sample in samples)

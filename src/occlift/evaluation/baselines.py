@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import open_dataset, split_tokens
 
 
 def prior_predictions(root: Path, labels: Path, out: Path, *, train_split: str = "train", split: str = "val") -> int:
@@ -23,15 +23,15 @@ def prior_predictions(root: Path, labels: Path, out: Path, *, train_split: str =
     Unknown labels are not counted; a voxel that is never known is free; of equally frequent classes the one with the
     smaller id is taken. Returns the number of frames written.
     """
-    data = NuScenes.open(root)
+    data = open_dataset(root)
     counts = np.zeros((NUM_CLASSES, OCC3D_GRID.num_voxels), np.uint32)
-    for path in track(label_paths(labels, data, data.split_tokens(train_split)), "prior"):
+    for path in track(label_paths(labels, data, split_tokens(data, train_split)), "prior"):
         semantics = read_label(path, allow_unknown=True).semantics.ravel()
         known = np.flatnonzero(semantics != UNKNOWN)
         counts[semantics[known], known] += 1
     prior = np.where(counts.any(axis=0), counts.argmax(axis=0), FREE).astype(np.uint8).reshape(OCC3D_GRID.shape)
     out.mkdir(parents=True, exist_ok=True)
-    tokens = data.split_tokens(split)
+    tokens = split_tokens(data, split)
     for token in tokens:
         write_prediction(prediction_path(out, token), prior)
     return len(tokens)
@@ -42,8 +42,8 @@ def label_predictions(root: Path, labels: Path, out: Path, *, split: str = "val"
 
     Returns the number of frames written.
     """
-    data = NuScenes.open(root)
-    tokens = data.split_tokens(split)
+    data = open_dataset(root)
+    tokens = split_tokens(data, split)
     out.mkdir(parents=True, exist_ok=True)
     for token, path in zip(tokens, label_paths(labels, data, tokens), strict=True):
         semantics = read_label(path, allow_unknown=True).semantics

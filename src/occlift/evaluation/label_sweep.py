@@ -14,7 +14,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.audit import json_by_line
 from occlift.evaluation.audit_measures import LabelCounts, count_against_truth, shifted
@@ -31,6 +30,7 @@ from occlift.labels.scene import VOTES_NAME, SceneLabeller
 from occlift.labels.vote import Votes, read_votes
 from occlift.metrics.occupancy import MASKS, Mask
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 FORMAT: Final = "occlift label sweep"
@@ -219,7 +219,7 @@ def sweep(
     labels: Path,
     truth: Path,
     *,
-    data: NuScenes | None = None,
+    data: DrivingDataset | None = None,
     frames: Sequence[int] = (),
     min_points: Sequence[int] = (),
     moving: Sequence[Moving] = (),
@@ -318,7 +318,7 @@ def _votes(
     labels: Path,
     samples: Sequence[LabelSample],
     config: LabelConfig,
-    data: NuScenes | None,
+    data: DrivingDataset | None,
     frames: Sequence[int],
     moving: Sequence[Moving],
 ) -> Iterator[tuple[LabelSample, dict[tuple[Moving, int], Votes]]]:
@@ -336,8 +336,8 @@ def _votes(
             else f"{labels}: {len(without_votes)} labels have no {VOTES_NAME} beside them; name the data set (--root), "
             "or make labels with --keep-votes"
         )
-    semantics = semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options)
-    depth = depth_teacher(config.depth, seed=config.seed, options=config.depth_options)
+    semantics = semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options)
+    depth = depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options)
     # Refuses if the teachers that these names stand for have changed since.
     open_manifest(labels, config.identity(semantics.settings, depth.settings))
     labeller = SceneLabeller(data, labels, config, semantics, depth)

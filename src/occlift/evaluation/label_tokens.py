@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import DataError
+from occlift.scenes.dataset import DrivingDataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def select_labels(
     )
 
 
-def in_time_order(samples: Sequence[LabelSample], data: NuScenes) -> list[tuple[int, LabelSample]]:
+def in_time_order(samples: Sequence[LabelSample], data: DrivingDataset) -> list[tuple[int, LabelSample]]:
     """(position in its scene, sample), scene by scene, each in the order of time.
 
     Raises:

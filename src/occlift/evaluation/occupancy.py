@@ -16,13 +16,13 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import NUM_CLASSES
 from occlift.labels.files import prediction_path, read_prediction, read_truth
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
 from occlift.metrics.rays import RAY_HISTOGRAM_SHAPE, RayCounts, ray_histogram, ray_origins
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.torch_model import torch_device
 
 FORMAT: Final = "occlift evaluation"
@@ -140,7 +140,7 @@ def evaluate(
     *,
     tokens: Sequence[str] | None = None,
     masks: Sequence[Mask] = MASKS,
-    rays: NuScenes | None = None,
+    rays: DrivingDataset | None = None,
     device: str = "cpu",
     allow_missing: bool = False,
     part: tuple[int, int] = (1, 1),
@@ -250,7 +250,7 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
 class _RayOrigins:
     """Where the rays of a key frame start; remembers the lidar poses of one scene."""
 
-    def __init__(self, data: NuScenes) -> None:
+    def __init__(self, data: DrivingDataset) -> None:
         self._data = data
         self._scene: str | None = None
         self._global_from_lidar: Float[np.ndarray, "n 4 4"] = np.zeros((0, 4, 4))
@@ -258,7 +258,7 @@ class _RayOrigins:
     def of(self, token: str) -> Float[np.ndarray, "n 3"]:
         frame = self._data.key_frame(token)
         if frame.scene != self._scene:
-            sweeps = [self._data.key_frame(t).lidar for t in self._data.key_frame_tokens(frame.scene)]
+            sweeps = [self._data.key_frame(t).lidar_sweep() for t in self._data.key_frame_tokens(frame.scene)]
             self._global_from_lidar = np.stack([sweep.global_from_ego @ sweep.ego_from_lidar for sweep in sweeps])
             self._scene = frame.scene
         return ray_origins(self._global_from_lidar, frame.global_from_ego)

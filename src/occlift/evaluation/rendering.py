@@ -1,7 +1,8 @@
 """How well a rendering model knows what its cameras see, beside guesses that need no network.
 
 *Depth*: truth is the lidar of the key frame, projected through the ego poses of both time stamps
-(`scenes.lidar_depth`); what is counted, and how, `metrics.depth` says. Guesses: one depth for all pixels, and a flat ground.
+(`scenes.lidar_depth`); what is counted, and how, `metrics.depth` says. Guesses: one depth for all pixels, and a flat
+ground.
 
 *Classes*: of every ray, against the class maps of a teacher: on a town `oracle:perfect`, the truth. A ray whose opacity
 is below one half shows the sky. mIoU over the 17 classes as in `metrics.occupancy`, with rays in the place of voxels.
@@ -22,7 +23,6 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
 from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
@@ -30,10 +30,10 @@ from occlift.metrics.depth import MAX_DEPTH_M, MIN_DEPTH_M, DepthSums, depth_sum
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.runtime.precision import Precision, lightning_precision
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.lidar_depth import lidar_depth_map
 from occlift.scenes.rigs import rig_of
-from occlift.scenes.sensors import read_lidar
 from occlift.teachers.registry import semantics_teacher
 from occlift.teachers.torch_model import torch_device
 from occlift.training.loop import default_device
@@ -119,11 +119,11 @@ def evaluate_rendering(
             f"{checkpoint}: expected a rendering model, this is an EasyOcc; only volumes that were trained to be "
             "rendered show anything"
         )
-    data = NuScenes.open(root)
-    training = _spread(data.split_tokens(train_split))
+    data = open_dataset(root)
+    training = _spread(split_tokens(data, train_split))
     constant_m = _median_depth_m(data, training)
     frequent = _most_frequent(_frames(data, training, model.config, train_semantics))
-    frames = _frames(data, data.split_tokens(split) if tokens is None else tokens, model.config, semantics)
+    frames = _frames(data, split_tokens(data, split) if tokens is None else tokens, model.config, semantics)
     target = torch_device(device or default_device())
     model.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
@@ -150,14 +150,14 @@ def evaluate_rendering(
     )  # fmt: skip
 
 
-def _frames(data: NuScenes, tokens: Sequence[str], config: RenderingConfig, semantics: str) -> RenderingFrames:
+def _frames(data: DrivingDataset, tokens: Sequence[str], config: RenderingConfig, semantics: str) -> RenderingFrames:
     from occlift.training.frames import OccupancyFrames
     from occlift.training.rendering_frames import RenderingFrames
 
     return RenderingFrames(
         data,
         OccupancyFrames(data, tokens, height=config.image_height, width=config.image_width),
-        semantics=semantics_teacher(semantics),
+        semantics=semantics_teacher(semantics, data),
         depth=None,
         ray_height=config.ray_height,
         ray_width=config.ray_width,
@@ -187,7 +187,7 @@ def _most_frequent(frames: RenderingFrames) -> UInt8[np.ndarray, "cameras rows c
 def _depth_sums(
     key_frame: KeyFrame, depth_m: Float[Tensor, "cameras rows columns"], rig: CameraRig, constant_m: float
 ) -> tuple[DepthSums, DepthSums, DepthSums]:
-    points_lidar = read_lidar(key_frame.lidar.path)[:, :3]
+    points_lidar = key_frame.lidar_sweep().source.read()[:, :3]
     full = rig_of(key_frame)
     cells_px = rig.resized(*depth_m.shape[1:]).intrinsics_px[0].double()
     cells_from_full = cells_px @ full.intrinsics_px.inverse()
@@ -227,11 +227,11 @@ def _ground_depth_m(rig: CameraRig) -> Float[np.ndarray, "cameras height width"]
     return torch.where(directions[..., 2] < 0, depth_m, MAX_DEPTH_M).clamp(MIN_DEPTH_M, MAX_DEPTH_M).numpy()
 
 
-def _median_depth_m(data: NuScenes, tokens: Sequence[str]) -> float:
+def _median_depth_m(data: DrivingDataset, tokens: Sequence[str]) -> float:
     found = []
     for token in tokens:
         key_frame = data.key_frame(token)
-        points_lidar = read_lidar(key_frame.lidar.path)[:, :3]
+        points_lidar = key_frame.lidar_sweep().source.read()[:, :3]
         for camera in key_frame.cameras:
             depth_m = lidar_depth_map(key_frame, camera, points_lidar)
             found.append(depth_m[(depth_m > MIN_DEPTH_M) & (depth_m < MAX_DEPTH_M)])

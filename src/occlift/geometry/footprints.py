@@ -16,20 +16,20 @@ from occlift.geometry.grids import BevGrid
 
 
 def box_footprints(
-    ego_from_box: Float[np.ndarray, "boxes 4 4"], size_wlh_m: Float[np.ndarray, "boxes 3"], grid: BevGrid
+    ego_from_box: Float[np.ndarray, "boxes 4 4"], size_lwh_m: Float[np.ndarray, "boxes 3"], grid: BevGrid
 ) -> Bool[np.ndarray, "boxes x y"]:
     """Which cells each box covers.
 
     Args:
         ego_from_box: the box frame has its origin at the centre, x along the length, y along the width.
-        size_wlh_m: width (y), length (x), height (z), metres, as nuScenes orders them.
+        size_lwh_m: length (x), width (y), height (z), metres.
         grid: of the ego frame.
     """
-    assert ego_from_box.shape == (len(size_wlh_m), 4, 4), (ego_from_box.shape, size_wlh_m.shape)
+    assert ego_from_box.shape == (len(size_lwh_m), 4, 4), (ego_from_box.shape, size_lwh_m.shape)
     x, y = grid.axis_centers()
-    covered = np.zeros((len(size_wlh_m), *grid.shape), dtype=bool)
+    covered = np.zeros((len(size_lwh_m), *grid.shape), dtype=bool)
     # One box at a time: coordinates of all cells in all boxes at once would take 600 kB per box.
-    for cells, transform, (width_m, length_m, height_m) in zip(covered, ego_from_box, size_wlh_m, strict=True):
+    for cells, transform, (length_m, width_m, height_m) in zip(covered, ego_from_box, size_lwh_m, strict=True):
         along, across, up, origin = transform[:2].T
         center = origin - up * (height_m / 2)
         from_center_x, from_center_y = (x - center[0])[:, None], (y - center[1])[None, :]

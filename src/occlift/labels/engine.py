@@ -13,14 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import OccliftError
 from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path
 from occlift.labels.folder_lock import worker_of
 from occlift.labels.keep_maps import MapFolder
-from occlift.labels.scene import LabelSource, Outcome, SceneLabeller
+from occlift.labels.scene import Outcome, SceneLabeller
 from occlift.runtime.files import sweep
+from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 
@@ -43,30 +43,28 @@ class LabelJob:
     """Everything that a worker needs to make labels, on whatever machine sees the folders.
 
     Attributes:
-        root: of the data set.
-        version: of its tables.
+        data: the data set; a process elsewhere opens its own when this is unpickled.
         run: name of the run that holds `out` (`occlift.labels.folder_lock`).
         keep_votes: write the votes beside every label.
         keep_maps: folder for the teachers' maps; None: they are thrown away.
     """
 
-    root: Path
-    version: str
+    data: DrivingDataset
     out: Path
     config: LabelConfig
     run: str
     keep_votes: bool = False
     keep_maps: Path | None = None
 
-    def labeller(self, data: LabelSource | None = None) -> SceneLabeller:
-        """Loads the teachers; `data` spares opening the data set again."""
-        config = self.config
+    def labeller(self) -> SceneLabeller:
+        """Loads the teachers."""
+        config, data = self.config, self.data
         return SceneLabeller(
-            data or NuScenes.open(self.root, self.version),
+            data,
             self.out,
             config,
-            semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options),
-            depth_teacher(config.depth, seed=config.seed, options=config.depth_options),
+            semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options),
+            depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options),
             keep_votes=self.keep_votes,
             keep_maps=MapFolder(self.keep_maps) if self.keep_maps else None,
         )
@@ -101,17 +99,13 @@ made by one worker. When the generator is closed or ends, nobody writes any more
 """
 
 
-def in_process(data: LabelSource) -> Engine:
-    """Labels one after the other, in this process; `data` is the data set that the job names."""
-
-    def run(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
-        if scenes:
-            labeller = job.labeller(data)
-            for tasks in scenes:
-                for task in tasks:
-                    yield labeller.label(task.scene, task.position)
-
-    return run
+def in_process(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
+    """An `Engine`: labels one after the other, in this process."""
+    if scenes:
+        labeller = job.labeller()
+        for tasks in scenes:
+            for task in tasks:
+                yield labeller.label(task.scene, task.position)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from occlift.label_space import FREE, UNKNOWN
 from occlift.runtime.npz import MissingArray, read_npz, write_npz
 
 if TYPE_CHECKING:
-    from occlift.datasets.nuscenes.dataset import NuScenes
+    from occlift.scenes.dataset import DrivingDataset
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +73,7 @@ def label_path(folder: Path, scene: str, token: str) -> Path:
     return folder / checked_name(scene, "scene name") / checked_name(token, "sample token") / "labels.npz"
 
 
-def label_paths(folder: Path, data: NuScenes, tokens: Iterable[str]) -> list[Path]:
+def label_paths(folder: Path, data: DrivingDataset, tokens: Iterable[str]) -> list[Path]:
     """Where the labels of some samples of a data set lie."""
     return [label_path(folder, data.key_frame(token).scene, token) for token in tokens]
 

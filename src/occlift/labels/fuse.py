@@ -77,18 +77,17 @@ def carried_by_boxes(
         then, now: the annotations of two key frames. An object that is not annotated in both carries nothing. A point
             in several boxes goes with the first.
     """
-    poses_now = {box.instance_token: box.global_from_box for box in now}
+    poses_now = {box.instance: box.global_from_box for box in now}
     carried = np.full(points_global.shape, np.nan)
     waiting = np.ones(len(points_global), bool)
     for box in then:
         movable = CATEGORY_TO_CLASS.get(box.category) in DYNAMIC_CLASSES
-        if not movable or box.instance_token not in poses_now:
+        if not movable or box.instance not in poses_now:
             continue
         points_box = transform_points(inverse(box.global_from_box), points_global)
-        width_m, length_m, height_m = box.size_wlh_m
-        half_m = np.array([length_m, width_m, height_m]) / 2 + BOX_MARGIN_M
+        half_m = np.array(box.size_lwh_m) / 2 + BOX_MARGIN_M
         inside = waiting & (np.abs(points_box) <= half_m).all(axis=1)
-        carried[inside] = transform_points(poses_now[box.instance_token], points_box[inside])
+        carried[inside] = transform_points(poses_now[box.instance], points_box[inside])
         waiting &= ~inside
     return carried
 

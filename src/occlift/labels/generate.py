@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
 from occlift.labels.engine import Engine, LabelJob, LabelTask, disk_full_said, in_process
@@ -27,6 +26,7 @@ from occlift.labels.manifest import Manifest, append_timings, check_for_labels, 
 from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, Outcome
 from occlift.runtime.files import sweep
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 _MANIFEST_EVERY_S: Final = 10.0
@@ -53,7 +53,7 @@ class LabelRun:
 
 
 def generate_labels(
-    data: NuScenes,
+    data: DrivingDataset,
     out: Path,
     config: LabelConfig,
     *,
@@ -86,24 +86,27 @@ def generate_labels(
     check_for_labels(out)
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more")
-    scenes = data.scenes if scenes is None else tuple(dict.fromkeys(scenes))
-    if missing := [scene for scene in scenes if scene not in data.scenes]:
-        raise ConfigError(f"{data.root}: has no scene {', '.join(missing)}; it has {', '.join(data.scenes)}")
+    known = data.scenes()
+    scenes = known if scenes is None else tuple(dict.fromkeys(scenes))
+    if missing := [scene for scene in scenes if scene not in known]:
+        raise ConfigError(f"{data.spec}: has no scene {', '.join(missing)}; it has {', '.join(known)}")
+    if config.moving == "boxes":
+        require(data, HasBoxes, "moving objects carried by boxes")
     # Teachers are made here even if workers make their own: what is wrong with them is said before anything starts.
-    semantics = semantics_teacher(config.semantics, seed=config.seed, options=config.semantics_options)
-    depth = depth_teacher(config.depth, seed=config.seed, options=config.depth_options)
+    semantics = semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options)
+    depth = depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options)
     identity = config.identity(semantics.settings, depth.settings)
     if engine is None:
-        engine = local_engine(workers) if workers > 1 else in_process(data)
+        engine = local_engine(workers) if workers > 1 else in_process
     with disk_full_said(out, keep_maps), sole_run(out) as name, _sole_keeper(keep_maps, out):
         job = LabelJob(
-            root=data.root, version=data.version, out=out, config=config, run=name, keep_votes=keep_votes,
+            data=data, out=out, config=config, run=name, keep_votes=keep_votes,
             keep_maps=keep_maps,
         )  # fmt: skip
         return _run(data, job, scenes, open_manifest(out, identity), engine)
 
 
-def _run(data: NuScenes, job: LabelJob, scenes: Sequence[str], manifest: Manifest, engine: Engine) -> LabelRun:
+def _run(data: DrivingDataset, job: LabelJob, scenes: Sequence[str], manifest: Manifest, engine: Engine) -> LabelRun:
     out = job.out
     manifest.write(out)
     todo, reused = _unfinished(data, job, scenes, manifest)
@@ -146,7 +149,7 @@ def _sole_keeper(keep_maps: Path | None, out: Path) -> Iterator[None]:
 
 
 def _unfinished(
-    data: NuScenes, job: LabelJob, scenes: Sequence[str], manifest: Manifest
+    data: DrivingDataset, job: LabelJob, scenes: Sequence[str], manifest: Manifest
 ) -> tuple[list[list[LabelTask]], int]:
     """(what is to be made, scene by scene; how many labels are there); sweeps away what a killed run left behind."""
     unfinished, reused = [], 0

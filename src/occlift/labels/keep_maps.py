@@ -35,6 +35,6 @@ class MapFolder:
             OSError: a file cannot be written.
         """
         for image, class_map, depth_map in zip(frame.cameras, semantics, depth, strict=True):
-            name = f"{image.channel}/{image.path.stem}.npz"
+            name = f"{image.camera}/{image.stem}.npz"
             write_npz(self.folder / "semantics" / name, {"semantics": class_map.class_id}, level=1)
             write_npz(self.folder / "depth" / name, {"depth_m": depth_map.depth_m}, level=1)

@@ -57,7 +57,6 @@ def ray_engine(address: str | None = None, *, workers: int, gpus_per_worker: flo
         # The other machines stand somewhere else.
         job = replace(
             job,
-            root=job.root.resolve(),
             out=job.out.resolve(),
             keep_maps=job.keep_maps.resolve() if job.keep_maps else None,
         )

@@ -37,6 +37,7 @@ from occlift.labels.view import View, view_of
 from occlift.labels.visibility import label_of
 from occlift.labels.vote import Tally, Votes, write_votes
 from occlift.runtime.files import replacing
+from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
 from occlift.teachers.teacher import DepthMap, DepthTeacher, SemanticMap, SemanticsTeacher
 
@@ -44,16 +45,6 @@ VOTES_NAME: Final = "votes.npz"
 
 INCOMPLETE_NAME: Final = "incomplete.json"
 """Beside a label that had to do without some key frames of its window: their sample tokens."""
-
-
-class LabelSource(Protocol):
-    """What labels need of a data set; `NuScenes` has it."""
-
-    def key_frame_tokens(self, scene: str) -> Sequence[str]: ...
-
-    def key_frame(self, token: str) -> KeyFrame: ...
-
-    def boxes(self, token: str) -> Sequence[BoxAnnotation]: ...
 
 
 class MapSink(Protocol):
@@ -111,7 +102,7 @@ class SceneLabeller:
 
     def __init__(
         self,
-        data: LabelSource,
+        data: DrivingDataset,
         out: Path,
         config: LabelConfig,
         semantics: SemanticsTeacher,
@@ -248,7 +239,7 @@ class SceneLabeller:
             points_global, classes[position] = sight.moving_global
             if moving == "boxes" and position != current:
                 points_global = carried_by_boxes(
-                    points_global, self._data.boxes(tokens[position]), self._data.boxes(tokens[current])
+                    points_global, self._boxes(tokens[position]), self._boxes(tokens[current])
                 )
             points[position] = transform_points(ego_from_global, points_global)
         if moving == "still":
@@ -258,6 +249,9 @@ class SceneLabeller:
                 stays = inside_grid & still[tuple(np.where(inside_grid[:, None], index, 0).T)]
                 points[position] = np.where(stays[:, None], points_ego, np.nan)
         return [(points[position], classes[position]) for position in points if position != current]
+
+    def _boxes(self, token: str) -> tuple[BoxAnnotation, ...]:
+        return require(self._data, HasBoxes, "moving objects carried by boxes").boxes(token)
 
     def _look(self, scene: str, positions: range) -> dict[int, _Sight | DataError]:
         """What the teachers see at these positions; forgets everything outside of them."""
@@ -280,7 +274,7 @@ class SceneLabeller:
             # A network that broke down, or a file of the wrong unit: nothing of it must look like empty space.
             if not (np.isfinite(depth_map.depth_m) & (depth_map.depth_m > 0)).any():
                 raise DataError(
-                    f"{image.path}: the depth map ({config.depth}) has no pixel that is finite and above 0 m"
+                    f"{image.source.name}: the depth map ({config.depth}) has no pixel that is finite and above 0 m"
                 )
         views = tuple(
             view_of(

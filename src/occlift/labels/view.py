@@ -85,12 +85,12 @@ def view_of(
     height, width = depth.depth_m.shape
     if semantics.class_id.shape != (height, width):
         raise DataError(
-            f"{image.path}: the class map has {semantics.class_id.shape} pixels (height, width) and the depth map "
-            f"{(height, width)}; both teachers must work at one resolution"
+            f"{image.source.name}: the class map has {semantics.class_id.shape} pixels (height, width) and the depth "
+            f"map {(height, width)}; both teachers must work at one resolution"
         )
     if abs(width * image.height - height * image.width) > max(image.height, image.width):
         raise DataError(
-            f"{image.path}: maps of {(height, width)} pixels (height, width) cannot cover an image of "
+            f"{image.source.name}: maps of {(height, width)} pixels (height, width) cannot cover an image of "
             f"{(image.height, image.width)}; a map must show the whole image"
         )
     class_id = np.empty((height, width), np.uint8)

@@ -2,8 +2,8 @@
 
 *Input.* Per image (one camera at one key frame) a predicted depth map and a true one, metres along the optical axis, of
 one size. The truth is NaN where nothing was measured. `scenes.lidar_depth` makes it from a lidar sweep, projected
-through the ego poses of both time stamps; returns nearer than 1 m to the camera are the ego's own and left out; where several
-fall into a pixel of the image in its own size, the nearest counts. A smaller prediction is enlarged first; how
+through the ego poses of both time stamps; returns nearer than 1 m to the camera are the ego's own and left out; where
+several fall into a pixel of the image in its own size, the nearest counts. A smaller prediction is enlarged first; how
 (nearest, bilinear) belongs to the number.
 
 *Evaluated* are the pixels whose true depth t fulfils 0.1 m < t < 80 m. The prediction d must be finite and positive

@@ -1,31 +1,23 @@
-"""What a key frame of a nuScenes-format data set is, in memory.
+"""Key frames: the images, the lidar sweep and the annotated boxes of one moment, whatever data set they come from.
 
-Every sensor has its own time stamp and with it its own ego pose. `ego` without a time means the ego frame at the
-*lidar's* time stamp (the frame of Occ3D's grids); the ego frame at a camera's time is `ego_at_image`.
+Every sensor fires at its own time and with it has its own ego pose. `ego` without a time means the frame in which
+labels and predictions of the key frame are given (`KeyFrame.global_from_ego`); the ego frame at the time of an image is
+`ego_at_image`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
+from occlift.errors import DataError
 from occlift.geometry.transforms import inverse
 
-CAMERA_CHANNELS: Final[tuple[str, ...]] = (
-    "CAM_FRONT_LEFT",
-    "CAM_FRONT",
-    "CAM_FRONT_RIGHT",
-    "CAM_BACK_LEFT",
-    "CAM_BACK",
-    "CAM_BACK_RIGHT",
-)
-"""The order in which cameras stand in every array of this project."""
-
-LIDAR_CHANNEL: Final = "LIDAR_TOP"
+if TYPE_CHECKING:
+    from occlift.scenes.sources import ImageSource, LidarSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,68 +25,106 @@ class CameraImage:
     """One image of a key frame with its calibration and pose.
 
     Attributes:
-        token: the sample_data token.
-        path: of the JPEG; not opened yet, may be missing.
-        intrinsics_px: 3×3, for an image of `height` × `width` pixels.
-        ego_at_image_from_camera: the mounting, 4×4.
-        global_from_ego_at_image: the ego pose at the image's time stamp, 4×4.
+        camera: name of the camera, such as "CAM_FRONT".
+        key: name of the image that is unique in the data set.
+        timestamp_us: time of the exposure.
+        height, width: size of the image, pixels.
+        intrinsics_px: 3×3 pinhole matrix for an image of that size; pixel centres at + 0.5.
+        ego_at_image_from_camera: mounting of the camera, 4×4.
+        global_from_ego_at_image: ego pose at the time of the image, 4×4.
+        source: reads the pixels; not opened before `read` is called.
     """
 
-    channel: str
-    token: str
-    path: Path
+    camera: str
+    key: str
     timestamp_us: int
     height: int
     width: int
     intrinsics_px: Float[np.ndarray, "3 3"]
     ego_at_image_from_camera: Float[np.ndarray, "4 4"]
     global_from_ego_at_image: Float[np.ndarray, "4 4"]
+    source: ImageSource
 
     @property
     def global_from_camera(self) -> Float[np.ndarray, "4 4"]:
         return self.global_from_ego_at_image @ self.ego_at_image_from_camera
 
+    @property
+    def stem(self) -> str:
+        """Name for files that belong to the image: that of its own file without the suffix, else `key`."""
+        return self.source.stem or self.key
+
+    def read(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The image as RGB.
+
+        Raises:
+            DataError: the file is missing or damaged, or has another size than `height` × `width`.
+        """
+        image = self.source.read()
+        if image.shape[:2] != (self.height, self.width):
+            raise DataError(
+                f"{self.source.name}: the image has {image.shape[0]}×{image.shape[1]} pixels (height × width), the "
+                f"data set says {self.height}×{self.width}, and its intrinsics are for that size; the two come from "
+                "different data"
+            )
+        return image
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LidarSweep:
-    """The LIDAR_TOP sweep of a key frame; attributes as in `CameraImage`."""
+    """One sweep of the lidar.
 
-    token: str
-    path: Path
+    Attributes:
+        key: name of the sweep that is unique in the data set.
+        timestamp_us: time of the sweep.
+        ego_from_lidar: mounting of the lidar, 4×4.
+        global_from_ego: ego pose at the time of the sweep, 4×4.
+        source: reads the points; not opened before.
+    """
+
+    key: str
     timestamp_us: int
     ego_from_lidar: Float[np.ndarray, "4 4"]
     global_from_ego: Float[np.ndarray, "4 4"]
+    source: LidarSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeyFrame:
-    """A nuScenes sample.
+    """One moment of a scene.
 
     Attributes:
-        token: the sample token.
-        scene: the scene's name.
+        token: name of the key frame that is unique in the data set.
+        scene: name of the scene.
         index: position among the key frames of the scene, from 0.
-        timestamp_us: of the sample.
-        cameras: those of `CAMERA_CHANNELS` that the sample has, in that order.
-        lidar: the LIDAR_TOP sweep.
+        timestamp_us: time of the key frame.
+        global_from_ego: pose of the ego frame in which labels and predictions of this key frame are given, 4×4.
+        cameras: images, in the order of the data set's cameras; cameras without an image at this moment are left out.
+        lidar: sweep of the lidar; None where there is none.
     """
 
     token: str
     scene: str
     index: int
     timestamp_us: int
+    global_from_ego: Float[np.ndarray, "4 4"]
     cameras: tuple[CameraImage, ...]
-    lidar: LidarSweep
-
-    @property
-    def global_from_ego(self) -> Float[np.ndarray, "4 4"]:
-        """The ego pose at the lidar's time stamp."""
-        return self.lidar.global_from_ego
+    lidar: LidarSweep | None = None
 
     def ego_from_camera(self, camera: CameraImage) -> Float[np.ndarray, "4 4"]:
-        """From a camera to the ego frame at the lidar's time, through the global frame and both ego poses."""
+        """From a camera to the ego frame of the key frame, through the global frame and both ego poses."""
         ego_from_global = inverse(self.global_from_ego)
         return ego_from_global @ camera.global_from_camera
+
+    def lidar_sweep(self) -> LidarSweep:
+        """The sweep, where one is needed.
+
+        Raises:
+            DataError: the key frame has none.
+        """
+        if self.lidar is None:
+            raise DataError(f"key frame {self.token} ({self.scene}) has no lidar sweep, which is needed here")
+        return self.lidar
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,22 +132,17 @@ class BoxAnnotation:
     """An annotated object of a key frame.
 
     Attributes:
-        token: the sample_annotation token.
-        category: the nuScenes category name.
-        size_wlh_m: width (y), length (x), height (z), metres, as nuScenes orders them.
+        instance: name of the object, the same in all key frames that show it.
+        category: name of its category in the words of the data set.
+        size_lwh_m: length (x), width (y) and height (z), metres.
         global_from_box: 4×4; the box frame has its origin at the centre, x along the length.
-        visibility: 1..4 (0–40 %, 40–60 %, 60–80 %, 80–100 % visible), 0 where the table says nothing.
-        num_lidar_points: inside the box, as the table says.
-        attributes: attribute names.
-        velocity_global_m_s: by central differences over prev/next as the devkit computes it; NaN where unknown.
+        visibility: upper bound of the fraction of the object that the cameras see, 0..1; None where nothing is known.
+        num_lidar_points: number of lidar points inside the box as the data set states it; None where it does not.
     """
 
-    token: str
-    instance_token: str
+    instance: str
     category: str
-    size_wlh_m: tuple[float, float, float]
+    size_lwh_m: tuple[float, float, float]
     global_from_box: Float[np.ndarray, "4 4"]
-    visibility: int
-    num_lidar_points: int
-    attributes: tuple[str, ...]
-    velocity_global_m_s: Float[np.ndarray, "3"]
+    visibility: float | None = None
+    num_lidar_points: int | None = None

@@ -32,13 +32,13 @@ def lidar_depth(
 
     Args:
         camera: of the frame.
-        points_lidar: x, y, z in the lidar's frame, metres (`read_lidar(frame.lidar.path)[:, :3]`).
+        points_lidar: x, y, z in the lidar's frame, metres (`frame.lidar_sweep().source.read()[:, :3]`).
         min_depth_m: nearer points are left out, as are those outside the image.
 
     Returns:
         (u, v) in pixels of the image, and depth along the optical axis, metres; float64, in the order of the points.
     """
-    points_ego = transform_points(frame.lidar.ego_from_lidar, points_lidar.astype(np.float64))
+    points_ego = transform_points(frame.lidar_sweep().ego_from_lidar, points_lidar.astype(np.float64))
     rig = rig_of(replace(frame, cameras=(camera,)))
     pixels, depth_m, visible = rig.project(torch.from_numpy(points_ego), min_depth_m=min_depth_m)
     seen = visible[0]

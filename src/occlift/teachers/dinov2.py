@@ -18,7 +18,7 @@ from jaxtyping import Float
 from occlift.errors import ConfigError
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.autocast import AutoPrecision, autocast, resolved
-from occlift.teachers.images import Placement, image_of, inscribed, stretched
+from occlift.teachers.images import Placement, inscribed, stretched
 from occlift.teachers.network import settings_of
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
 from occlift.teachers.pretrained import load_network
@@ -150,7 +150,7 @@ class Dino:
         network, preprocessing, device = self._loaded
         inputs = []
         for camera, place in zip(cameras, placements, strict=True):
-            pixels = preprocessing([image_of(camera)], place.height, place.width, device)
+            pixels = preprocessing([camera.read()], place.height, place.width, device)
             right, bottom = place.input_width - place.left - place.width, place.input_height - place.top - place.height
             # The mean colour is 0 after normalisation.
             inputs.append(F.pad(pixels, (place.left, right, place.top, bottom)))

@@ -67,7 +67,7 @@ class FeatureCache:
 
     def path(self, image: CameraImage) -> Path:
         """Where the features of an image lie, or will."""
-        return self.folder / image.channel / f"{image.token}.npz"
+        return self.folder / image.camera / f"{image.key}.npz"
 
     def features(self, frame: KeyFrame) -> list[FeatureMap]:
         """The features of every image, a map per camera; those that were missing are written.
@@ -78,27 +78,27 @@ class FeatureCache:
             OSError: a file cannot be written.
         """
         made = self._make_missing(frame)
-        return [made[c.channel] if c.channel in made else self._read(c) for c in frame.cameras]
+        return [made[c.camera] if c.camera in made else self._read(c) for c in frame.cameras]
 
     def fill(self, frame: KeyFrame) -> None:
         """Writes the features of images that have none yet, and reads none; errors as those of `features`."""
         self._make_missing(frame)
 
     def _make_missing(self, frame: KeyFrame) -> dict[str, FeatureMap]:
-        """What was not there, by channel."""
+        """What was not there, by camera."""
         missing = [camera for camera in frame.cameras if not self.path(camera).exists()]
         if not missing:
             return {}
         maps = self._teacher.features(replace(frame, cameras=tuple(missing)))
-        return {camera.channel: self._keep(camera, found) for camera, found in zip(missing, maps, strict=True)}
+        return {camera.camera: self._keep(camera, found) for camera, found in zip(missing, maps, strict=True)}
 
     def _keep(self, camera: CameraImage, found: FeatureMap) -> FeatureMap:
         with np.errstate(over="ignore"):
             half = found.features.astype(np.float16)
         if not np.isfinite(half).all():
             raise DataError(
-                f"{camera.path}: features reach {np.abs(found.features).max():g}, which half precision cannot hold "
-                "(65504 at most); use this teacher without a cache"
+                f"{camera.source.name}: features reach {np.abs(found.features).max():g}, which half precision cannot "
+                "hold (65504 at most); use this teacher without a cache"
             )
         if not self._stated:
             self._write_manifest()
@@ -129,8 +129,8 @@ class FeatureCache:
         if not np.array_equal(arrays["image"], _size_of(camera)):
             height, width, size = arrays["image"].tolist()
             raise DataError(
-                f"{path}: features of an image of {height}×{width} pixels in {size} bytes, but {camera.path} is "
-                "another; give every data set a cache folder of its own, or remove this one"
+                f"{path}: features of an image of {height}×{width} pixels (fingerprint {size}), but "
+                f"{camera.source.name} is another; give every data set a cache folder of its own, or remove this one"
             )
         (stride_x, stride_y), (offset_x, offset_y) = arrays["stride_px"].tolist(), arrays["offset_px"].tolist()
         return FeatureMap(features=features, stride_px=(stride_x, stride_y), offset_px=(offset_x, offset_y))
@@ -160,12 +160,5 @@ class FeatureCache:
 
 
 def _size_of(camera: CameraImage) -> np.ndarray[Any, Any]:
-    """Height, width and bytes of an image, which is not opened: enough to tell the images of two data sets apart."""
-    try:
-        size = camera.path.stat().st_size
-    except OSError as error:
-        raise DataError(
-            f"{camera.path}: cannot be read ({error.strerror or error}); features of it cannot be told from those of "
-            "another image"
-        ) from error
-    return np.array((camera.height, camera.width, size), np.int64)
+    """Height, width and fingerprint of an image (the size of its file): enough to tell two data sets apart."""
+    return np.array((camera.height, camera.width, camera.source.fingerprint()), np.int64)

@@ -201,16 +201,17 @@ class _MapFiles:
         # Within the rounding of a map that was made smaller by any factor.
         if abs(width * camera.height - height * camera.width) > max(camera.height, camera.width):
             raise DataError(
-                f"{path}: a map of {(height, width)} pixels (height, width) for the image {camera.path.name} of "
+                f"{path}: a map of {(height, width)} pixels (height, width) for the image {camera.stem} of "
                 f"{(camera.height, camera.width)}; expected the whole image, at any scale, with its proportions"
             )
         return path, array
 
     def _path(self, frame: KeyFrame, camera: CameraImage) -> Path:
         fields = {
-            "channel": camera.channel,
-            "stem": camera.path.stem,
-            "token": camera.token,
+            "channel": camera.camera,
+            "camera": camera.camera,
+            "stem": camera.stem,
+            "token": camera.key,
             "sample": frame.token,
             "scene": frame.scene,
         }
@@ -222,7 +223,7 @@ class _MapFiles:
             if path.is_file():
                 return path
         others = f" (nor with {', '.join(SUFFIXES[1:])})" if len(candidates) > 1 else ""
-        raise DataError(f"{candidates[0]}: no such file{others}; it should hold the map of {camera.path.name}")
+        raise DataError(f"{candidates[0]}: no such file{others}; it should hold the map of {camera.stem}")
 
     def _slice(self, path: Path, array: NDArray[Any], camera: CameraImage) -> NDArray[Any]:
         channels = self._layout.stacked
@@ -231,7 +232,7 @@ class _MapFiles:
                 f"{path}: has shape {list(array.shape)}; expected [{len(channels)}, height, width], the maps of "
                 f"{', '.join(channels)}"
             )
-        return array[channels.index(camera.channel)]
+        return array[channels.index(camera.camera)]
 
 
 def _class_ids(pairs: tuple[str, ...], layout_ids: Mapping[int, int] | None) -> dict[int, int]:
@@ -262,7 +263,7 @@ def _read(path: Path, key: str, camera: CameraImage) -> NDArray[Any]:
             if values.size != camera.height * camera.width:
                 raise DataError(
                     f"{path}: holds {values.size} bytes; expected {camera.height * camera.width}, one per pixel of "
-                    f"{camera.path.name} ({camera.height} × {camera.width})"
+                    f"{camera.stem} ({camera.height} × {camera.width})"
                 )
             return values.reshape(camera.height, camera.width)
         if path.suffix != ".npy":

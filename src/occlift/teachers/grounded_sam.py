@@ -16,7 +16,6 @@ from occlift.label_space import CLASS_NAMES, CLASS_PROMPTS
 from occlift.scenes.frames import KeyFrame
 from occlift.teachers.autocast import AutoPrecision, resolved
 from occlift.teachers.captions import Grouping, captions, check_prompts
-from occlift.teachers.images import image_of
 from occlift.teachers.teacher import SemanticMap
 from occlift.teachers.torch_model import torch_device
 from occlift.teachers.weights import find_weights, missing_weights, weights_settings
@@ -104,7 +103,7 @@ class GroundedSam:
         from occlift.teachers.painting import ClassPainting
 
         detector, segmenter = self._networks
-        images = [image_of(camera) for camera in frame.cameras]
+        images = [camera.read() for camera in frame.cameras]
         found = detector(images)
         paintings = [ClassPainting(image.shape[0], image.shape[1], segmenter.device) for image in images]
         for index, part, masks in segmenter.masks(images, [detections.boxes_px for detections in found]):

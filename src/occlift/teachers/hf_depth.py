@@ -22,7 +22,7 @@ from jaxtyping import Float32
 from occlift.errors import ConfigError
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.autocast import AutoPrecision, autocast, resolved
-from occlift.teachers.images import Upsampling, image_of, stretched
+from occlift.teachers.images import Upsampling, stretched
 from occlift.teachers.network import check_depth_range, clamped, settings_of
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
 from occlift.teachers.pretrained import load_network
@@ -135,7 +135,7 @@ class _NetworkDepth(ABC):
 
         network, preprocessing, device = self._loaded
         height, width = self._input_size(network.config, cameras[0])
-        pixels = preprocessing([image_of(camera) for camera in cameras], height, width, device)
+        pixels = preprocessing([camera.read() for camera in cameras], height, width, device)
         with torch.inference_mode(), autocast(resolved(self._config.precision, device), device):
             return network(pixel_values=pixels).predicted_depth.float().cpu().numpy()
 

@@ -13,29 +13,12 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from occlift.errors import DataError
 from occlift.scenes.frames import CameraImage
-from occlift.scenes.sensors import read_image
 
 Upsampling = Literal["nearest", "bilinear"]
 
 _DEFINITELY_FAR: Final = 1e-12
 """Inverse depth, 1/m, that stands for +inf while depths are interpolated."""
-
-
-def image_of(camera: CameraImage) -> UInt8[np.ndarray, "height width 3"]:
-    """The image of a camera as RGB.
-
-    Raises:
-        DataError: the file is missing or damaged, or has not the size that the tables say.
-    """
-    image = read_image(camera.path)
-    if image.shape[:2] != (camera.height, camera.width):
-        raise DataError(
-            f"{camera.path}: an image of {image.shape[:2]} pixels (height, width), but the tables say "
-            f"{(camera.height, camera.width)}, and its intrinsics are for that size; the two come from different data"
-        )
-    return image
 
 
 @dataclass(frozen=True, kw_only=True)

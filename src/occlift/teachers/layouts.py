@@ -41,7 +41,6 @@ from occlift.label_space import (
     UNKNOWN,
     VEGETATION,
 )
-from occlift.scenes.frames import CAMERA_CHANNELS
 
 LayoutName = Literal["plain", "occnerf", "gaussianflowocc"]
 
@@ -87,6 +86,8 @@ _OCCNERF_IDS: Final[Mapping[int, int]] = {
     16: FREE,
 }
 
+_STACKED: Final = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
+
 _PLAIN: Final = "{channel}/{stem}{suffix}"
 _PER_SAMPLE: Final = "{scene}/{sample}.npy"
 
@@ -110,5 +111,5 @@ SEMANTICS_LAYOUTS: Final[Mapping[LayoutName, Layout]] = {
 DEPTH_LAYOUTS: Final[Mapping[LayoutName, Layout]] = {
     "plain": Layout(pattern=_PLAIN),
     "occnerf": Layout(pattern="samples/{channel}/{stem}.npy"),
-    "gaussianflowocc": Layout(pattern=_PER_SAMPLE, stacked=CAMERA_CHANNELS),
+    "gaussianflowocc": Layout(pattern=_PER_SAMPLE, stacked=_STACKED),
 }

@@ -27,7 +27,6 @@ from numba import njit
 
 from occlift.errors import ConfigError
 from occlift.scenes.frames import KeyFrame
-from occlift.scenes.sensors import read_lidar
 from occlift.teachers.teacher import DepthMap
 
 _MIN_AREA_PX2: Final = 1e-3
@@ -87,7 +86,7 @@ class LidarDepth:
         # Imported here: it brings torch, which asking what is ready must not pay for.
         from occlift.scenes.lidar_depth import lidar_depth
 
-        points_lidar = read_lidar(frame.lidar.path)[:, :3]
+        points_lidar = frame.lidar_sweep().source.read()[:, :3]
         maps = []
         for camera in frame.cameras:
             pixels_uv, point_depth_m = lidar_depth(frame, camera, points_lidar, min_depth_m=self.config.min_depth_m)

@@ -29,7 +29,7 @@ from jaxtyping import Float32
 
 from occlift.errors import ConfigError
 from occlift.scenes.frames import CameraImage, KeyFrame
-from occlift.teachers.images import Upsampling, image_of, inscribed
+from occlift.teachers.images import Upsampling, inscribed
 from occlift.teachers.network import check_depth_range, clamped, settings_of
 from occlift.teachers.teacher import DepthMap
 from occlift.teachers.weights import find_weights, missing_weights, weights_digest, weights_settings
@@ -131,7 +131,7 @@ class Metric3D:
         config, network = self._config, self._network
         placements = [inscribed(camera, network.height, network.width) for camera in cameras]
         images = [
-            placement.into_input(image_of(camera), MEAN_COLOR)
+            placement.into_input(camera.read(), MEAN_COLOR)
             for placement, camera in zip(placements, cameras, strict=True)
         ]
         canonical, confidence = network(np.stack(images))

@@ -12,10 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from occlift.errors import DataError
 from occlift.runtime.noise import generator_of
+from occlift.scenes.dataset import HasTruthMaps
 from occlift.scenes.frames import CameraImage, KeyFrame
-from occlift.scenes.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
 from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
@@ -60,9 +59,11 @@ class OracleSemantics:
     """A `SemanticsTeacher`: the true classes, with errors. Scores are 1: it does not know where it is wrong.
 
     Attributes:
-        seed: with the image's token it decides about all errors, in whatever order images come.
+        truth: the data set whose truth maps are read.
+        seed: with the image's key it decides about all errors, in whatever order images come.
     """
 
+    truth: HasTruthMaps
     corruption: SemanticsCorruption
     seed: int = 0
 
@@ -75,8 +76,8 @@ class OracleSemantics:
         return [self._of_image(image) for image in frame.cameras]
 
     def _of_image(self, image: CameraImage) -> SemanticMap:
-        truth = truth_of(image)
-        rng = generator_of(self.seed, "semantics", image.token)
+        truth = self.truth.truth_maps(image)
+        rng = generator_of(self.seed, "semantics", image.key)
         class_id = self.corruption.apply(truth.semantics, truth.instance, rng)
         return SemanticMap(class_id=class_id, score=np.ones(class_id.shape, np.float32))
 
@@ -86,9 +87,10 @@ class OracleDepth:
     """A `DepthTeacher`: the true depth, with errors. Confidences are 1: it does not know where it is wrong.
 
     Attributes:
-        seed: as in `OracleSemantics`.
+        truth, seed: as in `OracleSemantics`.
     """
 
+    truth: HasTruthMaps
     corruption: DepthCorruption
     seed: int = 0
 
@@ -101,22 +103,6 @@ class OracleDepth:
         return [self._of_image(image) for image in frame.cameras]
 
     def _of_image(self, image: CameraImage) -> DepthMap:
-        truth = truth_of(image)
-        depth_m = self.corruption.apply(truth.depth_m, generator_of(self.seed, "depth", image.token))
+        truth = self.truth.truth_maps(image)
+        depth_m = self.corruption.apply(truth.depth_m, generator_of(self.seed, "depth", image.key))
         return DepthMap(depth_m=depth_m, confidence=np.ones(depth_m.shape, np.float32))
-
-
-def truth_of(image: CameraImage) -> TruthMaps:
-    """The truth maps of an image.
-
-    Raises:
-        DataError: there are none, or they are damaged or of another size than the image.
-    """
-    path = truth_maps_path(image.path)
-    maps = read_truth_maps(path)
-    if maps.semantics.shape != (image.height, image.width):
-        raise DataError(
-            f"{path}: maps of {maps.semantics.shape} pixels beside an image of {(image.height, image.width)} "
-            "(height, width); make the town with --maps again"
-        )
-    return maps

@@ -33,9 +33,9 @@ from jaxtyping import Float, Float64, Int
 from occlift.errors import ConfigError
 from occlift.label_space import UNKNOWN
 from occlift.runtime.noise import generator_of
+from occlift.scenes.dataset import HasTruthMaps
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.truth_maps import TruthMaps
-from occlift.teachers.oracle import truth_of
 from occlift.teachers.teacher import FeatureMap
 
 _RECIPE: Final = 1
@@ -99,8 +99,13 @@ class OracleFeaturesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OracleFeatures:
-    """A `FeatureTeacher`: features by the recipe of the module's docstring, float32."""
+    """A `FeatureTeacher`: features by the recipe of the module's docstring, float32.
 
+    Attributes:
+        truth: the data set whose truth maps are read.
+    """
+
+    truth: HasTruthMaps
     config: OracleFeaturesConfig
 
     @property
@@ -116,7 +121,7 @@ class OracleFeatures:
 
     def _of_image(self, image: CameraImage, scene: str) -> FeatureMap:
         config = self.config
-        truth = truth_of(image)
+        truth = self.truth.truth_maps(image)
         rows, columns = (max(1, round(size / config.stride_px)) for size in (image.height, image.width))
         cells = _Cells(
             row=np.floor((np.arange(image.height) + 0.5) * (rows / image.height)).astype(int),
@@ -124,7 +129,7 @@ class OracleFeatures:
         )
         features = self._kinds(truth, cells, scene) + self._heights(truth, cells, image)
         features += config.length("image_share") * self._places(rows, columns, image)
-        noise = generator_of(config.seed, "feature noise", image.token).standard_normal(features.shape)
+        noise = generator_of(config.seed, "feature noise", image.key).standard_normal(features.shape)
         features += config.length("noise_share") / math.sqrt(config.channels) * noise
         stride_px = (image.width / columns, image.height / rows)
         return FeatureMap(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from occlift.errors import ConfigError
+from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, require
 from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
 from occlift.teachers.dinov2 import Dino, DinoConfig, Dinov3Config
 from occlift.teachers.files import FilesDepth, FilesDepthConfig, FilesSemantics, FilesSemanticsConfig
@@ -36,13 +37,32 @@ _TRUTH_MAPS: Final = "truth maps beside the images (occlift town --maps)"
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherContext:
+    """What a teacher may need besides its options.
+
+    Attributes:
+        name: name of the teacher, for errors.
+        data: data set that it will be asked about; None: unknown.
+        seed: random seed for the errors of oracles (that of features has its own as an option).
+    """
+
+    name: str
+    data: DrivingDataset | None
+    seed: int
+
+    @property
+    def truth(self) -> HasTruthMaps:
+        """The data set as one with truth maps; ConfigError if it has none."""
+        return require(self.data, HasTruthMaps, f"teacher {self.name}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TeacherEntry(Generic[_Made]):
     """A teacher that can be asked for by name.
 
     Attributes:
         config: the frozen dataclass of its options.
-        build: makes it from such a configuration and the seed of its errors (only oracles err by seed; that of features
-            has its own as an option).
+        build: makes it from such a configuration and what it may need of its surroundings.
         summary: what it is, in a few words.
         needs: what must be there before it can be used.
         missing: from a configuration to what is missing and how to get it; None: ready. Loads nothing.
@@ -51,7 +71,7 @@ class TeacherEntry(Generic[_Made]):
     """
 
     config: type
-    build: Callable[[Any, int], _Made]
+    build: Callable[[Any, TeacherContext], _Made]
     summary: str
     needs: str
     missing: Callable[[Any], str | None]
@@ -87,7 +107,7 @@ def _missing_model(config: Any) -> str | None:
 SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
     "oracle:perfect": TeacherEntry(
         config=SemanticsCorruption,
-        build=lambda config, seed: OracleSemantics(corruption=config, seed=seed),
+        build=lambda config, context: OracleSemantics(truth=context.truth, corruption=config, seed=context.seed),
         summary="the true classes",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,
@@ -95,21 +115,21 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
     "oracle:foundation": TeacherEntry(
         config=SemanticsCorruption,
         preset=vars(FOUNDATION_SEMANTICS),
-        build=lambda config, seed: OracleSemantics(corruption=config, seed=seed),
+        build=lambda config, context: OracleSemantics(truth=context.truth, corruption=config, seed=context.seed),
         summary="the true classes with errors like those of Grounded-SAM",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,
     ),
     "grounded-sam": TeacherEntry(
         config=GroundedSamConfig,
-        build=lambda config, seed: GroundedSam(config),
+        build=lambda config, context: GroundedSam(config),
         summary="Grounding DINO's boxes, SAM's masks",
         needs="weights of a detector and a segmenter",
         missing=missing_grounded_sam,
     ),
     "sam3": TeacherEntry(
         config=Sam3Config,
-        build=lambda config, seed: Sam3(config),
+        build=lambda config, context: Sam3(config),
         summary="SAM 3, asked by text",
         needs="weights (a licence must be accepted on the Hub)",
         missing=missing_sam3,
@@ -117,7 +137,7 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
     ),
     "files": TeacherEntry(
         config=FilesSemanticsConfig,
-        build=lambda config, seed: FilesSemantics(config),
+        build=lambda config, context: FilesSemantics(config),
         summary="class maps on disk: your own, OccNeRF's, GaussianFlowOcc's",
         needs="files:FOLDER",
         missing=_nothing_missing,
@@ -129,7 +149,7 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
 DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
     "oracle:perfect": TeacherEntry(
         config=DepthCorruption,
-        build=lambda config, seed: OracleDepth(corruption=config, seed=seed),
+        build=lambda config, context: OracleDepth(truth=context.truth, corruption=config, seed=context.seed),
         summary="the true depth",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,
@@ -137,14 +157,14 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
     "oracle:foundation": TeacherEntry(
         config=DepthCorruption,
         preset=vars(FOUNDATION_DEPTH),
-        build=lambda config, seed: OracleDepth(corruption=config, seed=seed),
+        build=lambda config, context: OracleDepth(truth=context.truth, corruption=config, seed=context.seed),
         summary="the true depth with errors like those of Metric3Dv2",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,
     ),
     "metric3d": TeacherEntry(
         config=Metric3DConfig,
-        build=lambda config, seed: Metric3D(config),
+        build=lambda config, context: Metric3D(config),
         summary="Metric3Dv2, as an ONNX file",
         needs="onnxruntime and the export",
         missing=missing_metric3d,
@@ -152,7 +172,7 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
     ),
     "depth-pro": TeacherEntry(
         config=DepthProConfig,
-        build=lambda config, seed: DepthPro(config),
+        build=lambda config, context: DepthPro(config),
         summary="Depth Pro with the known intrinsics",
         needs="weights",
         missing=_missing_model,
@@ -160,7 +180,7 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
     ),
     "depth-anything": TeacherEntry(
         config=DepthAnythingConfig,
-        build=lambda config, seed: DepthAnything(config),
+        build=lambda config, context: DepthAnything(config),
         summary="Depth Anything V2, metric",
         needs="weights",
         missing=_missing_model,
@@ -168,14 +188,14 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
     ),
     "lidar": TeacherEntry(
         config=LidarDepthConfig,
-        build=lambda config, seed: LidarDepth(config=config),
+        build=lambda config, context: LidarDepth(config=config),
         summary="the key frame's own lidar sweep, filled in between its points",
-        needs="LIDAR_TOP sweeps of the key frames",
+        needs="lidar sweeps of the key frames",
         missing=_nothing_missing,
     ),
     "files": TeacherEntry(
         config=FilesDepthConfig,
-        build=lambda config, seed: FilesDepth(config),
+        build=lambda config, context: FilesDepth(config),
         summary="depth maps on disk: your own, OccNeRF's, GaussianFlowOcc's",
         needs="files:FOLDER",
         missing=_nothing_missing,
@@ -187,14 +207,14 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
 FEATURE_TEACHERS: Final[Mapping[str, TeacherEntry[FeatureTeacher]]] = {
     "oracle": TeacherEntry(
         config=OracleFeaturesConfig,
-        build=lambda config, seed: OracleFeatures(config=config),
+        build=lambda config, context: OracleFeatures(truth=context.truth, config=config),
         summary="features by a recipe from the true classes, objects and heights",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,
     ),
     "dinov2": TeacherEntry(
         config=DinoConfig,
-        build=lambda config, seed: Dino(config),
+        build=lambda config, context: Dino(config),
         summary="DINOv2, patches of 14 pixels",
         needs="weights",
         missing=_missing_model,
@@ -202,7 +222,7 @@ FEATURE_TEACHERS: Final[Mapping[str, TeacherEntry[FeatureTeacher]]] = {
     ),
     "dinov3": TeacherEntry(
         config=Dinov3Config,
-        build=lambda config, seed: Dino(config),
+        build=lambda config, context: Dino(config),
         summary="DINOv3, patches of 16 pixels",
         needs="weights (a licence must be accepted on the Hub)",
         missing=_missing_model,
@@ -212,29 +232,36 @@ FEATURE_TEACHERS: Final[Mapping[str, TeacherEntry[FeatureTeacher]]] = {
 """The teachers of features."""
 
 
-def semantics_teacher(name: str, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS) -> SemanticsTeacher:
+def semantics_teacher(
+    name: str, data: DrivingDataset | None = None, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS
+) -> SemanticsTeacher:
     """The teacher of classes called `name`.
 
     Args:
         name: a key of `SEMANTICS_TEACHERS`, or with its argument, such as `files:FOLDER`.
-        seed: of the errors of oracles.
+        data: the data set that it will be asked about.
+        seed: random seed for the errors of oracles.
         options: option → value as text (`occlift.teachers.options`).
 
     Raises:
         ConfigError: there is none of this name, an option does not exist or has no such value, or what the teacher
             needs is missing.
     """
-    return _made(SEMANTICS_TEACHERS, "semantics", name, seed, options)
+    return _made(SEMANTICS_TEACHERS, "semantics", name, data, seed, options)
 
 
-def depth_teacher(name: str, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS) -> DepthTeacher:
+def depth_teacher(
+    name: str, data: DrivingDataset | None = None, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS
+) -> DepthTeacher:
     """The teacher of depth called `name`; arguments and errors as in `semantics_teacher`."""
-    return _made(DEPTH_TEACHERS, "depth", name, seed, options)
+    return _made(DEPTH_TEACHERS, "depth", name, data, seed, options)
 
 
-def feature_teacher(name: str, *, options: Mapping[str, str] = _NO_OPTIONS) -> FeatureTeacher:
+def feature_teacher(
+    name: str, data: DrivingDataset | None = None, *, options: Mapping[str, str] = _NO_OPTIONS
+) -> FeatureTeacher:
     """The teacher of features called `name`; arguments and errors as in `semantics_teacher`."""
-    return _made(FEATURE_TEACHERS, "features", name, 0, options)
+    return _made(FEATURE_TEACHERS, "features", name, data, 0, options)
 
 
 def teacher_table() -> tuple[TeacherStatus, ...]:
@@ -263,7 +290,12 @@ def teacher_table() -> tuple[TeacherStatus, ...]:
 
 
 def _made(
-    entries: Mapping[str, TeacherEntry[_Made]], kind: Kind, name: str, seed: int, options: Mapping[str, str]
+    entries: Mapping[str, TeacherEntry[_Made]],
+    kind: Kind,
+    name: str,
+    data: DrivingDataset | None,
+    seed: int,
+    options: Mapping[str, str],
 ) -> _Made:
     short, colon, argument = name.partition(":")
     given = dict(options)
@@ -280,4 +312,5 @@ def _made(
             f"choose one of {', '.join(entries)}"
         )
     entry = entries[short]
-    return entry.build(configured(entry.config, entry.preset, given, teacher=short), seed)
+    config = configured(entry.config, entry.preset, given, teacher=short)
+    return entry.build(config, TeacherContext(name=name, data=data, seed=seed))

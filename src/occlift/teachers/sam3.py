@@ -17,7 +17,6 @@ from occlift.scenes.frames import KeyFrame
 from occlift.teachers.autocast import AutoPrecision, resolved
 from occlift.teachers.captions import check_prompts
 from occlift.teachers.grounded_sam import check_batch, check_score_threshold, prompt_settings
-from occlift.teachers.images import image_of
 from occlift.teachers.teacher import SemanticMap
 from occlift.teachers.torch_model import torch_device
 from occlift.teachers.weights import find_weights, missing_weights, weights_settings
@@ -92,7 +91,7 @@ class Sam3:
         from occlift.teachers.painting import ClassPainting
 
         segmenter = self._segmenter
-        images = [image_of(camera) for camera in frame.cameras]
+        images = [camera.read() for camera in frame.cameras]
         paintings = [ClassPainting(image.shape[0], image.shape[1], segmenter.device) for image in images]
         for index, masks, class_id, score in segmenter.masks(images):
             paintings[index].paint(masks, class_id, score)

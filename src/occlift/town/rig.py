@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy.random import Generator
 
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.geometry.transforms import inverse, rigid_transform, transform_points
-from occlift.scenes.frames import CAMERA_CHANNELS
 from occlift.town.layout import TownScene
 from occlift.town.trace import trace_rays
 
@@ -38,7 +38,7 @@ _REFLECTIVITY: Final = np.array([30, 60, 20, 35, 30, 45, 25, 25, 70, 45, 35, 12,
 class MountedCamera:
     """Calibration of one camera of a scene's car."""
 
-    channel: str
+    camera: str
     intrinsics_px: Float[np.ndarray, "3 3"]
     ego_from_camera: Float[np.ndarray, "4 4"]
     lag_us: int
@@ -75,9 +75,7 @@ def build_rig(rng: Generator, *, height: int, width: int) -> SensorRig:
         top = (900 * scale - height) / 2
         intrinsics = np.array([[f, 0.0, cx * scale], [0.0, f, cy * scale - top], [0.0, 0.0, 1.0]])
         mounting = rigid_transform(_tilt(rng) @ rotation, np.array(position) + rng.normal(0, 0.01, 3))
-        cameras.append(
-            MountedCamera(channel=channel, intrinsics_px=intrinsics, ego_from_camera=mounting, lag_us=lag_us)
-        )
+        cameras.append(MountedCamera(camera=channel, intrinsics_px=intrinsics, ego_from_camera=mounting, lag_us=lag_us))
     # nuScenes' lidar frame: x to the right, y forward, z up.
     lidar = _tilt(rng) @ np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     return SensorRig(cameras=tuple(cameras), ego_from_lidar=rigid_transform(lidar, np.array(_LIDAR_POSITION_M)))

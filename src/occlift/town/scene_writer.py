@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from occlift.datasets.nuscenes.channels import LIDAR_CHANNEL
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.raycast import observed_by_camera
 from occlift.geometry.transforms import inverse, quaternion_from_rotation, rotation_about_z, transform_points
 from occlift.label_space import DRIVEABLE_SURFACE, SIDEWALK
 from occlift.labels.files import OccupancyLabel, label_path, write_label
-from occlift.scenes.frames import LIDAR_CHANNEL
 from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.town.config import TownConfig
 from occlift.town.layout import TownScene, build_scene
@@ -103,7 +103,7 @@ class SceneWriter:
             ],
             "calibrated_sensor": [
                 _calibration(self._name, LIDAR_CHANNEL, self._rig.ego_from_lidar, []),
-                *(_calibration(self._name, c.channel, c.ego_from_camera, c.intrinsics_px.tolist())
+                *(_calibration(self._name, c.camera, c.ego_from_camera, c.intrinsics_px.tolist())
                   for c in self._rig.cameras),
             ],
             "ego_pose": [],
@@ -171,9 +171,9 @@ class SceneWriter:
                 global_from_camera=global_from_camera, height=config.image_height, width=config.image_width,
                 seed=int(self._rng.integers(1 << 40)),
             )  # fmt: skip
-            file = f"samples/{camera.channel}/{self._name}__{camera.channel}__{image_us}.jpg"
+            file = f"samples/{camera.camera}/{self._name}__{camera.camera}__{image_us}.jpg"
             self._pending.append(self._pool.submit(_write_image, self._out / file, rendered, config.maps))
-            self._data(index, camera.channel, image_us, file, (config.image_height, config.image_width))
+            self._data(index, camera.camera, image_us, file, (config.image_height, config.image_width))
             views.append((camera, global_from_camera, image_s))
         self._seen_from.append([(camera, global_from_camera) for camera, global_from_camera, _ in views])
         shares = visible_share(scene, views, height=config.image_height, width=config.image_width, rng=self._rng)

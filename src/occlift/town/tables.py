@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
 from occlift.label_space import CATEGORY_TO_CLASS
-from occlift.scenes.frames import CAMERA_CHANNELS, LIDAR_CHANNEL
 
 VERSION: Final = "v1.0-town"
 TABLES: Final = (

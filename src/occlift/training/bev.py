@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.losses.bev import BevLossConfig
 from occlift.metrics.bev import BevCounts
@@ -24,6 +23,7 @@ from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.runtime.precision import Precision, lightning_precision
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.runtime.progress import note, track
+from occlift.scenes.dataset import open_dataset, split_tokens
 from occlift.teachers.torch_model import torch_device
 from occlift.training.corrupt import Corruption
 from occlift.training.label_share import labelled_tokens
@@ -153,7 +153,7 @@ def finetune(
     if pretrained is not None:
         # Read here only to be refused before anything is written, with a sentence.
         checkpoint_parts(pretrained)
-    tokens = labelled_tokens(NuScenes.open(root), config.split, config.labels, config.label_seed)
+    tokens = labelled_tokens(open_dataset(root), config.split, config.labels, config.label_seed)
     source = None if pretrained is None else hashlib.sha256(pretrained.read_bytes()).hexdigest()
     claim_run_folder(out, {**config.to_dict(), "pretrained_sha256": source}, None, resume=resume)
     frames = _frames(root, tokens, config)
@@ -172,7 +172,7 @@ def _frames(root: Path, tokens: Sequence[str], config: FinetuneConfig) -> BevFra
     from occlift.training.bev_frames import BevFrames
 
     return BevFrames(
-        NuScenes.open(root), tokens, height=config.model.image_height, width=config.model.image_width,
+        open_dataset(root), tokens, height=config.model.image_height, width=config.model.image_width,
         classes=config.model.classes, blind=config.blind, cache_bytes=config.cache_bytes,
     )  # fmt: skip
 
@@ -223,7 +223,7 @@ def _finetune_here(
     }  # fmt: skip
     loaders = TrainingData(**order)
     if config.validation_every is not None:
-        every = NuScenes.open(root).split_tokens(config.validation_split)
+        every = split_tokens(open_dataset(root), config.validation_split)
         chosen = np.linspace(0, len(every) - 1, min(config.validation_frames, len(every))).round().astype(int)
         loaders = ValidatedTrainingData(validation=_frames(root, [every[i] for i in chosen], config), **order)
     run = fit(
@@ -302,8 +302,8 @@ def evaluate_bev(
 
     network, blind = load_bev_network(checkpoint), trained_blind(checkpoint)
     config = network.config
-    data = NuScenes.open(root)
-    tokens = data.split_tokens(split)
+    data = open_dataset(root)
+    tokens = split_tokens(data, split)
     target = torch_device(device or default_device())
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"

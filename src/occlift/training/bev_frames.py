@@ -12,10 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from occlift.datasets.nuscenes.dataset import NuScenes
-from occlift.datasets.nuscenes.map_expansion import MapExpansions
 from occlift.geometry.grids import BEV_GRID, BevGrid
-from occlift.scenes.frames import CAMERA_CHANNELS
+from occlift.scenes.dataset import DrivingDataset
 from occlift.training.bev_truth import BevTruth, bev_truth, check_bev_classes
 from occlift.training.corrupt import Corruption
 from occlift.training.frames import FrameBatch, OccupancyFrames, collate_frames
@@ -101,7 +99,7 @@ class BevFrames(Dataset[BevBatch]):
 
     def __init__(
         self,
-        data: NuScenes,
+        data: DrivingDataset,
         tokens: Sequence[str],
         *,
         height: int,
@@ -115,8 +113,7 @@ class BevFrames(Dataset[BevBatch]):
         self.classes = check_bev_classes(classes)
         self.tokens = tuple(tokens)
         self._data, self._grid = data, grid
-        self._expansions = MapExpansions(data)
-        image_bytes = len(CAMERA_CHANNELS) * 3 * height * width
+        image_bytes = len(data.cameras) * 3 * height * width
         # Per cell two bools for each class, one more, and three float32.
         truth_bytes = grid.shape[0] * grid.shape[1] * (2 * len(self.classes) + 1 + 3 * 4)
         self._cached_frames = cache_bytes // (image_bytes + truth_bytes)
@@ -137,9 +134,7 @@ class BevFrames(Dataset[BevBatch]):
     def __getitem__(self, index: int) -> BevBatch:
         truth = self._cache.get(index)
         if truth is None:
-            truth = bev_truth(
-                self._data, self.tokens[index], self.classes, expansions=self._expansions, grid=self._grid
-            )
+            truth = bev_truth(self._data, self.tokens[index], self.classes, grid=self._grid)
             if len(self._cache) < self._cached_frames:
                 self._cache[index] = truth
         return BevBatch(

@@ -2,7 +2,7 @@
 
 *Object classes* come from the annotations of a key frame: `vehicle` is every category that starts with `vehicle`,
 `pedestrian` every one that starts with `human.pedestrian`. *Map classes* come from the map expansion of the location
-(`datasets.nuscenes.map_expansion`). Every class is decided at the centres of the cells.
+(`HasMap`). Every class is decided at the centres of the cells.
 
 *Visibility filter.* A cell is ignored where every object of the class that covers it is hardly visible (visibility
 token 1: 0 to 40 %); `metrics.bev` says how that counts.
@@ -25,12 +25,11 @@ from typing import Final, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from occlift.datasets.nuscenes.dataset import NuScenes
-from occlift.datasets.nuscenes.map_expansion import MAP_CLASSES, MapClass, MapExpansions
 from occlift.errors import ConfigError
 from occlift.geometry.footprints import box_footprints
 from occlift.geometry.grids import BEV_GRID, BevGrid
 from occlift.geometry.transforms import inverse
+from occlift.scenes.dataset import MAP_CLASSES, DrivingDataset, HasBoxes, HasMap, MapClass, require
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
 
 ObjectClass = Literal["vehicle", "pedestrian"]
@@ -44,8 +43,8 @@ CENTRE_SIGMA_M: Final = 1.5
 
 _CATEGORIES: Final[dict[ObjectClass, str]] = {"vehicle": "vehicle", "pedestrian": "human.pedestrian"}
 
-_HARDLY_VISIBLE: Final = 1
-"""The visibility token of objects of which the six images together show 0 to 40 %."""
+_HARDLY_VISIBLE: Final = 0.4
+"""Objects of which the images together show at most this fraction (visibility token 1 of nuScenes)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,11 +83,10 @@ def check_bev_classes(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def bev_truth(
-    data: NuScenes,
+    data: DrivingDataset,
     token: str,
     classes: Sequence[str],
     *,
-    expansions: MapExpansions | None = None,
     grid: BevGrid = BEV_GRID,
 ) -> BevTruth:
     """The truth of a key frame.
@@ -96,24 +94,21 @@ def bev_truth(
     Args:
         token: of the sample.
         classes: of `BEV_CLASSES`.
-        expansions: the maps of the data set, for the map classes; by default they are read anew at every call, which
-            is slow for a city.
 
     Raises:
-        ConfigError: see `check_bev_classes`.
+        ConfigError: see `check_bev_classes`; the data set has no boxes, or no map for a map class.
         DataError: there is no such sample, or no map for a map class.
     """
     classes = check_bev_classes(classes)
-    frame, boxes = data.key_frame(token), data.boxes(token)
+    frame, boxes = data.key_frame(token), require(data, HasBoxes, "truth from above").boxes(token)
     truth = np.zeros((len(classes), *grid.shape), dtype=np.bool_)
     ignored = np.zeros_like(truth)
     for number, name in enumerate(classes):
         if name in OBJECT_CLASSES:
             truth[number], ignored[number] = object_truth(frame, boxes, name, grid)
         else:
-            expansions = expansions or MapExpansions(data)
-            map_class = cast(MapClass, name)
-            truth[number] = expansions.of_scene(frame.scene).cells(map_class, frame.global_from_ego, grid)
+            scene_map = require(data, HasMap, f"the class {name}").scene_map(frame.scene)
+            truth[number] = scene_map.cells(cast(MapClass, name), frame.global_from_ego, grid)
     objects = [name for name in OBJECT_CLASSES if name in classes]
     centre, offset_m, inside_object = object_centres(frame, boxes, objects, grid)
     return BevTruth(
@@ -138,7 +133,7 @@ def object_truth(
     """Where objects of a class stand, and which of these cells a score with visibility filter leaves out.
 
     Args:
-        boxes: all annotations of the key frame (`NuScenes.boxes`).
+        boxes: all annotations of the key frame (`HasBoxes.boxes`).
         grid: of the ego frame at the lidar's time.
 
     Returns:
@@ -148,7 +143,7 @@ def object_truth(
     """
     objects = _of_classes(boxes, (name,))
     covered = box_footprints(*_in_ego(frame, objects), grid)
-    hardly_visible = np.array([box.visibility == _HARDLY_VISIBLE for box in objects], dtype=bool)
+    hardly_visible = np.array([_hardly_visible(box) for box in objects], dtype=bool)
     truth, seen = (np.logical_or.reduce(some, axis=0) for some in (covered, covered[~hardly_visible]))
     return truth, truth & ~seen
 
@@ -157,14 +152,14 @@ def object_centres(
     frame: KeyFrame, boxes: Sequence[BoxAnnotation], names: Sequence[ObjectClass], grid: BevGrid = BEV_GRID
 ) -> tuple[Float32[np.ndarray, "x y"], Float32[np.ndarray, "2 x y"], Bool[np.ndarray, "x y"]]:
     """`centre`, `offset_m` and `inside_object` of `BevTruth`, over the objects of some classes."""
-    objects = [box for box in _of_classes(boxes, names) if box.visibility != _HARDLY_VISIBLE]
-    ego_from_box, size_wlh_m = _in_ego(frame, objects)
-    centers_ego = ego_from_box[:, :2, 3] - 0.5 * size_wlh_m[:, 2:] * ego_from_box[:, :2, 2]
+    objects = [box for box in _of_classes(boxes, names) if not _hardly_visible(box)]
+    ego_from_box, size_lwh_m = _in_ego(frame, objects)
+    centers_ego = ego_from_box[:, :2, 3] - 0.5 * size_lwh_m[:, 2:] * ego_from_box[:, :2, 2]
     x, y = grid.axis_centers()
     centre = np.zeros(grid.shape)
     offset_m = np.zeros((2, *grid.shape))
     nearest = np.full(grid.shape, np.inf)
-    for cells, (center_x, center_y) in zip(box_footprints(ego_from_box, size_wlh_m, grid), centers_ego, strict=True):
+    for cells, (center_x, center_y) in zip(box_footprints(ego_from_box, size_lwh_m, grid), centers_ego, strict=True):
         to_x, to_y = (center_x - x)[:, None], (center_y - y)[None, :]
         heat_x, heat_y = (np.exp(-(to**2) / (2 * CENTRE_SIGMA_M**2)) for to in (to_x, to_y))
         np.maximum(centre, heat_x * heat_y, out=centre)
@@ -177,6 +172,10 @@ def object_centres(
     return centre.astype(np.float32), offset_m.astype(np.float32), np.isfinite(nearest)
 
 
+def _hardly_visible(box: BoxAnnotation) -> bool:
+    return box.visibility is not None and box.visibility <= _HARDLY_VISIBLE
+
+
 def _of_classes(boxes: Sequence[BoxAnnotation], names: Sequence[ObjectClass]) -> list[BoxAnnotation]:
     starts = tuple(f"{_CATEGORIES[name]}." for name in names)
     return [box for box in boxes if f"{box.category}.".startswith(starts)]
@@ -185,9 +184,9 @@ def _of_classes(boxes: Sequence[BoxAnnotation], names: Sequence[ObjectClass]) ->
 def _in_ego(
     frame: KeyFrame, boxes: Sequence[BoxAnnotation]
 ) -> tuple[Float[np.ndarray, "boxes 4 4"], Float[np.ndarray, "boxes 3"]]:
-    """`ego_from_box` and sizes (width, length, height), metres."""
+    """`ego_from_box` and sizes (length, width, height), metres."""
     ego_from_global = inverse(frame.global_from_ego)
     return (
         np.array([ego_from_global @ box.global_from_box for box in boxes]).reshape(-1, 4, 4),
-        np.array([box.size_wlh_m for box in boxes]).reshape(-1, 3),
+        np.array([box.size_lwh_m for box in boxes]).reshape(-1, 3),
     )

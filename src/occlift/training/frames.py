@@ -17,14 +17,13 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.labels.files import label_path, read_confidence, read_label
 from occlift.runtime.npz import MissingArray
-from occlift.scenes.frames import CAMERA_CHANNELS, CameraImage, KeyFrame
-from occlift.scenes.sensors import read_image
+from occlift.scenes.dataset import DrivingDataset
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.training.corrupt import Corruption, corrupt_images
 
 IMAGE_MEAN: Final = (0.485, 0.456, 0.406)
@@ -40,7 +39,7 @@ class FrameBatch:
 
     Attributes:
         tokens: of the samples.
-        images: normalised RGB, cameras in the order of `CAMERA_CHANNELS`.
+        images: normalised RGB, cameras in the order of the data set.
         rig: of these images, [batch, cameras, ...]; ego frame at the lidar's time.
         semantics: the label on the Occ3D grid, 255 unknown; None without labels.
         mask_camera: of the label.
@@ -202,7 +201,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
 
     def __init__(
         self,
-        data: NuScenes,
+        data: DrivingDataset,
         tokens: Sequence[str],
         *,
         height: int,
@@ -263,12 +262,12 @@ class OccupancyFrames(Dataset[FrameBatch]):
         )
 
     def _images(self, key_frame: KeyFrame) -> tuple[UInt8[Tensor, "cameras 3 height width"], CameraRig]:
-        channels = tuple(camera.channel for camera in key_frame.cameras)
-        if channels != CAMERA_CHANNELS:
-            missing = ", ".join(channel for channel in CAMERA_CHANNELS if channel not in channels)
+        cameras = tuple(camera.camera for camera in key_frame.cameras)
+        if cameras != self._data.cameras:
+            missing = ", ".join(camera for camera in self._data.cameras if camera not in cameras)
             raise DataError(
-                f"sample {key_frame.token} ({key_frame.scene}) has no {missing}; a surround network needs all six "
-                "cameras: leave this sample out, or complete the data set"
+                f"key frame {key_frame.token} ({key_frame.scene}) has no {missing}; a surround network needs all "
+                f"{len(self._data.cameras)} cameras: leave this key frame out, or complete the data set"
             )
         on_disk = [self._image(camera) for camera in key_frame.cameras]
         if self._corruption is not None:
@@ -295,13 +294,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
     def _image(self, camera: CameraImage) -> UInt8[np.ndarray, "height width 3"]:
         if self._blind:
             return np.full((camera.height, camera.width, 3), 127, np.uint8)
-        image = read_image(camera.path)
-        if image.shape[:2] != (camera.height, camera.width):
-            raise DataError(
-                f"{camera.path}: the image has {image.shape[0]}×{image.shape[1]} pixels, the table sample_data "
-                f"says {camera.height}×{camera.width}; its intrinsics would not fit"
-            )
-        return image
+        return camera.read()
 
 
 def _label_confidence(path: Path) -> UInt8[np.ndarray, "200 200 16"]:

@@ -14,13 +14,13 @@ from typing import Final
 
 import numpy as np
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
+from occlift.scenes.dataset import DrivingDataset, split_tokens
 
 LABEL_SHARES: Final = (1.0, 0.1, 0.01)
 
 
-def labelled_tokens(data: NuScenes, split: str, share: float, seed: int) -> tuple[str, ...]:
+def labelled_tokens(data: DrivingDataset, split: str, share: float, seed: int) -> tuple[str, ...]:
     """Sample tokens of the key frames of a split that are labelled, in the split's order; one at least.
 
     Args:
@@ -37,7 +37,7 @@ def labelled_tokens(data: NuScenes, split: str, share: float, seed: int) -> tupl
         )
     if seed < 0:
         raise ConfigError(f"the seed of the choice of labels is {seed}; expected 0 or more")
-    scenes, tokens = data.split(split), data.split_tokens(split)
+    scenes, tokens = data.scenes(split), split_tokens(data, split)
     order = np.random.default_rng((seed, 0)).permutation(len(scenes))
     chosen = tokens
     for step, smaller in enumerate(LABEL_SHARES[1 : LABEL_SHARES.index(share) + 1], start=1):

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHeadConfig
 from occlift.runtime.precision import Precision
 from occlift.runtime.processes import run_in_processes, started_by_others
+from occlift.scenes.dataset import open_dataset, split_tokens
 from occlift.teachers.registry import feature_teacher
 from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
 from occlift.training.optimizer import OptimizerConfig
@@ -162,10 +162,10 @@ def _frames(root: Path, labels: Path | None, feature_cache: Path | None, config:
     from occlift.training.frames import OccupancyFrames
     from occlift.training.occfeat_frames import OccFeatFrames
 
-    data = NuScenes.open(root)
+    data = open_dataset(root)
     teacher = None
     if config.loss.features:
-        teacher = feature_teacher(config.teacher, options=config.teacher_options)
+        teacher = feature_teacher(config.teacher, data, options=config.teacher_options)
         if feature_cache is not None:
             teacher = FeatureCache(feature_cache, teacher)
         elif config.workers and isinstance(teacher, Dino) and teacher.on_accelerator:
@@ -175,7 +175,7 @@ def _frames(root: Path, labels: Path | None, feature_cache: Path | None, config:
                 "(--workers 0)"
             )
     images = OccupancyFrames(
-        data, data.split_tokens(config.split), height=config.model.image_height, width=config.model.image_width,
+        data, split_tokens(data, config.split), height=config.model.image_height, width=config.model.image_width,
         cache_bytes=config.cache_bytes // 2,
     )  # fmt: skip
     return OccFeatFrames(

@@ -12,10 +12,10 @@ from jaxtyping import Float16, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import VoxelGrid
 from occlift.labels.files import label_path, read_label
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.frames import KeyFrame
 from occlift.teachers.feature_cache import FeatureCache
 from occlift.teachers.teacher import FeatureTeacher
@@ -138,7 +138,7 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
 
     def __init__(
         self,
-        data: NuScenes,
+        data: DrivingDataset,
         frames: OccupancyFrames,
         *,
         grid: VoxelGrid,
@@ -220,7 +220,7 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
             semantics = torch.from_numpy(classes)
         voxel, features = torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 0, dtype=torch.float16)
         if self._teacher is not None:
-            maps = dict(zip((camera.channel for camera in frame.cameras), self._teacher.features(frame), strict=True))
+            maps = dict(zip((camera.camera for camera in frame.cameras), self._teacher.features(frame), strict=True))
             index, values = feature_targets(occupancy == OCCUPIED, self._grid, frame, maps)
             voxel, features = torch.from_numpy(index), torch.from_numpy(values).half()
         return _Targets(

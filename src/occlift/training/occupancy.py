@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
@@ -23,6 +22,7 @@ from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.runtime.precision import Precision, lightning_precision
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.teachers.torch_model import torch_device
 from occlift.training.augment import AugmentConfig
 from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
@@ -125,10 +125,10 @@ def train(
     """
     started = time.monotonic()
     check_start(config, resume, max_steps)
-    data = NuScenes.open(root)
+    data = open_dataset(root)
     if validation_labels is not None:
         _check_all_there(validation_labels, data, _validation_tokens(data, config))
-    counts = class_counts(data, labels, data.split_tokens(config.split), unknown=config.loss.unknown)
+    counts = class_counts(data, labels, split_tokens(data, config.split), unknown=config.loss.unknown)
     claim_run_folder(out, config.to_dict(), labels, resume=resume)
     arguments: dict[str, Any] = {
         "root": root, "labels": labels, "out": out, "config": config, "validation_labels": validation_labels,
@@ -158,8 +158,8 @@ def _train_here(
     from occlift.training.loaders import TrainingData, ValidatedTrainingData
     from occlift.training.occupancy_task import OccupancyTask, as_hyper_parameters
 
-    data = NuScenes.open(root)
-    tokens = data.split_tokens(config.split)
+    data = open_dataset(root)
+    tokens = split_tokens(data, config.split)
     size: dict[str, Any] = {"height": config.model.image_height, "width": config.model.image_width}
     frames = OccupancyFrames(
         data, tokens, **size, labels=labels, confidence=config.confidence, blind=config.blind,
@@ -211,14 +211,14 @@ def _train_here(
     )
 
 
-def _validation_tokens(data: NuScenes, config: TrainConfig) -> list[str]:
+def _validation_tokens(data: DrivingDataset, config: TrainConfig) -> list[str]:
     """Evenly spaced over the split."""
-    every = data.split_tokens(config.validation_split)
+    every = split_tokens(data, config.validation_split)
     chosen = np.linspace(0, len(every) - 1, min(config.validation_frames, len(every))).round().astype(int)
     return [every[i] for i in chosen]
 
 
-def _check_all_there(labels: Path, data: NuScenes, tokens: Sequence[str]) -> None:
+def _check_all_there(labels: Path, data: DrivingDataset, tokens: Sequence[str]) -> None:
     """The first validation may be hours away: what it lacks is said before."""
     missing = [path for path in label_paths(labels, data, tokens) if not path.exists()]
     if missing:
@@ -287,10 +287,10 @@ def predict(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network, blind = EasyOcc(model).eval(), False
-    data = NuScenes.open(root)
+    data = open_dataset(root)
     frames = OccupancyFrames(
         data,
-        data.split_tokens(split) if tokens is None else tokens,
+        split_tokens(data, split) if tokens is None else tokens,
         height=network.config.image_height,
         width=network.config.image_width,
         blind=blind,
@@ -318,7 +318,7 @@ def predict(
 
 
 def class_counts(
-    data: NuScenes, labels: Path, tokens: Sequence[str], *, unknown: UnknownVoxels = "ignore"
+    data: DrivingDataset, labels: Path, tokens: Sequence[str], *, unknown: UnknownVoxels = "ignore"
 ) -> np.ndarray:
     """Voxels per class over the labels of some frames, int64 [18].
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
 from occlift.runtime.precision import Precision
 from occlift.runtime.processes import run_in_processes, started_by_others
+from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.training.loop import TrainRun, check_start, fit, prepare_network
 from occlift.training.occupancy import class_counts
@@ -129,8 +129,8 @@ def train_rendering(
     if config.confidence and labels is None:
         raise ConfigError("confidence is that of labels, and none are given: give labels, or leave confidence out")
     check_start(config, resume, max_steps)
-    data = NuScenes.open(root)
-    tokens = data.split_tokens(config.split)
+    data = open_dataset(root)
+    tokens = split_tokens(data, config.split)
     label_counts = None
     if labels is not None and config.pseudo is not None:
         label_counts = class_counts(data, labels, tokens, unknown=config.pseudo.unknown).tolist()
@@ -147,20 +147,20 @@ def train_rendering(
     return _train_here(**arguments, frames=frames)
 
 
-def _frames(data: NuScenes, config: RenderingTrainConfig, labels: Path | None) -> RenderingFrames:
+def _frames(data: DrivingDataset, config: RenderingTrainConfig, labels: Path | None) -> RenderingFrames:
     from occlift.training.frames import OccupancyFrames
     from occlift.training.rendering_frames import RenderingFrames
 
     seed, depth = config.teacher_seed, None
     if config.loss.depth:
-        depth = depth_teacher(config.depth, seed=seed, options=config.depth_options)
+        depth = depth_teacher(config.depth, data, seed=seed, options=config.depth_options)
     return RenderingFrames(
         data,
         OccupancyFrames(
-            data, data.split_tokens(config.split), height=config.model.image_height, width=config.model.image_width,
+            data, split_tokens(data, config.split), height=config.model.image_height, width=config.model.image_width,
             labels=labels, confidence=config.confidence, cache_bytes=config.cache_bytes,
         ),
-        semantics=semantics_teacher(config.semantics, seed=seed, options=config.semantics_options),
+        semantics=semantics_teacher(config.semantics, data, seed=seed, options=config.semantics_options),
         depth=depth,
         ray_height=config.model.ray_height,
         ray_width=config.model.ray_width,
@@ -189,7 +189,7 @@ def _train_here(
     from occlift.training.rendering_frames import collate_rendering
     from occlift.training.rendering_task import RenderingTask
 
-    frames = frames or _frames(NuScenes.open(root), config, labels)
+    frames = frames or _frames(open_dataset(root), config, labels)
     # The network's first weights are the only draw from the global generator.
     lightning.seed_everything(config.seed, verbose=False)
     task = RenderingTask(

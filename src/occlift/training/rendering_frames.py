@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.transforms import inverse
 from occlift.label_space import NUM_CLASSES, UNKNOWN
+from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.frames import CameraImage
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 from occlift.training.frames import FrameBatch, OccupancyFrames, collate_frames
@@ -127,7 +127,7 @@ class RenderingFrames(Dataset[RenderingBatch]):
 
     def __init__(
         self,
-        data: NuScenes,
+        data: DrivingDataset,
         frames: OccupancyFrames,
         *,
         semantics: SemanticsTeacher,

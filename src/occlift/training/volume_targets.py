@@ -22,7 +22,6 @@ from occlift.geometry.raycast import crossed_voxels, observed_by_camera
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.scenes.frames import CameraImage, KeyFrame
-from occlift.scenes.sensors import read_lidar
 
 OPEN: Final = 0
 OCCUPIED: Final = 1
@@ -73,10 +72,11 @@ def lidar_occupancy(
 
 def _beams(sweep: KeyFrame, frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n 3"]]:
     """Where the beams of a sweep start and end, metres, in the ego frame of `frame`."""
-    points_lidar = read_lidar(sweep.lidar.path)[:, :3].astype(np.float64)
-    points_lidar = points_lidar[~on_ego(transform_points(sweep.lidar.ego_from_lidar, points_lidar))]
+    lidar = sweep.lidar_sweep()
+    points_lidar = lidar.source.read()[:, :3].astype(np.float64)
+    points_lidar = points_lidar[~on_ego(transform_points(lidar.ego_from_lidar, points_lidar))]
     ego_from_global = inverse(frame.global_from_ego)
-    ego_from_lidar = ego_from_global @ sweep.lidar.global_from_ego @ sweep.lidar.ego_from_lidar
+    ego_from_lidar = ego_from_global @ lidar.global_from_ego @ lidar.ego_from_lidar
     ends_ego = transform_points(ego_from_lidar, points_lidar)
     return np.broadcast_to(ego_from_lidar[:3, 3], ends_ego.shape), ends_ego
 
@@ -117,12 +117,12 @@ def _voxel_of_occ3d(grid: VoxelGrid) -> Int[np.ndarray, "200 200 16"]:
 def seen_voxels(
     occupied: Bool[np.ndarray, "x y z"], grid: VoxelGrid, frame: KeyFrame
 ) -> dict[str, Bool[np.ndarray, "x y z"]]:
-    """Which of the occupied voxels each camera sees, by channel: what stands in the way is the other occupied voxels.
+    """Which of the occupied voxels each camera sees, by camera: what stands in the way is the other occupied voxels.
 
     The rule is that of `observed_by_camera`. A voxel whose centre is outside of the image is not seen.
     """
     return {
-        camera.channel: observed_by_camera(
+        camera.camera: observed_by_camera(
             occupied, grid, camera.intrinsics_px, frame.ego_from_camera(camera), camera.height, camera.width,
             among=occupied,
         )
@@ -150,10 +150,10 @@ def feature_targets(
     channels = next(iter(maps.values())).features.shape[0]
     sums, views = np.zeros((len(index), channels), np.float32), np.zeros(len(index), np.float32)
     for camera in frame.cameras:
-        voxels = seen[camera.channel]
+        voxels = seen[camera.camera]
         pixels, inside_image = _projected(camera, frame, centers_ego[voxels])
         rows = row_of[voxels][inside_image]
-        sums[rows] += sampled(maps[camera.channel], camera, pixels[inside_image])
+        sums[rows] += sampled(maps[camera.camera], camera, pixels[inside_image])
         views[rows] += 1
     # A face of a voxel may be in the image while its centre is not.
     kept = views > 0

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.geometry.grids import BEV_GRID, VoxelGrid
 from occlift.label_space import FREE, UNKNOWN
 from occlift.metrics.bev import THRESHOLD
 from occlift.models.occfeat import OccFeatHeadConfig
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import open_dataset
 from occlift.scenes.rigs import rig_of
 from occlift.training.volume_targets import OCCUPIED, OPEN, Untouched
 from occlift.viz.bev_maps import agreement_image, agreement_legend, probability_image
@@ -88,10 +88,12 @@ def show_targets(root: Path, token: str, out: Path, targets: Targets) -> TargetP
     from occlift.training.frames import OccupancyFrames
     from occlift.training.occfeat_frames import OccFeatFrames
 
-    data = NuScenes.open(root)
+    data = open_dataset(root)
     key_frame, grid = data.key_frame(token), targets.grid
     images, rig = read_images(key_frame), rig_of(key_frame)
-    teacher = None if targets.teacher is None else feature_teacher(targets.teacher, options=targets.teacher_options)
+    teacher = (
+        None if targets.teacher is None else feature_teacher(targets.teacher, data, options=targets.teacher_options)
+    )
     # Through the data set that training reads, so that what is drawn is what is trained on; its images are not used.
     frame = OccFeatFrames(
         data, OccupancyFrames(data, [token], height=rig.height // 8, width=rig.width // 8), grid=grid,
@@ -100,7 +102,7 @@ def show_targets(root: Path, token: str, out: Path, targets: Targets) -> TargetP
     occupancy = frame.occupancy[0].numpy()
     small = rig.resized(round(PANEL_WIDTH * rig.height / rig.width), PANEL_WIDTH)
     reduced = [resized(image, small.height, small.width) for image in images]
-    names = [camera_caption(camera.channel) for camera in key_frame.cameras]
+    names = [camera_caption(camera.camera) for camera in key_frame.cameras]
 
     heights, colors = height_levels(occupancy == OCCUPIED)
     heights[occupancy == OPEN] = FREE
@@ -167,7 +169,7 @@ def show_prediction(checkpoint: Path, root: Path, token: str, out: Path) -> Path
 
     network = load_bev_network(checkpoint)
     config = network.config
-    data = NuScenes.open(root)
+    data = open_dataset(root)
     batch = BevFrames(
         data, [token], height=config.image_height, width=config.image_width, classes=config.classes,
         blind=trained_blind(checkpoint),
@@ -187,7 +189,7 @@ def show_prediction(checkpoint: Path, root: Path, token: str, out: Path) -> Path
     height, width = round(below.width / 3 * config.image_height / config.image_width), below.width // 3 - 11
     images = panel(
         [
-            captioned(Image.fromarray(resized(image, height, width)), camera_caption(camera.channel))
+            captioned(Image.fromarray(resized(image, height, width)), camera_caption(camera.camera))
             for image, camera in zip(read_images(key_frame), key_frame.cameras, strict=True)
         ],
         3,

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.runtime.threads import usable_cores
+from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.rigs import rig_of
 from occlift.viz.canvas import captioned, legend, panel, stacked
 from occlift.viz.occupancy import perspective_image, scale_bar, top_view
@@ -32,7 +32,7 @@ NAMED_PACKAGES: Final = ("occlift", "torch", "numpy", "numba", "lightning", "tra
 
 
 def report_frame(
-    data: NuScenes, token: str, volumes: Mapping[str, UInt8[np.ndarray, "x y z"]], *, grid: VoxelGrid = OCC3D_GRID
+    data: DrivingDataset, token: str, volumes: Mapping[str, UInt8[np.ndarray, "x y z"]], *, grid: VoxelGrid = OCC3D_GRID
 ) -> ReportFrame:
     """The pictures of one key frame: its images, and each volume in perspective and from above.
 
@@ -46,7 +46,7 @@ def report_frame(
     images = []
     for camera, image in zip(key_frame.cameras, read_images(key_frame), strict=True):
         height = round(IMAGE_WIDTH * image.shape[0] / image.shape[1])
-        images.append((camera_caption(camera.channel), Image.fromarray(resized(image, height, IMAGE_WIDTH))))
+        images.append((camera_caption(camera.camera), Image.fromarray(resized(image, height, IMAGE_WIDTH))))
     pictures = tuple(
         VolumePictures(
             name=name,
@@ -79,7 +79,7 @@ def overview_image(frame: ReportFrame, *, width: int = 900) -> Image.Image:
 
 def write_frame_scene(
     path: Path,
-    data: NuScenes,
+    data: DrivingDataset,
     token: str,
     volumes: Mapping[str, UInt8[np.ndarray, "x y z"]],
     *,

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import DataError
 from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
@@ -18,9 +17,9 @@ from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import CATEGORY_TO_CLASS
 from occlift.labels.files import label_path, read_label
 from occlift.runtime.progress import track
+from occlift.scenes.dataset import HasBoxes, open_dataset
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
 from occlift.scenes.rigs import rig_of
-from occlift.scenes.sensors import read_image, read_lidar
 from occlift.viz.birds_eye import Box, birds_eye_image
 from occlift.viz.canvas import captioned, legend, panel, readable_name, stacked
 from occlift.viz.occupancy import height_levels, perspective_image, scale_bar, top_view
@@ -72,14 +71,14 @@ def show(
     Raises:
         DataError: the data set, the sample, an image, the sweep or the label is missing or broken.
     """
-    data = NuScenes.open(root, version)
+    data = open_dataset(root)
     key_frame = data.key_frame(token)
     images = read_images(key_frame)
     rig = rig_of(key_frame)
     points_ego = lidar_in_ego(key_frame)
-    annotations = data.boxes(token)
+    annotations = data.boxes(token) if isinstance(data, HasBoxes) else ()
     boxes = [box_in_ego(annotation, key_frame) for annotation in annotations]
-    names = [camera_caption(camera.channel) for camera in key_frame.cameras]
+    names = [camera_caption(camera.camera) for camera in key_frame.cameras]
 
     palette: UInt8[np.ndarray, "256 3"] | None = None
     if labels is None:
@@ -116,8 +115,9 @@ def show(
         picture.save(out / name)
     counts = [int(box.holds(points_ego).sum()) for box in boxes]
     agreeing = sum(
-        abs(count - annotation.num_lidar_points) <= max(1.0, 0.05 * annotation.num_lidar_points)
+        abs(count - stated) <= max(1.0, 0.05 * stated)
         for count, annotation in zip(counts, annotations, strict=True)
+        if (stated := annotation.num_lidar_points) is not None
     )
     return ShowRun(
         paths=tuple(out / name for name in pictures),
@@ -139,34 +139,27 @@ def read_images(key_frame: KeyFrame) -> list[UInt8[np.ndarray, "height width 3"]
         raise DataError(f"sample {key_frame.token}: expected camera images, but its tables list none")
     images = []
     for camera in key_frame.cameras:
-        image = read_image(camera.path)
-        if image.shape[:2] != (camera.height, camera.width):
-            raise DataError(
-                f"{camera.path}: expected {camera.width}×{camera.height} pixels as in sample_data {camera.token}, "
-                f"got {image.shape[1]}×{image.shape[0]}"
-            )
-        images.append(image)
+        images.append(camera.read())
     return images
 
 
-def camera_caption(channel: str) -> str:
+def camera_caption(camera: str) -> str:
     """CAM_FRONT_LEFT → front left."""
-    return readable_name(channel.removeprefix("CAM_")).lower()
+    return readable_name(camera.removeprefix("CAM_")).lower()
 
 
 def lidar_in_ego(key_frame: KeyFrame) -> Float[np.ndarray, "n 3"]:
     """The lidar sweep in the ego frame at its own time, metres."""
-    points_lidar = read_lidar(key_frame.lidar.path)[:, :3].astype(np.float64)
-    return transform_points(key_frame.lidar.ego_from_lidar, points_lidar)
+    points_lidar = key_frame.lidar_sweep().source.read()[:, :3].astype(np.float64)
+    return transform_points(key_frame.lidar_sweep().ego_from_lidar, points_lidar)
 
 
 def box_in_ego(annotation: BoxAnnotation, key_frame: KeyFrame) -> Box:
     """An annotated box in the ego frame at the lidar's time."""
-    width, length, height = annotation.size_wlh_m
     ego_from_global = inverse(key_frame.global_from_ego)
     return Box(
         ego_from_box=ego_from_global @ annotation.global_from_box,
-        size_lwh_m=(length, width, height),
+        size_lwh_m=annotation.size_lwh_m,
         class_id=CATEGORY_TO_CLASS.get(annotation.category),
     )
 

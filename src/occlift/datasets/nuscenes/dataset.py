@@ -7,25 +7,52 @@ them). Unlike the devkit it keeps key frames only, as flat arrays, and caches th
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float
 
 from occlift.datasets.nuscenes.box_index import BoxIndex
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
 from occlift.datasets.nuscenes.frame_index import CHANNELS, FrameIndex
 from occlift.datasets.nuscenes.index_cache import load_boxes, load_frames
+from occlift.datasets.nuscenes.lidar_file import LidarFile
+from occlift.datasets.nuscenes.map_expansion import MapExpansion, map_expansion_path, missing_map, read_map_expansion
 from occlift.datasets.nuscenes.references import positions_of, resolve, table_path, tokens_of
 from occlift.datasets.nuscenes.splits import scenes_of_split
 from occlift.datasets.nuscenes.tables import LogRow, SceneLogRow, read_table
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import rigid_transform, rotation_from_quaternion
 from occlift.labels.files import checked_name
-from occlift.scenes.frames import CAMERA_CHANNELS, LIDAR_CHANNEL, BoxAnnotation, CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.dataset import DatasetSpec
+from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.sources import ImageFile
+from occlift.scenes.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
 
 # Relative, with forward slashes, no empty component, no "." or "..", no drive letter, no control character.
 _SAFE_FILE: Final = re.compile(r"(?:(?!\.{1,2}(?:/|\Z))[^/\\:\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))+")
+
+_VISIBLE_UP_TO: Final[dict[int, float]] = {1: 0.4, 2: 0.6, 3: 0.8, 4: 1.0}
+"""Visibility token → upper bound of the visible fraction."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NuScenesBox(BoxAnnotation):
+    """A box with what only nuScenes says about it.
+
+    Attributes:
+        token: token of the sample_annotation.
+        attributes: names of the attributes.
+        velocity_global_m_s: velocity by central differences over prev/next as the devkit computes it; NaN where
+            unknown.
+    """
+
+    token: str
+    attributes: tuple[str, ...]
+    velocity_global_m_s: Float[np.ndarray, "3"]
 
 
 class NuScenes:
@@ -34,18 +61,18 @@ class NuScenes:
     Attributes:
         root: the folder that holds `v1.0-*/` and `samples/`.
         version: the name of the folder of tables.
-        scenes: scene names in table order.
     """
 
     def __init__(self, root: Path, version: str, frames: FrameIndex, boxes: BoxIndex | None) -> None:
         self.root: Final = root
         self.version: Final = version
-        self.scenes: Final[tuple[str, ...]] = tuple(frames.scene_names)
+        self._scenes: Final[tuple[str, ...]] = tuple(frames.scene_names)
         self._frames = frames
         self._boxes = boxes
         self._locations: dict[str, str] | None = None
+        self._maps: dict[str, MapExpansion] = {}
         self._sample_positions = {token: position for position, token in enumerate(frames.sample_tokens)}
-        self._scene_positions = {name: position for position, name in enumerate(self.scenes)}
+        self._scene_positions = {name: position for position, name in enumerate(self._scenes)}
         self._faults = dict(zip(frames.faulty_samples.tolist(), frames.faults, strict=True))
         # A fleet has few calibrations and many key frames.
         self._ego_from_sensor = cache(self._calibration)
@@ -72,9 +99,18 @@ class NuScenes:
         return cls(root, version, frames, boxes)
 
     def __repr__(self) -> str:
-        return f"NuScenes({str(self.root)!r}, {self.version!r}, {len(self.scenes)} scenes)"
+        return f"NuScenes({str(self.root)!r}, {self.version!r}, {len(self._scenes)} scenes)"
 
-    def split(self, name: str) -> tuple[str, ...]:
+    @property
+    def spec(self) -> DatasetSpec:
+        return DatasetSpec("nuscenes", str(self.root), {"version": self.version})
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """`CAMERA_CHANNELS`, whether or not a key frame has all of them."""
+        return CAMERA_CHANNELS
+
+    def scenes(self, split: str = "all") -> tuple[str, ...]:
         """The scenes of a split, in table order: train, val, test, mini_train, mini_val or all.
 
         The official lists hold where they name any of the scenes; other data sets are split 80 : 20 into train and
@@ -84,18 +120,7 @@ class NuScenes:
             ConfigError: there is no split of this name.
             DataError: the split has no scene here.
         """
-        return scenes_of_split(name, self.scenes, str(self.root / self.version))
-
-    def split_tokens(self, name: str) -> tuple[str, ...]:
-        """Sample tokens of a split, scene by scene, each in time order.
-
-        Raises:
-            DataError: the split holds no key frame.
-        """
-        tokens = tuple(token for scene in self.split(name) for token in self.key_frame_tokens(scene))
-        if not tokens:
-            raise DataError(f"{self.root}: the split {name!r} holds no key frame")
-        return tokens
+        return scenes_of_split(split, self._scenes, str(self.root / self.version))
 
     def key_frame_tokens(self, scene: str) -> tuple[str, ...]:
         """The sample tokens of a scene in the order of time.
@@ -124,25 +149,27 @@ class NuScenes:
         *cameras, lidar = frames.records[sample].tolist()
         if lidar < 0:
             raise DataError(
-                f"{self.root / self.version}: sample {token} of {self.scenes[scene]} has no key frame of "
+                f"{self.root / self.version}: sample {token} of {self._scenes[scene]} has no key frame of "
                 f"{LIDAR_CHANNEL}, so its ego frame is not defined; leave this scene out, or complete sample_data.json"
             )
+        ego_pose = self._ego_pose(lidar)
         return KeyFrame(
             token=token,
-            scene=self.scenes[scene],
+            scene=self._scenes[scene],
             index=sample - int(frames.scene_starts[scene]),
             timestamp_us=int(frames.sample_timestamps_us[sample]),
+            global_from_ego=ego_pose,
             cameras=tuple(
                 self._camera(record, channel)
                 for record, channel in zip(cameras, CAMERA_CHANNELS, strict=True)
                 if record >= 0
             ),
             lidar=LidarSweep(
-                token=frames.record_tokens[lidar],
-                path=self._file(lidar),
+                key=frames.record_tokens[lidar],
+                source=LidarFile(self._file(lidar)),
                 timestamp_us=int(frames.record_timestamps_us[lidar]),
                 ego_from_lidar=self._ego_from_sensor(int(frames.record_calibrations[lidar])).copy(),
-                global_from_ego=self._ego_pose(lidar),
+                global_from_ego=ego_pose,
             ),
         )
 
@@ -158,7 +185,37 @@ class NuScenes:
             self._locations = _read_locations(self.root / self.version)
         return self._locations[scene]
 
-    def boxes(self, token: str) -> tuple[BoxAnnotation, ...]:
+    def scene_map(self, scene: str) -> MapExpansion:
+        """The map expansion of the location of a scene; each file is read once.
+
+        Raises:
+            DataError: there is no such scene, its log names no location, or the location has no map expansion that can
+                be read.
+        """
+        location = self.location(scene)
+        if location not in self._maps:
+            path = map_expansion_path(self.root, location)
+            if not path.exists():
+                raise missing_map(path, self.root, scene)
+            self._maps[location] = read_map_expansion(path)
+        return self._maps[location]
+
+    def truth_maps(self, image: CameraImage) -> TruthMaps:
+        """The truth maps beside an image, which a town has.
+
+        Raises:
+            DataError: there are none, or they are damaged or of another size than the image.
+        """
+        path = truth_maps_path(Path(image.source.name))
+        maps = read_truth_maps(path)
+        if maps.semantics.shape != (image.height, image.width):
+            raise DataError(
+                f"{path}: maps of {maps.semantics.shape} pixels beside an image of {(image.height, image.width)} "
+                "(height, width); make the town with --maps again"
+            )
+        return maps
+
+    def boxes(self, token: str) -> tuple[NuScenesBox, ...]:
         """The annotations of a key frame, in table order; all of them, seen or not.
 
         Raises:
@@ -171,15 +228,15 @@ class NuScenes:
         return tuple(_annotation(self._boxes, row) for row in range(first, end))
 
     def __getstate__(self) -> tuple[Path, str]:
-        # A worker process opens the cache anew: faster than sending the arrays.
-        return self.root, self.version
+        # A worker process opens the cache anew: faster than sending the arrays. It may stand in another folder.
+        return self.root.resolve(), self.version
 
     def __setstate__(self, state: tuple[Path, str]) -> None:
         root, version = state
         self.__init__(root, version, *load_frames(root / version))  # type: ignore[misc]
 
     def _no_scene(self, scene: str) -> DataError:
-        return DataError(f"{self.root / self.version}: has no scene {scene!r}; it has {_few(self.scenes)}")
+        return DataError(f"{self.root / self.version}: has no scene {scene!r}; it has {_few(self._scenes)}")
 
     def _position(self, token: str) -> int:
         position = self._sample_positions.get(token)
@@ -195,9 +252,9 @@ class NuScenes:
         calibration = int(frames.record_calibrations[record])
         height, width = frames.record_sizes_px[record].tolist()
         return CameraImage(
-            channel=channel,
-            token=frames.record_tokens[record],
-            path=self._file(record),
+            camera=channel,
+            key=frames.record_tokens[record],
+            source=ImageFile(self._file(record)),
             timestamp_us=int(frames.record_timestamps_us[record]),
             height=height,
             width=width,
@@ -226,19 +283,19 @@ class NuScenes:
         return rigid_transform(rotation, frames.calibration_translations_m[calibration])
 
 
-def _annotation(index: BoxIndex, row: int) -> BoxAnnotation:
+def _annotation(index: BoxIndex, row: int) -> NuScenesBox:
     instance = int(index.instances[row])
     width, length, height = index.sizes_wlh_m[row].tolist()
     first, end = index.attribute_starts[row : row + 2]
-    return BoxAnnotation(
+    return NuScenesBox(
         token=index.tokens[row],
-        instance_token=index.instance_tokens[instance],
+        instance=index.instance_tokens[instance],
         category=index.category_names[int(index.instance_categories[instance])],
-        size_wlh_m=(width, length, height),
+        size_lwh_m=(length, width, height),
         global_from_box=rigid_transform(
             rotation_from_quaternion(index.quaternions[row].tolist()), index.translations_m[row]
         ),
-        visibility=int(index.visibilities[row]),
+        visibility=_VISIBLE_UP_TO.get(int(index.visibilities[row])),
         num_lidar_points=int(index.lidar_points[row]),
         attributes=tuple(index.attribute_names[attribute] for attribute in index.attributes[first:end].tolist()),
         velocity_global_m_s=index.velocities_m_s[row].copy(),

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
 from occlift.datasets.nuscenes.packed import PackedStrings
 from occlift.datasets.nuscenes.references import (
     are_rotations,
@@ -39,7 +40,6 @@ from occlift.datasets.nuscenes.tables import (
 )
 from occlift.errors import DataError
 from occlift.labels.files import checked_name
-from occlift.scenes.frames import CAMERA_CHANNELS, LIDAR_CHANNEL
 
 CHANNELS: Final = (*CAMERA_CHANNELS, LIDAR_CHANNEL)
 """The sensors of the index, in the order of the columns of `FrameIndex.records`; the lidar is last."""

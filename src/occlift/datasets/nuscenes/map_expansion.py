@@ -13,23 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal, TypeVar, get_args
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
 from jaxtyping import Bool, Float
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.tables import Row
 from occlift.errors import DataError
 from occlift.geometry.grids import BevGrid
 from occlift.geometry.polygons import Polygon, line_cells, polygon_cells
 from occlift.geometry.transforms import inverse
 from occlift.labels.files import checked_name
-
-MapClass = Literal["drivable_area", "crossing", "lane_divider"]
-
-MAP_CLASSES: Final[tuple[MapClass, ...]] = get_args(MapClass)
+from occlift.scenes.dataset import MAP_CLASSES, MapClass
 
 DIVIDER_WIDTH_M: Final = 0.5
 """How wide a divider is drawn, whatever its paint: one cell of `BEV_GRID`, as public codes draw it."""
@@ -109,39 +105,6 @@ def _near(bounds: Float[np.ndarray, "shapes 2 2"], origin: Float[np.ndarray, "2"
     return np.flatnonzero(meets.all(axis=1)).tolist()
 
 
-class MapExpansions:
-    """The map expansions of a data set; every file is read once, when it is first needed.
-
-    It may be pickled: a worker process gets the name of the data set, and reads what it needs itself.
-    """
-
-    def __init__(self, data: NuScenes) -> None:
-        self._data = data
-        self._by_location: dict[str, MapExpansion] = {}
-
-    def of_scene(self, scene: str) -> MapExpansion:
-        """The map of the location that a scene's log names.
-
-        Raises:
-            DataError: there is no such scene, its log names no location, or the location has no map expansion that can
-                be read.
-        """
-        location = self._data.location(scene)
-        expansion = self._by_location.get(location)
-        if expansion is None:
-            path = map_expansion_path(self._data.root, location)
-            if not path.exists():
-                raise DataError(_missing(path, self._data.root, scene))
-            expansion = self._by_location[location] = read_map_expansion(path)
-        return expansion
-
-    def __getstate__(self) -> NuScenes:
-        return self._data
-
-    def __setstate__(self, data: NuScenes) -> None:
-        self.__init__(data)  # type: ignore[misc]
-
-
 def map_expansion_path(root: Path, location: str) -> Path:
     """Where the map expansion of a location lies: `<root>/maps/expansion/<location>.json`.
 
@@ -151,15 +114,16 @@ def map_expansion_path(root: Path, location: str) -> Path:
     return root / "maps/expansion" / f"{checked_name(location, 'location')}.json"
 
 
-def _missing(path: Path, root: Path, scene: str) -> str:
+def missing_map(path: Path, root: Path, scene: str) -> DataError:
+    """The error for a scene whose location has no map expansion."""
     start = f"{path}: no such file, so the map classes of {scene} are unknown; "
     if (root / "town.json").exists():
-        return start + (
-            "this town was built before towns had maps: run `occlift town` on it again, with the same options (what "
-            "stands there is kept, and the maps are added)"
+        return DataError(
+            start + "this town was built before towns had maps: run `occlift town` on it again, with the same options "
+            "(what stands there is kept, and the maps are added)"
         )
-    return start + (
-        "the map expansion is a download of its own: get nuScenes-map-expansion-v1.3.zip from "
+    return DataError(
+        start + "the map expansion is a download of its own: get nuScenes-map-expansion-v1.3.zip from "
         f"https://www.nuscenes.org/nuscenes#download and unpack it into {root / 'maps'}, or train without "
         f"{', '.join(MAP_CLASSES)}"
     )

@@ -14,7 +14,6 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.demo import DemoConfig
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
@@ -35,6 +34,7 @@ from occlift.recipes.reproduce.plan import (
     TablePlan,
 )
 from occlift.recipes.reproduce.scores import IOU, MASKED, MEMORY, RAYS, STEP, UNMASKED, UNMASKED_IOU
+from occlift.scenes.dataset import open_dataset, split_tokens
 from occlift.town.config import TownConfig
 from occlift.training.occupancy import TrainConfig
 from occlift.training.rendering import RenderingTrainConfig
@@ -151,12 +151,12 @@ def _data(place: Place, town: TownConfig) -> tuple[Run, str]:
         return MakeTown(name="data", minutes=town.scenes * town.frames * 0.006, config=town), said
     if not place.truth_folder().is_dir():
         raise ConfigError(f"{place.truth_folder()}: no such folder; name the truth to score against with --truth")
-    data = NuScenes.open(place.root)
-    tokens = {split: data.split_tokens(split) for split in ("train", "val")}
+    data = open_dataset(place.root)
+    tokens = {split: split_tokens(data, split) for split in ("train", "val")}
     facts = {split: hashlib.sha256("\n".join(found).encode()).hexdigest() for split, found in tokens.items()}
     return (
         Given(name="data", facts=facts),
-        f"{data.version}, {len(tokens['train'])} key frames trained on, {len(tokens['val'])} scored",
+        f"{data.spec}, {len(tokens['train'])} key frames trained on, {len(tokens['val'])} scored",
     )
 
 

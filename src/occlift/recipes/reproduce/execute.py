@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import DataError
 from occlift.evaluation.baselines import label_predictions, prior_predictions
 from occlift.evaluation.occupancy import Evaluation, evaluate
@@ -42,6 +41,7 @@ from occlift.recipes.reproduce.record import (
 )
 from occlift.recipes.reproduce.scores import VEHICLE, corrupted
 from occlift.runtime.threads import usable_cores
+from occlift.scenes.dataset import open_dataset, split_tokens
 from occlift.town.write import write_town
 from occlift.training.occupancy import TrainConfig, predict, train
 from occlift.training.run_folder import peak_memory_bytes
@@ -186,7 +186,7 @@ def _step_seconds(folder: Path) -> float | None:
 def _make_labels(run: MakeLabels, place: Place) -> None:
     cores = usable_cores()
     out = place.labels(run.config.frames)
-    made = generate_labels(NuScenes.open(place.data()), out, run.config, workers=max(1, cores // _CORES_PER_LABELLER))
+    made = generate_labels(open_dataset(place.data()), out, run.config, workers=max(1, cores // _CORES_PER_LABELLER))
     if made.failed:
         token, reason = next(iter(made.failed.items()))
         raise DataError(f"{len(made.failed)} labels could not be made, {token} because {reason}; see {out}")
@@ -248,8 +248,8 @@ def _corrupted_bev_scores(checkpoint: Path, place: Place) -> dict[str, float]:
 
 def _scores(predictions: Path, place: Place) -> Evaluation:
     """Scores the predictions of the validation split, and removes them: the histograms say all that tables need."""
-    data = NuScenes.open(place.data())
-    evaluation = evaluate(predictions, place.truth_folder(), tokens=data.split_tokens("val"), rays=data)
+    data = open_dataset(place.data())
+    evaluation = evaluate(predictions, place.truth_folder(), tokens=split_tokens(data, "val"), rays=data)
     shutil.rmtree(predictions)
     return evaluation
 

@@ -1,35 +1,33 @@
-"""Sensor files: JPEG images and LIDAR_TOP sweeps."""
+"""Lidar sweeps in nuScenes' files (`.pcd.bin`)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from occlift.errors import DataError
+from occlift.scenes.sources import LidarSource, missing_file
 
-LIDAR_POINT_BYTES = 20
+LIDAR_POINT_BYTES: Final = 20
 """Five little-endian float32 values per point: x, y, z (metres), intensity (0..255), ring index."""
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    """An image as RGB.
+@dataclass(frozen=True)
+class LidarFile(LidarSource):
+    """A LIDAR_TOP sweep in a file."""
 
-    Raises:
-        DataError: the file is missing, is no image, or is cut off.
-    """
-    from PIL import Image
+    path: Path
 
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise _missing(path) from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: not a readable image ({error}); the file is damaged or cut off, fetch it again"
-        ) from error
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self) -> Float32[np.ndarray, "points 5"]:
+        return read_lidar(self.path)
 
 
 def read_lidar(path: Path) -> Float32[np.ndarray, "points 5"]:
@@ -41,7 +39,7 @@ def read_lidar(path: Path) -> Float32[np.ndarray, "points 5"]:
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise missing_file(path) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not raw or len(raw) % LIDAR_POINT_BYTES:
@@ -50,9 +48,3 @@ def read_lidar(path: Path) -> Float32[np.ndarray, "points 5"]:
             f"got {len(raw)} bytes; the file is cut off or of another kind, fetch it again"
         )
     return np.frombuffer(raw, dtype="<f4").reshape(-1, 5).astype(np.float32)
-
-
-def _missing(path: Path) -> DataError:
-    return DataError(
-        f"{path}: no such file; the tables name it, so this part of the data set was not downloaded or unpacked"
-    )

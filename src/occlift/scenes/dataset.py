@@ -1,0 +1,273 @@
+"""What the rest of the library asks of a data set: the protocol `DrivingDataset`, and capabilities that some have.
+
+Nothing here knows a format. Whoever needs a capability asks for it once, before any work, with `require`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol, TypeVar, get_args, runtime_checkable
+from urllib.parse import parse_qsl, urlencode
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from occlift.errors import ConfigError, DataError
+from occlift.geometry.grids import BevGrid
+from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame
+from occlift.scenes.truth_maps import TruthMaps
+
+MapClass = Literal["drivable_area", "crossing", "lane_divider"]
+
+MAP_CLASSES: Final[tuple[MapClass, ...]] = get_args(MapClass)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Which data set to open, and how: what another process needs to open the same.
+
+    Attributes:
+        format: name of a format in `occlift.datasets`, or `package.module` of a factory of one's own.
+        location: folder of the data set, or the name of the factory in its module.
+        options: keyword arguments of the reader or the factory.
+
+    >>> str(DatasetSpec.parse("frames:/data/rig?split_file=a.json"))
+    'frames:/data/rig?split_file=a.json'
+    """
+
+    format: str
+    location: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | Path) -> DatasetSpec:
+        """From `format:location?option=value`; a bare path is a data set in the default format.
+
+        Raises:
+            ConfigError: there is no such format.
+        """
+        found = re.fullmatch(r"([A-Za-z_][\w.]+):([^?]*)(?:\?(.*))?", str(text))
+        if isinstance(text, Path) or found is None:
+            return cls(_formats().DEFAULT_FORMAT, str(text))
+        format, location, options = found.groups()
+        if format not in _formats().FORMATS and "." not in format:
+            raise ConfigError(
+                f"{text}: there is no format {format!r}; expected {', '.join(_formats().FORMATS)} (such as "
+                f"{_formats().DEFAULT_FORMAT}:FOLDER), or package.module:factory of your own"
+            )
+        return cls(format, location, dict(parse_qsl(options or "", keep_blank_values=True)))
+
+    def open(self) -> DrivingDataset:
+        """Opens the data set.
+
+        Raises:
+            ConfigError: the format, the factory or an option does not exist.
+            DataError: there is no such data set, or it is damaged.
+        """
+        if self.format in _formats().FORMATS:
+            module, name = _formats().FORMATS[self.format], "open_folder"
+            arguments: tuple[Any, ...] = (Path(self.location),)
+        else:
+            module, name, arguments = self.format, self.location, ()
+        try:
+            opener = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"{self}: {error}; expected package.module:factory that can be imported") from error
+        try:
+            return opener(*arguments, **self.options)
+        except TypeError as error:
+            if "argument" not in str(error):
+                raise
+            raise ConfigError(f"{self}: {error}; check the options behind the question mark") from error
+
+    def __str__(self) -> str:
+        return f"{self.format}:{self.location}" + (f"?{urlencode(self.options, safe='/')}" if self.options else "")
+
+
+def _formats() -> Any:
+    return importlib.import_module("occlift.datasets")
+
+
+def open_dataset(spec: str | Path | DatasetSpec) -> DrivingDataset:
+    """Opens a data set: `nuscenes:/data?version=v1.0-mini`, `package.module:factory`, or a bare path."""
+    return (spec if isinstance(spec, DatasetSpec) else DatasetSpec.parse(spec)).open()
+
+
+@runtime_checkable
+class DrivingDataset(Protocol):
+    """Scenes of key frames. An object of one's own fits by having these members; it should be picklable."""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """How to open it again, and what errors and run records call it."""
+        ...
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras, in the order in which they stand in key frames and in every array."""
+        ...
+
+    def scenes(self, split: str = "all") -> tuple[str, ...]:
+        """Names of the scenes of a split; `all` are all.
+
+        Raises:
+            ConfigError: there is no split of this name.
+            DataError: the split has no scene.
+        """
+        ...
+
+    def key_frame_tokens(self, scene: str) -> tuple[str, ...]:
+        """Tokens of a scene in the order of time; DataError where there is no such scene."""
+        ...
+
+    def key_frame(self, token: str) -> KeyFrame:
+        """A key frame, whose files are not opened yet; DataError where there is no such token."""
+        ...
+
+
+@runtime_checkable
+class HasBoxes(Protocol):
+    """Data sets with annotated boxes."""
+
+    def boxes(self, token: str) -> tuple[BoxAnnotation, ...]:
+        """All annotations of a key frame, seen or not."""
+        ...
+
+
+class SceneMap(Protocol):
+    """What a map says about the ground around a scene."""
+
+    def cells(
+        self, map_class: MapClass, global_from_ego: Float[np.ndarray, "4 4"], grid: BevGrid
+    ) -> Bool[np.ndarray, "x y"]:
+        """Cells whose centres a map class covers."""
+        ...
+
+
+@runtime_checkable
+class HasMap(Protocol):
+    """Data sets with a map of the ground."""
+
+    def scene_map(self, scene: str) -> SceneMap:
+        """The map of the place where a scene was driven; DataError where it is missing."""
+        ...
+
+
+@runtime_checkable
+class HasTruthMaps(Protocol):
+    """Data sets with exact class, depth and object of every pixel, such as a town."""
+
+    def truth_maps(self, image: CameraImage) -> TruthMaps:
+        """The truth of an image; DataError where it is missing or damaged."""
+        ...
+
+
+_Capability = TypeVar("_Capability")
+
+_CAPABILITIES: Final[Mapping[type, str]] = {
+    HasBoxes: "annotated boxes (a method boxes(token))",
+    HasMap: "a map of the ground (a method scene_map(scene))",
+    HasTruthMaps: "truth maps of its images (a method truth_maps(image))",
+}
+
+
+def require(data: object, capability: type[_Capability], purpose: str) -> _Capability:
+    """The data set as one that has a capability.
+
+    Args:
+        purpose: what needs it, the beginning of the error.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    if not isinstance(data, capability):
+        raise ConfigError(
+            f"{purpose}: needs {_CAPABILITIES[capability]}, which {getattr(data, 'spec', data)} does not have"
+        )
+    return data
+
+
+def require_lidar(data: DrivingDataset, tokens: Sequence[str], purpose: str) -> None:
+    """Raises ConfigError if the first of these key frames has no lidar sweep."""
+    if tokens and data.key_frame(tokens[0]).lidar is None:
+        raise ConfigError(f"{purpose}: needs lidar sweeps, and key frame {tokens[0]} of {data.spec} has none")
+
+
+def split_tokens(data: DrivingDataset, split: str) -> tuple[str, ...]:
+    """Tokens of the key frames of a split, scene by scene, each in the order of time.
+
+    Raises:
+        ConfigError: there is no split of this name.
+        DataError: the split holds no key frame.
+    """
+    tokens = tuple(token for scene in data.scenes(split) for token in data.key_frame_tokens(scene))
+    if not tokens:
+        raise DataError(f"{data.spec}: the split {split!r} holds no key frame")
+    return tokens
+
+
+def split_in_order(scenes: Sequence[str], split: str) -> tuple[str, ...]:
+    """Scenes of a data set that comes without splits: `train` is the first 80 % (rounded down) and `val` the rest.
+
+    Each has at least one scene if there are two; the split may be empty.
+
+    >>> split_in_order(["a", "b", "c"], "val")
+    ('c',)
+    """
+    if split == "all":
+        return tuple(scenes)
+    num_train = min(max(len(scenes) * 4 // 5, 1), max(len(scenes) - 1, 1))
+    return tuple({"train": scenes[:num_train], "val": scenes[num_train:]}.get(split, ()))
+
+
+class KeyFrameList:
+    """A data set of key frames in memory.
+
+    Args:
+        frames: key frames of one or several scenes, in any order.
+        splits: name of a split → names of its scenes; by default `split_in_order`.
+    """
+
+    def __init__(self, frames: Iterable[KeyFrame], *, splits: Mapping[str, Sequence[str]] | None = None) -> None:
+        self._frames = {frame.token: frame for frame in frames}
+        self._splits = splits
+        by_scene: defaultdict[str, list[KeyFrame]] = defaultdict(list)
+        for frame in self._frames.values():
+            by_scene[frame.scene].append(frame)
+        self._tokens = {
+            scene: tuple(frame.token for frame in sorted(found, key=lambda frame: frame.index))
+            for scene, found in by_scene.items()
+        }
+
+    @property
+    def spec(self) -> DatasetSpec:
+        return DatasetSpec("memory", f"{len(self._frames)} key frames")
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of all cameras, in the order in which they are met first."""
+        return tuple(dict.fromkeys(image.camera for frame in self._frames.values() for image in frame.cameras))
+
+    def scenes(self, split: str = "all") -> tuple[str, ...]:
+        if self._splits is not None and split != "all":
+            if split not in self._splits:
+                raise ConfigError(f"there is no split {split!r}; choose one of {', '.join([*self._splits, 'all'])}")
+            return tuple(self._splits[split])
+        if split not in ("train", "val", "all"):
+            raise ConfigError(f"there is no split {split!r}; choose one of train, val, all")
+        return split_in_order(tuple(self._tokens), split)
+
+    def key_frame_tokens(self, scene: str) -> tuple[str, ...]:
+        if scene not in self._tokens:
+            raise DataError(f"{self.spec}: has no scene {scene!r}; it has {', '.join(self._tokens)}")
+        return self._tokens[scene]
+
+    def key_frame(self, token: str) -> KeyFrame:
+        if token not in self._frames:
+            raise DataError(f"{self.spec}: has no key frame {token!r}")
+        return self._frames[token]

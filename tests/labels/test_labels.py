@@ -38,7 +38,8 @@ from occlift.labels.unproject import unproject
 from occlift.labels.view import View, strided, view_of
 from occlift.labels.vote import Tally, Votes, read_votes
 from occlift.labels.vote_torch import count_votes
-from occlift.scenes.frames import CAMERA_CHANNELS, BoxAnnotation, CameraImage, KeyFrame, LidarSweep
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
+from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.teachers.teacher import DepthMap, SemanticMap

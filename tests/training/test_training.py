@@ -28,7 +28,8 @@ from occlift.labels.files import OccupancyLabel, label_path, prediction_path, re
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
-from occlift.scenes.frames import CAMERA_CHANNELS, CameraImage, KeyFrame, LidarSweep
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
+from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import checkpoint_parts, load_model

@@ -36,8 +36,9 @@ class DatasetSpec:
         location: folder of the data set, or the name of the factory in its module.
         options: keyword arguments of the reader or the factory.
 
-    >>> str(DatasetSpec.parse("frames:/data/rig?split_file=a.json"))
-    'frames:/data/rig?split_file=a.json'
+    >>> spec = DatasetSpec.parse("my_package.cars:open_fleet?year=2026")
+    >>> spec.format, spec.location, dict(spec.options), str(spec)
+    ('my_package.cars', 'open_fleet', {'year': '2026'}, 'my_package.cars:open_fleet?year=2026')
     """
 
     format: str

@@ -312,5 +312,5 @@ def _made(
             f"choose one of {', '.join(entries)}"
         )
     entry = entries[short]
-    config = configured(entry.config, entry.preset, given, teacher=short)
+    config: Any = configured(entry.config, entry.preset, given, teacher=short)
     return entry.build(config, TeacherContext(name=name, data=data, seed=seed))

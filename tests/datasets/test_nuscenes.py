@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from occlift.datasets.nuscenes import index_cache, tables
 from PIL import Image
 
+from occlift.datasets.nuscenes import index_cache, tables
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.index_cache import FILE_NAME
 from occlift.datasets.nuscenes.splits import OFFICIAL_SPLITS, official_scenes
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import rotation_about_z
-from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.scenes.sources import read_image
 
 VERSION = "v1.0-tiny"

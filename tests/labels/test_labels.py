@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.audit_measures import agreement
@@ -38,7 +39,6 @@ from occlift.labels.unproject import unproject
 from occlift.labels.view import View, strided, view_of
 from occlift.labels.vote import Tally, Votes, read_votes
 from occlift.labels.vote_torch import count_votes
-from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps

@@ -16,6 +16,7 @@ import torch
 from networks import tiny_easyocc
 from PIL import Image
 
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
@@ -28,7 +29,6 @@ from occlift.labels.files import OccupancyLabel, label_path, prediction_path, re
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
-from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.training.callbacks import read_scalars

@@ -22,6 +22,12 @@ class VoxelGrid:
         lower_m: the corner with the smallest coordinates, metres.
         voxel_size_m: edge lengths along x, y, z, metres.
         shape: the number of voxels along x, y, z.
+
+    >>> import numpy as np
+    >>> grid = VoxelGrid(lower_m=(-10, -5, -1), voxel_size_m=(0.5, 0.5, 0.5), shape=(40, 20, 8))
+    >>> index, inside_grid = grid.indices(np.array([0.1, 0.1, 0.1]))
+    >>> index.tolist(), bool(inside_grid)
+    ([20, 10, 2], True)
     """
 
     lower_m: tuple[float, float, float]

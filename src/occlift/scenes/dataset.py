@@ -95,13 +95,32 @@ def _formats() -> Any:
 
 
 def open_dataset(spec: str | Path | DatasetSpec) -> DrivingDataset:
-    """Opens a data set: `nuscenes:/data?version=v1.0-mini`, `package.module:factory`, or a bare path."""
+    """Opens a data set.
+
+    Args:
+        spec: `format:folder?option=value`, `package.module:factory?option=value`, or a bare path, which is a folder in the
+            default format.
+
+    Raises:
+        ConfigError: the format, the factory or an option does not exist.
+        DataError: there is no such data set, or it is damaged.
+
+    >>> data = open_dataset(town)
+    >>> scene = data.scenes("val")[0]
+    >>> frame = data.key_frame(data.key_frame_tokens(scene)[0])
+    >>> len(frame.cameras), frame.cameras[0].read().shape
+    (6, (48, 88, 3))
+    """
     return (spec if isinstance(spec, DatasetSpec) else DatasetSpec.parse(spec)).open()
 
 
 @runtime_checkable
 class DrivingDataset(Protocol):
-    """Scenes of key frames. An object of one's own fits by having these members; it should be picklable."""
+    """Scenes of key frames. An object of one's own fits by having these members; it should be picklable.
+
+    >>> isinstance(open_dataset(town), DrivingDataset)
+    True
+    """
 
     @property
     def spec(self) -> DatasetSpec:
@@ -232,6 +251,14 @@ class KeyFrameList:
     Args:
         frames: key frames of one or several scenes, in any order.
         splits: name of a split → names of its scenes; by default `split_in_order`.
+
+    >>> import numpy as np
+    >>> frames = [
+    ...     KeyFrame(token=f"t{i}", scene="s", index=i, timestamp_us=i, global_from_ego=np.eye(4), cameras=())
+    ...     for i in range(3)
+    ... ]
+    >>> KeyFrameList(frames).key_frame_tokens("s")
+    ('t0', 't1', 't2')
     """
 
     def __init__(self, frames: Iterable[KeyFrame], *, splits: Mapping[str, Sequence[str]] | None = None) -> None:

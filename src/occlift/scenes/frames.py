@@ -33,6 +33,17 @@ class CameraImage:
         ego_at_image_from_camera: mounting of the camera, 4×4.
         global_from_ego_at_image: ego pose at the time of the image, 4×4.
         source: reads the pixels; not opened before `read` is called.
+
+    >>> import numpy as np
+    >>> from occlift.scenes.sources import ImageArray
+    >>> intrinsics_px = np.array([[100.0, 0, 64], [0, 100, 32], [0, 0, 1]])
+    >>> image = CameraImage(
+    ...     camera="front", key="front-0", timestamp_us=0, height=64, width=128, intrinsics_px=intrinsics_px,
+    ...     ego_at_image_from_camera=np.eye(4), global_from_ego_at_image=np.eye(4),
+    ...     source=ImageArray(np.zeros((64, 128, 3), np.uint8)),
+    ... )
+    >>> image.read().shape
+    (64, 128, 3)
     """
 
     camera: str
@@ -101,6 +112,11 @@ class KeyFrame:
         global_from_ego: pose of the ego frame in which labels and predictions of this key frame are given, 4×4.
         cameras: images, in the order of the data set's cameras; cameras without an image at this moment are left out.
         lidar: sweep of the lidar; None where there is none.
+
+    >>> import numpy as np
+    >>> frame = KeyFrame(token="a", scene="s", index=0, timestamp_us=0, global_from_ego=np.eye(4), cameras=())
+    >>> frame.lidar is None
+    True
     """
 
     token: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_models import surround_rig
+from networks import surround_rig, tiny_bev
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +18,6 @@ from occlift.errors import ConfigError
 from occlift.geometry.grids import BEV_GRID, BevGrid
 from occlift.models.bev_encoder import BevEncoder, BevEncoderConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig, bev_network
-from occlift.models.bevformer import BevFormerConfig
 from occlift.models.instance_norm import InstanceNorm2d
 from occlift.models.lift_splat import LiftSplat, LiftSplatConfig
 from occlift.models.pillars import Pillars
@@ -27,33 +26,10 @@ from occlift.models.simple_bev import SimpleBevConfig, SimpleBevLift
 ARCHITECTURES: tuple[Architecture, ...] = ("simple_bev", "lift_splat", "bevformer")
 
 
-def tiny_config(architecture: Architecture, **changes: Any) -> BevNetworkConfig:
-    heights = {"heights": 2, "lower_m": -1.0, "upper_m": 3.0}
-    views = {
-        "simple_bev": SimpleBevConfig(**heights),
-        "lift_splat": LiftSplatConfig(context_channels=8, depth_bins=12, nearest_m=2.0, farthest_m=50.0),
-        "bevformer": BevFormerConfig(**heights, layers=1, heads=2, points=2, feed_forward=16),
-    }
-    config = BevNetworkConfig(
-        architecture=architecture,
-        backbone="resnet18",
-        image_height=32,
-        image_width=64,
-        classes=("vehicle", "pedestrian"),
-        feature_channels=8,
-        cell_stride=4,
-        bev_channels=8,
-        head_channels=8,
-        view=views[architecture],
-        encoder=BevEncoderConfig(widths=(8,), blocks=1),
-    )
-    return replace(config, **changes)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_outputs_on_the_grid_whatever_the_order_of_the_cameras(architecture: Architecture) -> None:
     torch.manual_seed(0)
-    model = bev_network(tiny_config(architecture)).eval()
+    model = bev_network(tiny_bev(architecture)).eval()
     images, rig = torch.randn(2, 6, 3, 32, 64), surround_rig(batch=2, height=32, width=64)
     order = [3, 1, 5, 0, 2, 4]
     shuffled = replace(rig, intrinsics_px=rig.intrinsics_px[:, order], ego_from_camera=rig.ego_from_camera[:, order])
@@ -74,7 +50,7 @@ def test_outputs_on_the_grid_whatever_the_order_of_the_cameras(architecture: Arc
 def test_one_batch_is_learnt_by_heart(architecture: Architecture) -> None:
     """Two key frames that differ in their images only, each with an object elsewhere."""
     torch.manual_seed(0)
-    model = bev_network(tiny_config(architecture, classes=("vehicle",)))
+    model = bev_network(tiny_bev(architecture, classes=("vehicle",)))
     images, rig = torch.randn(2, 6, 3, 32, 64), surround_rig(height=32, width=64)
     rig = replace(
         rig,
@@ -111,7 +87,7 @@ def test_one_batch_is_learnt_by_heart(architecture: Architecture) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_gradients_reach_every_parameter(architecture: Architecture) -> None:
     torch.manual_seed(0)
-    model = bev_network(tiny_config(architecture))
+    model = bev_network(tiny_bev(architecture))
     for name, parameter in model.named_parameters():
         # Deformable attention starts with weights of zero, through which nothing reaches the places.
         if name.startswith("view.layers"):
@@ -125,8 +101,8 @@ def test_gradients_reach_every_parameter(architecture: Architecture) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_weights_below_the_heads_do_not_know_the_classes(architecture: Architecture) -> None:
     torch.manual_seed(0)
-    first = bev_network(tiny_config(architecture, classes=("vehicle",))).eval()
-    second = bev_network(tiny_config(architecture, classes=("drivable_area", "crossing", "lane_divider"))).eval()
+    first = bev_network(tiny_bev(architecture, classes=("vehicle",))).eval()
+    second = bev_network(tiny_bev(architecture, classes=("drivable_area", "crossing", "lane_divider"))).eval()
     below = {name: value for name, value in first.state_dict().items() if not name.startswith("heads.")}
     missing, unexpected = second.load_state_dict(below, strict=False)
     assert not unexpected
@@ -140,7 +116,7 @@ def test_weights_below_the_heads_do_not_know_the_classes(architecture: Architect
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_recomputed_activations_change_no_number(architecture: Architecture) -> None:
     torch.manual_seed(0)
-    plain, saving = (bev_network(tiny_config(architecture)) for _ in range(2))
+    plain, saving = (bev_network(tiny_bev(architecture)) for _ in range(2))
     saving.load_state_dict(plain.state_dict())
     saving.recompute_activations()
     images, rig = torch.randn(1, 6, 3, 32, 64), surround_rig(height=32, width=64)
@@ -155,7 +131,7 @@ def test_recomputed_activations_change_no_number(architecture: Architecture) -> 
 def test_the_gradient_of_a_batch_is_the_sum_over_its_frames(architecture: Architecture) -> None:
     torch.manual_seed(0)
     # In evaluation mode, so that batch norms do not see the whole batch; in double precision, so that nothing rounds.
-    model = bev_network(tiny_config(architecture)).eval().double()
+    model = bev_network(tiny_bev(architecture)).eval().double()
     images, rig = torch.randn(2, 6, 3, 32, 64).double(), surround_rig(batch=2, height=32, width=64)
     wanted = torch.rand(2, 2, 200, 200).double()
 
@@ -192,7 +168,7 @@ def test_instance_norm_equals_what_it_is_made_of(
 
 def test_an_untrained_network_answers_with_the_prior() -> None:
     torch.manual_seed(0)
-    model = bev_network(tiny_config("simple_bev"))
+    model = bev_network(tiny_bev("simple_bev"))
     model.start_from_prior(torch.tensor([0.02, 0.3]))
     last = model.heads.segmentation[-1]
     assert isinstance(last, nn.Conv2d)
@@ -338,13 +314,13 @@ def test_bev_encoder_keeps_the_axes() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("size", ["demo", "paper", "tiny"])
 def test_configs_survive_json(architecture: Architecture, size: str) -> None:
-    sizes = {"demo": BevNetworkConfig.demo, "paper": BevNetworkConfig.paper, "tiny": tiny_config}
+    sizes = {"demo": BevNetworkConfig.demo, "paper": BevNetworkConfig.paper, "tiny": tiny_bev}
     config = sizes[size](architecture)  # type: ignore[operator]
     assert BevNetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_configs_that_cannot_work_are_refused() -> None:
-    config = tiny_config("simple_bev")
+    config = tiny_bev("simple_bev")
     with pytest.raises(ConfigError, match="'bevformer' needs a BevFormerConfig, got a SimpleBevConfig"):
         replace(config, architecture="bevformer")
     with pytest.raises(ConfigError, match="'pointbev' is not one of simple_bev, lift_splat, bevformer"):

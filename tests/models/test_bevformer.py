@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_models import surround_rig
+from networks import surround_rig
 from torch import Tensor, nn
 
 from occlift.errors import ConfigError

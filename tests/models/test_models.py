@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from networks import tiny_easyocc
+from networks import surround_rig, tiny_easyocc
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,27 +22,6 @@ from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
 from occlift.models.rows import linear_of_rows
 
 TINY = tiny_easyocc(residual_pair=True, hourglass_blocks=1)
-
-
-def surround_rig(*, batch: int = 1, height: int = 64, width: int = 96, dtype: torch.dtype = torch.float32) -> CameraRig:
-    """Six cameras looking outwards; neighbours overlap, and no two key frames of the batch are alike."""
-    intrinsics_px, ego_from_camera = [], []
-    for index in range(6 * batch):
-        yaw_rad = math.radians(60 * index + 3 * (index // 6))
-        forward = (math.cos(yaw_rad), math.sin(yaw_rad))
-        transform = torch.eye(4, dtype=dtype)
-        transform[:3, :3] = torch.tensor([[forward[1], 0, forward[0]], [-forward[0], 0, forward[1]], [0, -1, 0]])
-        transform[:3, 3] = torch.tensor([forward[0], 0.5 * forward[1], 1.5])
-        ego_from_camera.append(transform)
-        intrinsics_px.append(
-            torch.tensor([[0.7 * width, 0, width / 2], [0, 0.7 * width, height / 2], [0, 0, 1]], dtype=dtype)
-        )
-    return CameraRig(
-        intrinsics_px=torch.stack(intrinsics_px).view(batch, 6, 3, 3),
-        ego_from_camera=torch.stack(ego_from_camera).view(batch, 6, 4, 4),
-        height=height,
-        width=width,
-    )
 
 
 def dense_lift(features: torch.Tensor, rig: CameraRig, points_ego: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.traversal import enter, next_plane, reciprocal, step
+from occlift.runtime.kernels import njit
 
-# Of traversal.py, whose functions are compiled into the kernels here: d719dde17e68
+# Of traversal.py, whose functions are compiled into the kernels here: 663a892f55d3
 
 
 def ray_evidence(
@@ -56,15 +57,23 @@ def ray_evidence(
     return least.min(axis=0), np.minimum(total, 255).astype(np.uint8)
 
 
-@njit(cache=True, parallel=True)
-def _ray_evidence(weight, lower_m, size_m, origins_m, ends_m, least, passed):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _ray_evidence(
+    weight: UInt8[np.ndarray, "x y z"], lower_m: Float[np.ndarray, "3"], size_m: Float[np.ndarray, "3"],
+    origins_m: Float[np.ndarray, "rays 3"], ends_m: Float[np.ndarray, "rays 3"],
+    least: UInt8[np.ndarray, "workers x y z"], passed: UInt8[np.ndarray, "workers x y z"],
+) -> None:  # fmt: skip
     workers = len(least)
     for worker in prange(workers):
         _rays_of_worker(weight, lower_m, size_m, origins_m, ends_m, worker, workers, least[worker], passed[worker])
 
 
-@njit(cache=True)
-def _rays_of_worker(weight, lower_m, size_m, origins_m, ends_m, worker, workers, least, passed):  # type: ignore[no-untyped-def]
+@njit
+def _rays_of_worker(
+    weight: UInt8[np.ndarray, "x y z"], lower_m: Float[np.ndarray, "3"], size_m: Float[np.ndarray, "3"],
+    origins_m: Float[np.ndarray, "rays 3"], ends_m: Float[np.ndarray, "rays 3"], worker: int, workers: int,
+    least: UInt8[np.ndarray, "x y z"], passed: UInt8[np.ndarray, "x y z"],
+) -> None:  # fmt: skip
     nx, ny, nz = weight.shape
     # Every so-many-th ray: neighbours take equally long.
     for ray in range(worker, len(origins_m), workers):

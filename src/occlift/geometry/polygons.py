@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numba import njit
 
 from occlift.geometry.grids import BevGrid
+from occlift.runtime.kernels import njit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,8 +73,11 @@ def _inside_ring(ring: Float[np.ndarray, "n 2"], grid: BevGrid) -> Bool[np.ndarr
     return inside
 
 
-@njit(cache=True)
-def _fill_ring(ring, lower_x, lower_y, size_x, size_y, inside):  # type: ignore[no-untyped-def]
+@njit
+def _fill_ring(
+    ring: Float[np.ndarray, "n 2"], lower_x: float, lower_y: float, size_x: float, size_y: float,
+    inside: Bool[np.ndarray, "x y"],
+) -> None:  # fmt: skip
     """Row by row of constant x: every edge that crosses the row flips all centres beyond it in y."""
     count_x, count_y = inside.shape
     for k in range(ring.shape[0]):
@@ -95,8 +98,11 @@ def _fill_ring(ring, lower_x, lower_y, size_x, size_y, inside):  # type: ignore[
             inside[i, j] = inside[i, j] != inside[i, j - 1]
 
 
-@njit(cache=True)
-def _mark_near(line, reach, lower_x, lower_y, size_x, size_y, near):  # type: ignore[no-untyped-def]
+@njit
+def _mark_near(
+    line: Float[np.ndarray, "n 2"], reach: float, lower_x: float, lower_y: float, size_x: float, size_y: float,
+    near: Bool[np.ndarray, "x y"],
+) -> None:  # fmt: skip
     count_x, count_y = near.shape
     for k in range(1, line.shape[0]):
         ax, ay = line[k - 1, 0], line[k - 1, 1]

@@ -12,13 +12,14 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numba import njit, prange
+from numba import prange
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse
 from occlift.geometry.traversal import enter, next_plane, reciprocal, step
+from occlift.runtime.kernels import njit
 
-# Of traversal.py, whose functions are compiled into the kernels here: d719dde17e68
+# Of traversal.py, whose functions are compiled into the kernels here: 663a892f55d3
 
 # Of the segment's length: a face that is met closer than this to the segment's end is the face it ends on.
 _AT_END: Final = 1.0 - 1e-9
@@ -190,8 +191,11 @@ def _corner_and_size(grid: VoxelGrid) -> tuple[Float[np.ndarray, "3"], Float[np.
 # Kernels; units as in `occlift.geometry.traversal`.
 
 
-@njit(cache=True)
-def _begin(lower_m, size_m, origin_m, direction, nx, ny, nz):  # type: ignore[no-untyped-def]
+@njit
+def _begin(
+    lower_m: Float[np.ndarray, "3"], size_m: Float[np.ndarray, "3"], origin_m: Float[np.ndarray, "3"],
+    direction: Float[np.ndarray, "3"], nx: int, ny: int, nz: int,
+) -> tuple[tuple[float, float, float], tuple[float, float, float], tuple[int, int, int, float, int]]:  # fmt: skip
     """(o, inv, (x, y, z, t, axis)) of a ray where it enters the grid, with t in metres; t = +inf if nowhere."""
     ox = (origin_m[0] - lower_m[0]) / size_m[0]
     oy = (origin_m[1] - lower_m[1]) / size_m[1]
@@ -206,10 +210,13 @@ def _begin(lower_m, size_m, origin_m, direction, nx, ny, nz):  # type: ignore[no
     return (ox, oy, oz), (inv_x, inv_y, inv_z), enter(ox, oy, oz, dx, dy, dz, inv_x, inv_y, inv_z, nx, ny, nz)
 
 
-@njit(cache=True, parallel=True)
-def _first_hit(  # type: ignore[no-untyped-def]
-    occupied, lower_m, size_m, origins_m, directions, max_range_m, voxel, entry_range_m, exit_range_m, entry_axis
-):
+@njit(parallel=True)
+def _first_hit(
+    occupied: Bool[np.ndarray, "x y z"], lower_m: Float[np.ndarray, "3"], size_m: Float[np.ndarray, "3"],
+    origins_m: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"], max_range_m: float,
+    voxel: Int[np.ndarray, "rays 3"], entry_range_m: Float[np.ndarray, " rays"],
+    exit_range_m: Float[np.ndarray, " rays"], entry_axis: Int[np.ndarray, " rays"],
+) -> None:  # fmt: skip
     nx, ny, nz = occupied.shape
     for ray in prange(len(origins_m)):
         (ox, oy, oz), (inv_x, inv_y, inv_z), (x, y, z, t, axis) = _begin(
@@ -226,8 +233,12 @@ def _first_hit(  # type: ignore[no-untyped-def]
             x, y, z, t, axis, tx, ty, tz = step(x, y, z, tx, ty, tz, ox, oy, oz, inv_x, inv_y, inv_z, nx, ny, nz)
 
 
-@njit(cache=True)
-def _enter_grid(shape, lower_m, size_m, origins_m, directions, start, inverses, voxel, entry_range_m):  # type: ignore[no-untyped-def]
+@njit
+def _enter_grid(
+    shape: Int[np.ndarray, "3"], lower_m: Float[np.ndarray, "3"], size_m: Float[np.ndarray, "3"],
+    origins_m: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"], start: Float[np.ndarray, "rays 3"],
+    inverses: Float[np.ndarray, "rays 3"], voxel: Int[np.ndarray, "rays 3"], entry_range_m: Float[np.ndarray, " rays"],
+) -> None:  # fmt: skip
     nx, ny, nz = shape
     for ray in range(len(origins_m)):
         (ox, oy, oz), (ix, iy, iz), (x, y, z, t, _) = _begin(
@@ -239,8 +250,13 @@ def _enter_grid(shape, lower_m, size_m, origins_m, directions, start, inverses, 
         entry_range_m[ray] = t
 
 
-@njit(cache=True)
-def _segment(lower_m, size_m, origin_m, end_m, nx, ny, nz):  # type: ignore[no-untyped-def]
+@njit
+def _segment(
+    lower_m: Float[np.ndarray, "3"], size_m: Float[np.ndarray, "3"], origin_m: Float[np.ndarray, "3"],
+    end_m: Float[np.ndarray, "3"], nx: int, ny: int, nz: int,
+) -> tuple[
+    tuple[float, float, float], tuple[float, float, float], tuple[float, float, float], tuple[int, int, int, float]
+]:  # fmt: skip
     """(o, inv, e, (x, y, z, t)) of a segment with t = 1 at its end, where it enters the grid; t = +inf if nowhere."""
     ox, oy, oz = (
         (origin_m[0] - lower_m[0]) / size_m[0],
@@ -260,8 +276,11 @@ def _segment(lower_m, size_m, origin_m, end_m, nx, ny, nz):  # type: ignore[no-u
     return (ox, oy, oz), (ix, iy, iz), (np.floor(ex), np.floor(ey), np.floor(ez)), (x, y, z, t)
 
 
-@njit(cache=True, parallel=True)
-def _crossed_voxels(blocked, lower_m, size_m, origins_m, ends_m, crossed):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _crossed_voxels(
+    blocked: Bool[np.ndarray, "x y z"], lower_m: Float[np.ndarray, "3"], size_m: Float[np.ndarray, "3"],
+    origins_m: Float[np.ndarray, "rays 3"], ends_m: Float[np.ndarray, "rays 3"], crossed: Bool[np.ndarray, "x y z"],
+) -> None:  # fmt: skip
     nx, ny, nz = blocked.shape
     for ray in prange(len(origins_m)):
         (ox, oy, oz), (ix, iy, iz), (end_x, end_y, end_z), (x, y, z, t) = _segment(
@@ -274,8 +293,10 @@ def _crossed_voxels(blocked, lower_m, size_m, origins_m, ends_m, crossed):  # ty
             x, y, z, t, _, tx, ty, tz = step(x, y, z, tx, ty, tz, ox, oy, oz, ix, iy, iz, nx, ny, nz)
 
 
-@njit(cache=True)
-def _in_image(pixel_from_index, x, y, z, height, width):  # type: ignore[no-untyped-def]
+@njit
+def _in_image(
+    pixel_from_index: Float[np.ndarray, "3 4"], x: float, y: float, z: float, height: float, width: float
+) -> bool:
     m = pixel_from_index
     depth = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
     if depth <= 0.0:
@@ -287,8 +308,11 @@ def _in_image(pixel_from_index, x, y, z, height, width):  # type: ignore[no-unty
     return 0.0 <= v < height * depth
 
 
-@njit(cache=True)
-def _in_sight(occupied, ox, oy, oz, ex, ey, ez, target_x, target_y, target_z):  # type: ignore[no-untyped-def]
+@njit
+def _in_sight(
+    occupied: Bool[np.ndarray, "x y z"], ox: float, oy: float, oz: float, ex: float, ey: float, ez: float,
+    target_x: int, target_y: int, target_z: int,
+) -> bool:  # fmt: skip
     """Whether the segment from o to e, a point in or on the target voxel, meets no occupied voxel before
     that."""
     nx, ny, nz = occupied.shape
@@ -305,8 +329,11 @@ def _in_sight(occupied, ox, oy, oz, ex, ey, ez, target_x, target_y, target_z):  
     return True
 
 
-@njit(cache=True)
-def _face_in_sight(occupied, pixel_from_index, camera, height, width, x, y, z, axis):  # type: ignore[no-untyped-def]
+@njit
+def _face_in_sight(
+    occupied: Bool[np.ndarray, "x y z"], pixel_from_index: Float[np.ndarray, "3 4"], camera: Float[np.ndarray, "3"],
+    height: float, width: float, x: int, y: int, z: int, axis: int,
+) -> bool:  # fmt: skip
     """Whether the face of an occupied voxel across `axis` that looks at the camera is exposed and seen."""
     index = z if axis == 2 else (y if axis == 1 else x)
     if camera[axis] < index:
@@ -328,8 +355,11 @@ def _face_in_sight(occupied, pixel_from_index, camera, height, width, x, y, z, a
     return _in_sight(occupied, camera[0], camera[1], camera[2], fx, fy, fz, x, y, z)
 
 
-@njit(cache=True, parallel=True)
-def _observed(occupied, among, pixel_from_index, camera, height, width, observed):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _observed(
+    occupied: Bool[np.ndarray, "x y z"], among: Bool[np.ndarray, "x y z"], pixel_from_index: Float[np.ndarray, "3 4"],
+    camera: Float[np.ndarray, "3"], height: float, width: float, observed: Bool[np.ndarray, "x y z"],
+) -> None:  # fmt: skip
     nx, ny, nz = occupied.shape
     for column in prange(nx * ny):
         x, y = column // ny, column % ny

@@ -21,7 +21,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numba import njit
+from jaxtyping import UInt8
+
+from occlift.runtime.kernels import njit
 
 # Direction components below this (per unit of t, in voxels) count as parallel to the planes: such a ray moves by 1e-9
 # voxels in a thousand units, and its reciprocal might overflow.
@@ -31,13 +33,13 @@ _PARALLEL: Final = 1e-12
 _FAR: Final = 2.0**40
 
 
-@njit(cache=True)
-def reciprocal(d):  # type: ignore[no-untyped-def]
+@njit
+def reciprocal(d: float) -> float:
     return 0.0 if abs(d) < _PARALLEL else 1.0 / d
 
 
-@njit(cache=True)
-def next_plane(o, inv, index):  # type: ignore[no-untyped-def]
+@njit
+def next_plane(o: float, inv: float, index: int) -> float:
     """t at which the ray leaves the slab of voxels `index` of one axis."""
     if inv > 0.0:
         return (index + 1 - o) * inv
@@ -46,8 +48,8 @@ def next_plane(o, inv, index):  # type: ignore[no-untyped-def]
     return np.inf
 
 
-@njit(cache=True)
-def _slab_entry(o, inv, count):  # type: ignore[no-untyped-def]
+@njit
+def _slab_entry(o: float, inv: float, count: int) -> float:
     """t at which the ray enters the grid's slab of one axis; -1 if it starts inside it, +inf if it never does."""
     if 0.0 <= o < count:
         return -1.0
@@ -58,8 +60,8 @@ def _slab_entry(o, inv, count):  # type: ignore[no-untyped-def]
     return np.inf
 
 
-@njit(cache=True)
-def _index_at(o, d, inv, t, axis, entry_axis):  # type: ignore[no-untyped-def]
+@njit
+def _index_at(o: float, d: float, inv: float, t: float, axis: int, entry_axis: int) -> int:
     """Index along `axis` of a ray that has just crossed a plane of `entry_axis` at t.
 
     Rounding may put the point on the wrong side of a plane; what counts is which planes were crossed before,
@@ -83,8 +85,11 @@ def _index_at(o, d, inv, t, axis, entry_axis):  # type: ignore[no-untyped-def]
     return index
 
 
-@njit(cache=True)
-def enter(ox, oy, oz, dx, dy, dz, ix, iy, iz, nx, ny, nz):  # type: ignore[no-untyped-def]
+@njit
+def enter(
+    ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, ix: float, iy: float, iz: float,
+    nx: int, ny: int, nz: int,
+) -> tuple[int, int, int, float, int]:  # fmt: skip
     """(x, y, z, t, axis) of the first voxel of the grid on the ray; t = +inf if there is none.
 
     `ix`, `iy`, `iz` are the reciprocals of the direction.
@@ -107,8 +112,11 @@ def enter(ox, oy, oz, dx, dy, dz, ix, iy, iz, nx, ny, nz):  # type: ignore[no-un
     return x, y, z, t, axis
 
 
-@njit(cache=True)
-def step(x, y, z, tx, ty, tz, ox, oy, oz, inv_x, inv_y, inv_z, nx, ny, nz):  # type: ignore[no-untyped-def]
+@njit
+def step(
+    x: int, y: int, z: int, tx: float, ty: float, tz: float, ox: float, oy: float, oz: float,
+    inv_x: float, inv_y: float, inv_z: float, nx: int, ny: int, nz: int,
+) -> tuple[int, int, int, float, int, float, float, float]:  # fmt: skip
     """(x, y, z, t, axis, tx, ty, tz) of the next voxel; t = +inf where the ray leaves the grid.
 
     `tx`, `ty`, `tz` are where the ray crosses the next plane of each axis.
@@ -123,10 +131,11 @@ def step(x, y, z, tx, ty, tz, ox, oy, oz, inv_x, inv_y, inv_z, nx, ny, nz):  # t
     return x, y, z, (tz if 0 <= z < nz else np.inf), 2, tx, ty, next_plane(oz, inv_z, z)
 
 
-@njit(cache=True)
-def pass_empty(  # type: ignore[no-untyped-def]
-    codes, stops, x, y, z, tx, ty, tz, ox, oy, oz, inv_x, inv_y, inv_z, nx, ny, nz
-):
+@njit
+def pass_empty(
+    codes: UInt8[np.ndarray, " cells"], stops: int, x: int, y: int, z: int, tx: float, ty: float, tz: float,
+    ox: float, oy: float, oz: float, inv_x: float, inv_y: float, inv_z: float, nx: int, ny: int, nz: int,
+) -> tuple[int, int, int, float, float, float]:  # fmt: skip
     """(x, y, z, tx, ty, tz) of the first voxel from (x, y, z) on, itself included, whose code has a bit of `stops`.
 
     The same walk as with `step`, without looking for the end of the grid.

@@ -9,12 +9,13 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.traversal import enter, next_plane, pass_empty, reciprocal
+from occlift.runtime.kernels import njit
 
-# Of traversal.py, whose functions are compiled into the kernels here: d719dde17e68
+# Of traversal.py, whose functions are compiled into the kernels here: 663a892f55d3
 
 # What a ray may stop for in a voxel, as bits; the border around the grid stops every ray.
 _IN_FIRST: Final = 1
@@ -74,8 +75,12 @@ def count_first_hits(
     return counts.sum(axis=0)
 
 
-@njit(cache=True, parallel=True)
-def _count_first_hits(codes, first, second, starts, steps, empty, bins_m, counts):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _count_first_hits(
+    codes: UInt8[np.ndarray, " cells"], first: UInt8[np.ndarray, "x y z"], second: UInt8[np.ndarray, "x y z"],
+    starts: Float[np.ndarray, "origins 3"], steps: Float[np.ndarray, "directions 3"], empty: int,
+    bins_m: Float[np.ndarray, " edges"], counts: Int[np.ndarray, "workers classes classes_and_empty bins"],
+) -> None:  # fmt: skip
     workers = len(counts)
     rays = len(starts) * len(steps)
     for worker in prange(workers):
@@ -83,8 +88,12 @@ def _count_first_hits(codes, first, second, starts, steps, empty, bins_m, counts
         _count_range(codes, first, second, starts, steps, begin, end, empty, bins_m, counts[worker])
 
 
-@njit(cache=True)
-def _count_range(codes, first, second, starts, steps, begin, end, empty, bins_m, counts):  # type: ignore[no-untyped-def]
+@njit
+def _count_range(
+    codes: UInt8[np.ndarray, " cells"], first: UInt8[np.ndarray, "x y z"], second: UInt8[np.ndarray, "x y z"],
+    starts: Float[np.ndarray, "origins 3"], steps: Float[np.ndarray, "directions 3"], begin: int, end: int, empty: int,
+    bins_m: Float[np.ndarray, " edges"], counts: Int[np.ndarray, "classes classes_and_empty bins"],
+) -> None:  # fmt: skip
     nx, ny, nz = first.shape
     for ray in range(begin, end):
         origin, direction = ray // len(steps), ray % len(steps)

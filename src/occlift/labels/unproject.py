@@ -6,7 +6,8 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Float32
-from numba import njit
+
+from occlift.runtime.kernels import njit
 
 _BEYOND_EVERYTHING_M: Final = 1000.0
 """Depth at which the ray of a sky pixel ends: outside of any grid, from any camera of the window."""
@@ -36,8 +37,11 @@ def unproject(
     return points
 
 
-@njit(cache=True)
-def _unproject(depth_m, rotation, origin_m, stride, points):  # type: ignore[no-untyped-def]
+@njit
+def _unproject(
+    depth_m: Float32[np.ndarray, "rows columns"], rotation: Float[np.ndarray, "3 3"], origin_m: Float[np.ndarray, "3"],
+    stride: int, points: Float[np.ndarray, "rows columns 3"],
+) -> None:  # fmt: skip
     rows, columns = depth_m.shape
     for row in range(rows):
         v = row * stride + stride // 2 + 0.5

@@ -11,10 +11,10 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
-from numba import njit
 
 from occlift.errors import DataError
 from occlift.label_space import FREE, UNKNOWN
+from occlift.runtime.kernels import njit
 from occlift.scenes.frames import CameraImage
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
@@ -124,8 +124,13 @@ def strided(image: np.ndarray, stride: int) -> np.ndarray:
     return image[stride // 2 :: stride, stride // 2 :: stride]
 
 
-@njit(cache=True)
-def _clean(class_id, score, depth_m, confidence, min_score, min_confidence, out_class, out_depth_m):  # type: ignore[no-untyped-def]
+@njit
+def _clean(
+    class_id: UInt8[np.ndarray, "rows columns"], score: Float32[np.ndarray, "rows columns"],
+    depth_m: Float32[np.ndarray, "rows columns"], confidence: Float32[np.ndarray, "rows columns"], min_score: float,
+    min_confidence: float, out_class: UInt8[np.ndarray, "rows columns"],
+    out_depth_m: Float32[np.ndarray, "rows columns"],
+) -> None:  # fmt: skip
     rows, columns = class_id.shape
     for row in range(rows):
         for column in range(columns):
@@ -138,8 +143,11 @@ def _clean(class_id, score, depth_m, confidence, min_score, min_confidence, out_
             out_depth_m[row, column] = depth if has_depth and found != FREE else np.float32(np.nan)
 
 
-@njit(cache=True)
-def _free_depth(class_id, depth_m, stride, half_rows, half_columns, out_m):  # type: ignore[no-untyped-def]
+@njit
+def _free_depth(
+    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
+    half_rows: int, half_columns: int, out_m: Float32[np.ndarray, "out_rows out_columns"],
+) -> None:  # fmt: skip
     rows, columns = depth_m.shape
     for i in range(out_m.shape[0]):
         row = i * stride + stride // 2

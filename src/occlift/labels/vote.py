@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8, UInt32
-from numba import njit
+from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt32
 
 from occlift.errors import DataError
 from occlift.geometry.evidence import ray_evidence
@@ -21,6 +20,7 @@ from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import FREE
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View
+from occlift.runtime.kernels import njit
 from occlift.runtime.npz import read_npz, write_npz
 
 
@@ -170,8 +170,12 @@ def read_votes(path: Path, grid: VoxelGrid) -> Votes:
     return replace(votes, points_per_ray=float(arrays["points_per_ray"][0]))
 
 
-@njit(cache=True)
-def _vote_pixels(class_id, depth_m, stride, rotation, origin, voting, nx, ny, nz, counts):  # type: ignore[no-untyped-def]
+@njit
+def _vote_pixels(
+    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
+    rotation: Float[np.ndarray, "3 3"], origin: Float[np.ndarray, "3"], voting: Bool[np.ndarray, "256"], nx: int,
+    ny: int, nz: int, counts: UInt32[np.ndarray, "voxels classes"],
+) -> None:  # fmt: skip
     rows, columns = depth_m.shape
     for row in range(rows):
         v = row * stride + stride // 2 + 0.5
@@ -193,16 +197,21 @@ def _vote_pixels(class_id, depth_m, stride, rotation, origin, voting, nx, ny, nz
                 counts[(int(x) * ny + int(y)) * nz + int(z), found] += 1
 
 
-@njit(cache=True)
-def _vote_points(points, class_id, nx, ny, nz, counts):  # type: ignore[no-untyped-def]
+@njit
+def _vote_points(
+    points: Float[np.ndarray, "points 3"], class_id: UInt8[np.ndarray, " points"], nx: int, ny: int, nz: int,
+    counts: UInt32[np.ndarray, "voxels classes"],
+) -> None:  # fmt: skip
     for i in range(len(points)):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
         if class_id[i] < FREE and 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
             counts[(int(x) * ny + int(y)) * nz + int(z), class_id[i]] += 1
 
 
-@njit(cache=True)
-def _voxels_with_votes(counts):  # type: ignore[no-untyped-def]
+@njit
+def _voxels_with_votes(
+    counts: UInt32[np.ndarray, "voxels classes"],
+) -> tuple[Int[np.ndarray, " hit"], Int[np.ndarray, " hit"]]:
     hit = np.empty(len(counts), np.int64)
     totals = np.empty(len(counts), np.int64)
     number = 0

@@ -23,10 +23,11 @@ from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, prange
 
 from occlift.errors import DataError
 from occlift.label_space import CLASS_NAMES, FREE, NUM_CLASSES, OTHER_FLAT, OTHERS
+from occlift.runtime.kernels import njit
 
 Mask = Literal["camera", "lidar", "none"]
 ClassSet = Literal[17, 15]
@@ -173,16 +174,24 @@ class OccupancyCounts:
         return scores
 
 
-@njit(cache=True, parallel=True)
-def _count(truth, prediction, first_mask, second_mask, parts):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _count(
+    truth: UInt8[np.ndarray, " voxels"], prediction: UInt8[np.ndarray, " voxels"],
+    first_mask: UInt8[np.ndarray, " voxels"], second_mask: UInt8[np.ndarray, " voxels"],
+    parts: Int[np.ndarray, "workers lanes sets codes codes"],
+) -> None:  # fmt: skip
     workers = len(parts)
     for worker in prange(workers):
         begin, end = len(truth) * worker // workers, len(truth) * (worker + 1) // workers
         _count_range(truth, prediction, first_mask, second_mask, begin, end, parts[worker])
 
 
-@njit(cache=True)
-def _count_range(truth, prediction, first_mask, second_mask, begin, end, lanes):  # type: ignore[no-untyped-def]
+@njit
+def _count_range(
+    truth: UInt8[np.ndarray, " voxels"], prediction: UInt8[np.ndarray, " voxels"],
+    first_mask: UInt8[np.ndarray, " voxels"], second_mask: UInt8[np.ndarray, " voxels"], begin: int, end: int,
+    lanes: Int[np.ndarray, "lanes sets codes codes"],
+) -> None:  # fmt: skip
     no_class = np.uint32(NUM_CLASSES)
     # Neighbours are counted in different lanes: most voxels are free and predicted so, and adding to a count has to
     # wait for the addition before.

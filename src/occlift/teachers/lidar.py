@@ -23,9 +23,9 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
-from numba import njit
 
 from occlift.errors import ConfigError
+from occlift.runtime.kernels import njit
 from occlift.scenes.frames import KeyFrame
 from occlift.teachers.teacher import DepthMap
 
@@ -188,8 +188,12 @@ def _surfaces(
     return planes, small & (same_depth | one_plane)
 
 
-@njit(cache=True)
-def _fill(triangles_uv, planes, result):  # type: ignore[no-untyped-def]
+@njit
+def _fill(
+    triangles_uv: Float[np.ndarray, "triangles 3 2"],
+    planes: Float[np.ndarray, "triangles 3"],
+    result: Float32[np.ndarray, "height width"],
+) -> None:
     """Writes the depth of every pixel whose centre lies in a triangle."""
     height, width = result.shape
     for index in range(len(triangles_uv)):

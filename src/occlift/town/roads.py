@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
-from numba import njit, prange
+from jaxtyping import Float, Int, UInt8
+from numba import prange
 
 from occlift.label_space import DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN
+from occlift.runtime.kernels import njit
 from occlift.town.trace import Ground
 
 GROUND_CELL_M: Final = 0.125
@@ -118,8 +119,10 @@ class Road:
         return self.median_m + (lane + 0.5) * self.lane_m
 
 
-@njit(cache=True)
-def _project(points, lengths, x, y):  # type: ignore[no-untyped-def]
+@njit
+def _project(
+    points: Float[np.ndarray, "n 2"], lengths: Float[np.ndarray, "n"], x: float, y: float
+) -> tuple[float, float]:
     """Signed distance (left positive) from a polyline and the arc length of the foot point."""
     best, best_d, best_s = 1e30, 0.0, 0.0
     n = points.shape[0]
@@ -149,8 +152,8 @@ def distance_to(line: Polyline, x: float, y: float) -> float:
     return abs(_project(line.points, line.lengths, x, y)[0])
 
 
-@njit(cache=True)
-def _smooth(x, y, seed):  # type: ignore[no-untyped-def]
+@njit
+def _smooth(x: float, y: float, seed: float) -> float:
     """Sines with unrelated directions: a cheap smooth field in about −1..1 with features of unit size."""
     return (
         np.sin(1.3 * x + 0.4 * y + seed)
@@ -159,8 +162,12 @@ def _smooth(x, y, seed):  # type: ignore[no-untyped-def]
     ) / 2.2
 
 
-@njit(cache=True, parallel=True)
-def _paint_ground(lower_x, lower_y, cell, nx, ny, lines, lengths, starts, widths, fillet, plaza, seed):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _paint_ground(
+    lower_x: float, lower_y: float, cell: float, nx: int, ny: int, lines: Float[np.ndarray, "n 2"],
+    lengths: Float[np.ndarray, "n"], starts: Int[np.ndarray, " roads_and_one"], widths: Float[np.ndarray, "roads 7"],
+    fillet: float, plaza: float, seed: float,
+) -> tuple[UInt8[np.ndarray, "x y"], UInt8[np.ndarray, "x y"], Float[np.ndarray, "x y"]]:  # fmt: skip
     class_id = np.empty((nx, ny), np.uint8)
     paint = np.zeros((nx, ny), np.uint8)
     height = np.empty((nx, ny), np.float32)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
-from numba import njit, prange
+from jaxtyping import Float, Int, UInt8, UInt16
+from numba import prange
 
+from occlift.runtime.kernels import njit
 from occlift.town import parts as p
 from occlift.town.trace import (
     GROUND,
@@ -53,8 +54,8 @@ class Rendered(NamedTuple):
     instance: Int[np.ndarray, "h w"]
 
 
-@njit(cache=True, inline="always")
-def _hash(i, j, k):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _hash(i: float, j: float, k: float) -> float:
     """A number in [0, 1) per lattice point."""
     h = (np.uint64(np.int64(i)) * np.uint64(0x9E3779B97F4A7C15)) ^ (
         np.uint64(np.int64(j)) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -66,8 +67,8 @@ def _hash(i, j, k):  # type: ignore[no-untyped-def]
     return (h >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@njit(cache=True)
-def _noise(x, y, k):  # type: ignore[no-untyped-def]
+@njit
+def _noise(x: float, y: float, k: int) -> float:
     """Smooth value noise in [0, 1) with features of unit size."""
     i, j = np.floor(x), np.floor(y)
     fx, fy = x - i, y - j
@@ -77,8 +78,8 @@ def _noise(x, y, k):  # type: ignore[no-untyped-def]
     return a * (1 - fy) + b * fy
 
 
-@njit(cache=True)
-def _sky(light, dx, dy, dz):  # type: ignore[no-untyped-def]
+@njit
+def _sky(light: Light, dx: float, dy: float, dz: float) -> tuple[float, float, float]:
     up = max(dz, 0.0)
     blend = np.exp(-4.0 * up)
     r = light.sky_color[0] * (1 - blend) + light.horizon_color[0] * blend
@@ -98,8 +99,8 @@ def _sky(light, dx, dy, dz):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(cache=True)
-def _ground_albedo(light, class_id, paint, x, y):  # type: ignore[no-untyped-def]
+@njit
+def _ground_albedo(light: Light, class_id: int, paint: int, x: float, y: float) -> tuple[float, float, float]:
     seed = light.seed
     fine, coarse = _noise(x * 9, y * 9, seed + 5), _noise(x * 0.35, y * 0.35, seed + 6)
     if class_id == 11:
@@ -135,8 +136,10 @@ def _ground_albedo(light, class_id, paint, x, y):  # type: ignore[no-untyped-def
     )
 
 
-@njit(cache=True)
-def _part_albedo(row, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
+@njit
+def _part_albedo(
+    row: Float[np.ndarray, "columns"], x: float, y: float, z: float, nx: float, ny: float, nz: float
+) -> tuple[float, float, float, float]:
     """Albedo at a point of a part, and how much it mirrors the sky; point and normal in the part's own axes."""
     r, g, b = row[p.COLOR], row[p.COLOR + 1], row[p.COLOR + 2]
     hx, hy, hz = row[p.HALF], row[p.HALF + 1], row[p.HALF + 2]
@@ -234,8 +237,11 @@ def _part_albedo(row, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
     return r * k, g * k, b * k, mirror
 
 
-@njit(cache=True)
-def _hit_color(ground, light, static, moving, ox, oy, oz, dx, dy, dz, t, which, is_moving):  # type: ignore[no-untyped-def]
+@njit
+def _hit_color(
+    ground: Ground, light: Light, static: PartIndex, moving: PartIndex,
+    ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, t: float, which: int, is_moving: bool,
+) -> tuple[float, float, float, int, int]:  # fmt: skip
     """Linear RGB of what a ray met, with the class and the instance of it."""
     x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
     mirror, instance = 0.0, 0
@@ -286,8 +292,13 @@ def _hit_color(ground, light, static, moving, ox, oy, oz, dx, dy, dz, t, which, 
     )
 
 
-@njit(cache=True, parallel=True)
-def _render(ground, light, static, moving, intrinsics, global_from_camera, height, width, frame_seed):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _render(
+    ground: Ground, light: Light, static: PartIndex, moving: PartIndex, intrinsics: Float[np.ndarray, "3 3"],
+    global_from_camera: Float[np.ndarray, "4 4"], height: int, width: int, frame_seed: int,
+) -> tuple[
+    UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "h w"], UInt8[np.ndarray, "h w"], UInt16[np.ndarray, "h w"]
+]:  # fmt: skip
     rgb = np.empty((height, width, 3), np.uint8)
     depth = np.empty((height, width), np.float32)
     class_map = np.empty((height, width), np.uint8)

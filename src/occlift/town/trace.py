@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from numba import njit, prange
+from numba import prange
 
+from occlift.runtime.kernels import njit
 from occlift.town import parts as p
 
 MAX_RANGE_M: Final = 250.0
@@ -55,8 +56,10 @@ class PartIndex(NamedTuple):
     top_m: float
 
 
-@njit(cache=True)
-def _bin_parts(parts, lower_x, lower_y, cell, nx, ny):  # type: ignore[no-untyped-def]
+@njit
+def _bin_parts(
+    parts: Float[np.ndarray, "n columns"], lower_x: float, lower_y: float, cell: float, nx: int, ny: int
+) -> tuple[Int[np.ndarray, " cells_and_one"], Int[np.ndarray, " items"]]:
     count = np.zeros(nx * ny + 1, np.int32)
     n = parts.shape[0]
     spans = np.empty((n, 4), np.int32)
@@ -93,15 +96,17 @@ def index_parts(parts: Float[np.ndarray, "n columns"], ground: Ground, cell_m: f
     return PartIndex(parts, ground.lower_x, ground.lower_y, cell_m, nx, ny, start, item, top)
 
 
-@njit(cache=True, inline="always")
-def to_local(row, x, y, z):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def to_local(row: Float[np.ndarray, "columns"], x: float, y: float, z: float) -> tuple[float, float, float]:
     """Global point → the part's own axes."""
     x, y, z = x - row[p.CENTER], y - row[p.CENTER + 1], z - row[p.CENTER + 2]
     return row[p.COS] * x + row[p.SIN] * y, -row[p.SIN] * x + row[p.COS] * y, z
 
 
-@njit(cache=True)
-def _box(hx, hy, hz, taper, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
+@njit
+def _box(
+    hx: float, hy: float, hz: float, taper: float, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> float:
     near, far = 0.0, 1e30
     # Front and back lean towards each other: |x| ≤ hx · (1 − lean · (z + hz)).
     lean = hx * (1.0 - taper) / (2.0 * hz)
@@ -129,8 +134,8 @@ def _box(hx, hy, hz, taper, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-
     return near
 
 
-@njit(cache=True)
-def _quadratic(a, b, c):  # type: ignore[no-untyped-def]
+@njit
+def _quadratic(a: float, b: float, c: float) -> tuple[float, float]:
     """Roots of a·t² + 2b·t + c, or two equal negative ones where there are none."""
     disc = b * b - a * c
     if disc < 0 or abs(a) < 1e-14:
@@ -140,8 +145,10 @@ def _quadratic(a, b, c):  # type: ignore[no-untyped-def]
     return (t0, t1) if t0 < t1 else (t1, t0)
 
 
-@njit(cache=True)
-def _upright(r, hz, cone, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
+@njit
+def _upright(
+    r: float, hz: float, cone: bool, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> float:
     """Vertical cylinder or cone with caps."""
     best = 1e30
     if cone:
@@ -166,8 +173,10 @@ def _upright(r, hz, cone, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-de
     return best if best < 1e29 else -1.0
 
 
-@njit(cache=True)
-def _part_distance(row, ox, oy, oz, dx, dy, dz, limit):  # type: ignore[no-untyped-def]
+@njit
+def _part_distance(
+    row: Float[np.ndarray, "columns"], ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, limit: float
+) -> float:
     """Range to the part, metres, or a negative number; `limit` is the best hit so far."""
     cx, cy, cz = row[p.CENTER] - ox, row[p.CENTER + 1] - oy, row[p.CENTER + 2] - oz
     along = cx * dx + cy * dy + cz * dz
@@ -192,8 +201,8 @@ def _part_distance(row, ox, oy, oz, dx, dy, dz, limit):  # type: ignore[no-untyp
     return _upright(hx, hy, False, lx, lz, ly, ux, dz, uy)
 
 
-@njit(cache=True)
-def part_normal(row, x, y, z):  # type: ignore[no-untyped-def]
+@njit
+def part_normal(row: Float[np.ndarray, "columns"], x: float, y: float, z: float) -> tuple[float, float, float]:
     """Outward normal, in the part's own axes, at a point (own axes) on its surface."""
     hx, hy, hz = row[p.HALF], row[p.HALF + 1], row[p.HALF + 2]
     kind = int(row[p.KIND])
@@ -223,8 +232,8 @@ def part_normal(row, x, y, z):  # type: ignore[no-untyped-def]
     return nx / length, ny / length, nz / length
 
 
-@njit(cache=True)
-def ground_height(ground, x, y):  # type: ignore[no-untyped-def]
+@njit
+def ground_height(ground: Ground, x: float, y: float) -> float:
     """Height of the ground below (x, y), metres."""
     i = int(np.floor((x - ground.lower_x) / ground.cell_m))
     j = int(np.floor((y - ground.lower_y) / ground.cell_m))
@@ -233,8 +242,10 @@ def ground_height(ground, x, y):  # type: ignore[no-untyped-def]
     return ground.height_m[i, j]
 
 
-@njit(cache=True)
-def _ground_distance(ground, ox, oy, oz, dx, dy, dz, limit):  # type: ignore[no-untyped-def]
+@njit
+def _ground_distance(
+    ground: Ground, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, limit: float
+) -> float:
     """Range to the ground, metres, or −1. Walks in half cells below the ground's highest level, then bisects."""
     t = 0.0
     if oz > ground.top_m:
@@ -266,8 +277,10 @@ def _ground_distance(ground, ox, oy, oz, dx, dy, dz, limit):  # type: ignore[no-
     return -1.0
 
 
-@njit(cache=True)
-def _walk_parts(index, ox, oy, oz, dx, dy, dz, limit, any_hit):  # type: ignore[no-untyped-def]
+@njit
+def _walk_parts(
+    index: PartIndex, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, limit: float, any_hit: bool
+) -> tuple[float, int]:
     """Nearest part before `limit`: (range, part number), or (limit, −1)."""
     best, which = limit, -1
     nx, ny, cell = index.count_x, index.count_y, index.cell_m
@@ -321,8 +334,11 @@ def _walk_parts(index, ox, oy, oz, dx, dy, dz, limit, any_hit):  # type: ignore[
                 return best, which
 
 
-@njit(cache=True)
-def trace(ground, static, moving, ox, oy, oz, dx, dy, dz, limit):  # type: ignore[no-untyped-def]
+@njit
+def trace(
+    ground: Ground, static: PartIndex, moving: PartIndex,
+    ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, limit: float,
+) -> tuple[float, int, bool]:  # fmt: skip
     """First hit of one ray (unit direction): (range_m, part, is_moving); part is GROUND or SKY where it is none."""
     best, which = _walk_parts(static, ox, oy, oz, dx, dy, dz, limit, False)
     other, other_which = _walk_parts(moving, ox, oy, oz, dx, dy, dz, best, False)
@@ -337,8 +353,10 @@ def trace(ground, static, moving, ox, oy, oz, dx, dy, dz, limit):  # type: ignor
     return limit, SKY, False
 
 
-@njit(cache=True)
-def in_shadow(static, moving, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untyped-def]
+@njit
+def in_shadow(
+    static: PartIndex, moving: PartIndex, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> bool:
     """Whether anything stands between a point and the sun (direction d)."""
     _, which = _walk_parts(static, ox, oy, oz, dx, dy, dz, 80.0, True)
     if which >= 0:
@@ -347,8 +365,11 @@ def in_shadow(static, moving, ox, oy, oz, dx, dy, dz):  # type: ignore[no-untype
     return which >= 0
 
 
-@njit(cache=True, parallel=True)
-def _trace_many(ground, static, moving, origins, directions, limit):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _trace_many(
+    ground: Ground, static: PartIndex, moving: PartIndex, origins: Float[np.ndarray, "r 3"],
+    directions: Float[np.ndarray, "r 3"], limit: float,
+) -> tuple[Float[np.ndarray, "r"], Int[np.ndarray, "r"], Int[np.ndarray, "r"]]:  # fmt: skip
     n = origins.shape[0]
     range_m = np.empty(n)
     class_id = np.empty(n, np.uint8)

@@ -15,13 +15,14 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from numba import njit, prange
+from jaxtyping import Bool, Float, Int, UInt8, UInt16
+from numba import prange
 
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.raycast import crossed_voxels
 from occlift.geometry.transforms import inverse
 from occlift.label_space import FREE
+from occlift.runtime.kernels import njit
 from occlift.town import parts as p
 from occlift.town.layout import TownScene
 from occlift.town.roads import GROUND_CELL_M
@@ -122,16 +123,19 @@ def surface_samples(
     return np.concatenate(points), np.concatenate(class_ids)
 
 
-@njit(cache=True)
-def _unburied(ground, points):  # type: ignore[no-untyped-def]
+@njit
+def _unburied(ground: Ground, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
     keep = np.empty(points.shape[0], np.bool_)
     for i in range(points.shape[0]):
         keep[i] = points[i, 2] >= ground_height(ground, points[i, 0], points[i, 1]) - _CAVITY_M
     return keep
 
 
-@njit(cache=True, inline="always")
-def _voxel_of(m, lower, size, x, y, z):  # type: ignore[no-untyped-def]
+@njit(inline="always")
+def _voxel_of(
+    m: Float[np.ndarray, "4 4"], lower: Float[np.ndarray, "3"], size: Float[np.ndarray, "3"], x: float, y: float,
+    z: float,
+) -> tuple[int, int, int]:  # fmt: skip
     """Indices of the voxel that a point falls into after the transform m; they may lie outside of the grid."""
     a = int(np.floor((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3] - lower[0]) / size[0]))
     b = int(np.floor((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3] - lower[1]) / size[1]))
@@ -139,8 +143,11 @@ def _voxel_of(m, lower, size, x, y, z):  # type: ignore[no-untyped-def]
     return a, b, c
 
 
-@njit(cache=True)
-def _count_points(points, class_ids, m, lower, size, votes):  # type: ignore[no-untyped-def]
+@njit
+def _count_points(
+    points: Float[np.ndarray, "n 3"], class_ids: UInt8[np.ndarray, "n"], m: Float[np.ndarray, "4 4"],
+    lower: Float[np.ndarray, "3"], size: Float[np.ndarray, "3"], votes: UInt16[np.ndarray, "x y z classes"],
+) -> None:  # fmt: skip
     nx, ny, nz = votes.shape[0], votes.shape[1], votes.shape[2]
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
@@ -149,8 +156,11 @@ def _count_points(points, class_ids, m, lower, size, votes):  # type: ignore[no-
             votes[a, b, c, class_ids[i]] += 1
 
 
-@njit(cache=True)
-def _mark_points(points, m, lower, size, mask):  # type: ignore[no-untyped-def]
+@njit
+def _mark_points(
+    points: Float[np.ndarray, "n 3"], m: Float[np.ndarray, "4 4"], lower: Float[np.ndarray, "3"],
+    size: Float[np.ndarray, "3"], mask: Bool[np.ndarray, "x y z"],
+) -> None:  # fmt: skip
     for i in range(points.shape[0]):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
         a, b, c = _voxel_of(m, lower, size, x, y, z)
@@ -158,8 +168,11 @@ def _mark_points(points, m, lower, size, mask):  # type: ignore[no-untyped-def]
             mask[a, b, c] = True
 
 
-@njit(cache=True)
-def _count_ground(ground, covered, m, lower, size, reach, votes):  # type: ignore[no-untyped-def]
+@njit
+def _count_ground(
+    ground: Ground, covered: Bool[np.ndarray, "x y"], m: Float[np.ndarray, "4 4"], lower: Float[np.ndarray, "3"],
+    size: Float[np.ndarray, "3"], reach: float, votes: UInt16[np.ndarray, "x y z classes"],
+) -> None:  # fmt: skip
     nx, ny, nz = votes.shape[0], votes.shape[1], votes.shape[2]
     # The ego's position in the global frame is −Rᵀt of global → ego.
     ex = -(m[0, 0] * m[0, 3] + m[1, 0] * m[1, 3] + m[2, 0] * m[2, 3])
@@ -178,8 +191,8 @@ def _count_ground(ground, covered, m, lower, size, reach, votes):  # type: ignor
                 votes[a, b, c, ground.class_id[i, j]] += 1
 
 
-@njit(cache=True, parallel=True)
-def _majority(votes, min_samples):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _majority(votes: UInt16[np.ndarray, "x y z classes"], min_samples: int) -> UInt8[np.ndarray, "x y z"]:
     nx, ny, nz, classes = votes.shape
     semantics = np.empty((nx, ny, nz), np.uint8)
     for x in prange(nx):
@@ -283,8 +296,12 @@ class SceneTruth:
         return mask
 
 
-@njit(cache=True, parallel=True)
-def _look_up(observed, observed_lower, observed_size, m, lower, size, shape):  # type: ignore[no-untyped-def]
+@njit(parallel=True)
+def _look_up(
+    observed: Bool[np.ndarray, "x y z"], observed_lower: Float[np.ndarray, "3"], observed_size: Float[np.ndarray, "3"],
+    m: Float[np.ndarray, "4 4"], lower: Float[np.ndarray, "3"], size: Float[np.ndarray, "3"],
+    shape: Int[np.ndarray, "3"],
+) -> Bool[np.ndarray, "x2 y2 z2"]:  # fmt: skip
     out = np.zeros((shape[0], shape[1], shape[2]), np.bool_)
     for x in prange(shape[0]):
         for y in range(shape[1]):

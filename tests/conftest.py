@@ -7,8 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The same examples in every run, few enough for a few seconds in all; the first example of a kernel compiles it.
+settings.register_profile("laws", derandomize=True, max_examples=25, deadline=None, database=None)
+settings.load_profile("laws")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Not for every run yet: some annotations are wrong, and some tests give wrong arrays on purpose.
+if os.environ.get("OCCLIFT_CHECK_SHAPES") == "1":
+    install_import_hook("occlift", "shape_checks.check_arrays")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

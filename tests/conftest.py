@@ -7,8 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Not for every run yet: some annotations are wrong, and some tests give wrong arrays on purpose.
+if os.environ.get("OCCLIFT_CHECK_SHAPES") == "1":
+    install_import_hook("occlift", "shape_checks.check_arrays")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# The same examples in every run, few enough for a few seconds in all; the first example of a kernel compiles it.
+settings.register_profile("laws", derandomize=True, max_examples=25, deadline=None, database=None)
+settings.load_profile("laws")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,7 +6,8 @@ loss of the set of the i first voxels, J_i = 1 − (G − Σ_{k≤i} fg_k) / (G 
 foreground. The loss is the mean over the classes that are present in the labels.
 
 The same function of two other questions that the logits answer:
-*geometric*: is the voxel occupied or free? Two classes, p(free) = p of the last class, p(occupied) = the sum of the others.
+*geometric*: is the voxel occupied or free? Two classes, p(free) = p of the last class, p(occupied) = the sum of the
+others.
 *occupied*: which class has a voxel that is occupied? The semantic classes with p_c / (1 − p_free), over the voxels
 labelled occupied only.
 """
@@ -57,8 +58,7 @@ def lovasz_geometric(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"
     two = torch.stack((logits[:, :-1].logsumexp(-1), logits[:, -1]), -1)
     return lovasz_softmax(two, (labels == logits.shape[1] - 1).long())
 
-
-def lovasz_occupied(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """`lovasz_softmax` over the semantic classes among the voxels labelled occupied; 0 without such voxels."""
     """`lovasz_softmax` over the semantic classes (all but the last) among the voxels that the labels call occupied; 0 without such voxels."""
     occupied = (labels != logits.shape[1] - 1).nonzero()[:, 0]
     return lovasz_softmax(logits[occupied, :-1], labels[occupied])

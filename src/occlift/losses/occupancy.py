@@ -41,7 +41,8 @@ class OccupancyLossConfig:
         cross_entropy: factor of the term.
         focal_gamma: γ of the focal loss; 0: plain cross-entropy.
         lovasz: factor of the Lovász terms; 0 leaves them out.
-        lovasz_form: `classes`: over all classes, free among them. `geometric`: occupied against free. `both`: their sum. `split`:
+        lovasz_form: `classes`: over all classes, free among them. `geometric`: occupied against free. `both`: their
+            sum. `split`:
             `geometric`, plus the semantic classes among the occupied voxels.
         geo_scal: factor of the affinity loss of occupied against free; 0 leaves it out.
         sem_scal: factor of the affinity loss of the classes; 0 leaves it out.

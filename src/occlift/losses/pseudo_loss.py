@@ -38,14 +38,16 @@ class PseudoLoss(nn.Module):
 
     Args:
         grid: of the logits: lower corner and voxel size in metres and the number of voxels along x, y, z, in the ego
-            frame at the lidar's time stamp (x forward, y left, z up), or in the frame that `grid_from_ego` leads to. None: that of the labels.
+            frame at the lidar's time stamp (x forward, y left, z up), or in the frame that `grid_from_ego` leads to.
+            None: that of the labels.
         space: grid and classes of the labels.
         class_counts: voxels per class, free last, in the training labels, from which the class weights come:
             `occlift.labels.folder.LabelFolder.class_counts`. A class that was not counted weighs as much as the
             rarest that was. None: all classes weigh the same.
         config: which terms; None: cross-entropy and Lovász-softmax, with weights 1/log f if there are counts.
         axes: of the logits: `b` batch, `c` classes, and the grid's `x`, `y`, `z`, in the order they are in.
-        free: index of free among the logits, the last (None) or 0 as a rule; the others are the space's classes in order.
+        free: index of free among the logits, the last (None) or 0 as a rule; the others are the space's classes in
+            order.
 
     Raises:
         ConfigError: an argument is not of these, or class weights are asked for without counts.

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
 _SMALLEST: Final = 1e-30
 """Sums of probabilities are not taken to be smaller: a logarithm of 0, and a slope that a loss scaler could carry
 beyond float32, become impossible."""

@@ -41,7 +41,8 @@ class EasyOccConfig:
         feature_channels: of the lifted features.
         horizontal_stride: output voxels per working voxel along x and along y: 1 (0.4 m) or 2 (0.8 m).
         volume: the 3-D CNN.
-        grid_shape: output voxels over the extent of the space's grid; None: its shape. Another shape is for models that stretch the grid
+        grid_shape: output voxels over the extent of the space's grid; None: its shape. Another shape is for models
+            that stretch the grid
             beyond that extent (`EasyOcc(centers_ego=...)`) and resample it.
         space: grid and classes of the logits.
     """

@@ -58,7 +58,8 @@ def lovasz_geometric(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"
     two = torch.stack((logits[:, :-1].logsumexp(-1), logits[:, -1]), -1)
     return lovasz_softmax(two, (labels == logits.shape[1] - 1).long())
 
+
+def lovasz_occupied(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
     """`lovasz_softmax` over the semantic classes among the voxels labelled occupied; 0 without such voxels."""
-    """`lovasz_softmax` over the semantic classes (all but the last) among the voxels that the labels call occupied; 0 without such voxels."""
     occupied = (labels != logits.shape[1] - 1).nonzero()[:, 0]
     return lovasz_softmax(logits[occupied, :-1], labels[occupied])

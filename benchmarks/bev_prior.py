@@ -39,7 +39,7 @@ def truth_of(data: NuScenes, split: str) -> tuple[np.ndarray, np.ndarray]:
 def best(answers: dict[str, np.ndarray], truth: np.ndarray, ignored: np.ndarray) -> tuple[dict[str, float], str]:
     """The scores of the answer with the highest filtered IoU, and its name; one answer serves all key frames."""
     scores = {
-        name: bev_counts(np.broadcast_to(answer, truth.shape), truth, ignored).named()
+        name: bev_counts(prediction=np.broadcast_to(answer, truth.shape), truth=truth, ignored=ignored).named()
         for name, answer in answers.items()
     }
     name = max(scores, key=lambda each: scores[each]["bev_iou_vehicle_filtered"])

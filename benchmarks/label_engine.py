@@ -177,7 +177,11 @@ def main() -> None:
         best = None
         for min_points in (1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 180, 255):
             found = decide(votes, DecisionConfig(min_points=min_points)).semantics
-            h = histogram(truth.semantics, np.where(found == UNKNOWN, FREE, found).astype(np.uint8), truth.mask_camera)
+            h = histogram(
+                truth=truth.semantics,
+                prediction=np.where(found == UNKNOWN, FREE, found).astype(np.uint8),
+                evaluated=truth.mask_camera,
+            )
             if best is None or mean_iou(h) > mean_iou(best[1]):
                 best = min_points, h
         assert best is not None

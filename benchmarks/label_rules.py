@@ -57,7 +57,7 @@ class Tally:
 
     def add(self, semantics: np.ndarray, truth: np.ndarray, mask_camera: np.ndarray, near_movers: np.ndarray) -> None:
         decided = np.where(semantics == UNKNOWN, FREE, semantics).astype(np.uint8)
-        counted = histograms(truth, decided, {"camera": mask_camera, "none": None})
+        counted = histograms(truth=truth, prediction=decided, evaluated={"camera": mask_camera, "none": None})
         self.counts += OccupancyCounts(histograms=counted)
         self.ghosts += int((np.isin(semantics, MOVERS) & ~near_movers).sum())
         self.unknown += int((semantics[mask_camera] == UNKNOWN).sum())

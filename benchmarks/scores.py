@@ -166,14 +166,16 @@ def main() -> None:
         def ours(masks: tuple[str, ...] = masks) -> None:
             for truth, prediction in pairs:
                 by_name = {"camera": truth.mask_camera, "lidar": truth.mask_lidar, "none": None}
-                histograms(truth.semantics, prediction, {mask: by_name[mask] for mask in masks})  # type: ignore[misc]
+                histograms(
+                    truth=truth.semantics, prediction=prediction, evaluated={mask: by_name[mask] for mask in masks}
+                )  # type: ignore[misc]
 
         seconds = best_of_three(plain), best_of_three(ours)
         ms = [1000 * s / len(pairs) for s in seconds]
         print(f"| {name} | {ms[0]:.2f} | {ms[1]:.2f} | {ms[0] / ms[1]:.1f} |")
     for truth, prediction in pairs:
         same = plain_histogram(truth.semantics, prediction, truth.mask_camera)
-        assert (histogram(truth.semantics, prediction, truth.mask_camera) == same).all()
+        assert (histogram(truth=truth.semantics, prediction=prediction, evaluated=truth.mask_camera) == same).all()
 
     frames = [data.key_frame(token) for token in read]
     poses = {
@@ -192,9 +194,15 @@ def main() -> None:
     simple_s = best_of_three(lambda: simple_numpy_first_hit(occupied, starts, rays))
     tuned_s = best_of_three(lambda: tuned_numpy_first_hit(occupied, starts, rays))
     compiled_s = best_of_three(lambda: first_hit(occupied, OCC3D_GRID, starts, rays))
-    pair_s = best_of_three(lambda: ray_histogram(truths[0].semantics, predictions[0], origins[0]))
+    pair_s = best_of_three(
+        lambda: ray_histogram(truth=truths[0].semantics, prediction=predictions[0], origins_m=origins[0])
+    )
     torch.set_num_threads(1)
-    torch_s = best_of_three(lambda: ray_histogram(truths[0].semantics, predictions[0], origins[0], device="cpu:0"))
+    torch_s = best_of_three(
+        lambda: ray_histogram(
+            truth=truths[0].semantics, prediction=predictions[0], origins_m=origins[0], device="cpu:0"
+        )
+    )
     rows = [
         ("vectorised NumPy as one writes it down, one volume", len(rays) / simple_s),
         ("vectorised NumPy, tuned, one volume", len(rays) / tuned_s),
@@ -203,7 +211,11 @@ def main() -> None:
         ("torch on the CPU, truth and prediction, counted", 2 * len(rays) / torch_s),
     ]
     if torch.cuda.is_available():
-        cuda_s = best_of_three(lambda: ray_histogram(truths[0].semantics, predictions[0], origins[0], device="cuda"))
+        cuda_s = best_of_three(
+            lambda: ray_histogram(
+                truth=truths[0].semantics, prediction=predictions[0], origins_m=origins[0], device="cuda"
+            )
+        )
         rows.append((f"torch on {torch.cuda.get_device_name()}, counted", 2 * len(rays) / cuda_s))
     for name, rate in rows:
         ratios = [rate * seconds / len(rays) for seconds in (simple_s, tuned_s)]

@@ -8,24 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from networks import tiny_easyocc
 from occlift import (
     CameraImage,
     KeyFrame,
     LabelConfig,
     LabelSpace,
-    OccupancyLabel,
     Taxonomy,
     VoxelGrid,
     generate_labels,
     read_label,
 )
 from occlift.errors import ConfigError
-from occlift.evaluation.occupancy import evaluate
-from occlift.labels.files import label_path, write_label
+from occlift.labels.files import label_path
 from occlift.scenes import DatasetSpec, ImageArray
 from occlift.teachers.teacher import DepthMap, SemanticMap
-from occlift.training.predict import predict
 
 SPACE = LabelSpace(
     grid=VoxelGrid(lower_m=(-2.0, -5.4, -1.0), voxel_size_m=(0.2, 0.2, 0.2), shape=(64, 48, 16)),
@@ -63,7 +59,9 @@ class Hall:
     def key_frame(self, token: str) -> KeyFrame:
         images = tuple(camera_image(name, int(token)) for name in self.cameras)
         pose = images[0].global_from_ego_at_image
-        return KeyFrame(token=token, scene="walk", index=int(token), timestamp_us=0, global_from_ego=pose, cameras=images)
+        return KeyFrame(
+            token=token, scene="walk", index=int(token), timestamp_us=0, global_from_ego=pose, cameras=images
+        )
 
 
 class Eyes:

@@ -297,7 +297,7 @@ def test_tensors_of_another_device_are_refused_by_name(change: str) -> None:
 def test_class_weights_follow_the_logits_to_their_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody moves a loss to the GPU. The device without data stands in for one; what it cannot do is left out."""
     loss = PseudoLoss(class_counts=[100] * NUM_CLASSES, config=OccupancyLossConfig(lovasz=0.0))
-    monkeypatch.setattr(PseudoLoss, "_check_labels", staticmethod(lambda *tensors: None))
+    monkeypatch.setattr(PseudoLoss, "_check_labels", lambda *tensors: None)
     monkeypatch.setattr(pseudo_loss, "known_voxels", lambda labels, **options: labels.flatten()[:50].long())
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())
     logits = torch.empty(1, NUM_CLASSES, *SHAPE, device="meta")

@@ -182,21 +182,23 @@ IGNORED = np.array([[False, False, True], [False, False, True]])
 
 
 def test_a_case_by_hand() -> None:
-    counts = bev_counts(PROBABILITY[None], TRUTH[None], IGNORED[None])
+    counts = bev_counts(prediction=PROBABILITY[None], truth=TRUTH[None], ignored=IGNORED[None])
     # Exactly 0.5 claims nothing. Predicted: (0,0), (0,2), (1,0); true: (0,0), (0,1), (0,2), (1,2).
     assert counts.cells["unfiltered"].tolist() == [[2, 3, 4]]
     assert counts.cells["filtered"].tolist() == [[1, 2, 2]]
     assert counts.named() == pytest.approx(
         {"bev_iou_vehicle_filtered": 100 / 3, "bev_iou_vehicle_unfiltered": 100 * 2 / 5}
     )
-    lower = bev_counts(PROBABILITY[None], TRUTH[None], IGNORED[None], threshold=0.4)
+    lower = bev_counts(prediction=PROBABILITY[None], truth=TRUTH[None], ignored=IGNORED[None], threshold=0.4)
     assert lower.cells["unfiltered"].tolist() == [[3, 4, 4]]
 
 
 def test_a_perfect_prediction_scores_100() -> None:
-    counts = bev_counts(TRUTH[None], TRUTH[None], IGNORED[None])
+    counts = bev_counts(prediction=TRUTH[None], truth=TRUTH[None], ignored=IGNORED[None])
     assert set(counts.named().values()) == {100.0}
-    assert set(bev_counts(TRUTH[None].astype(float), TRUTH[None], IGNORED[None]).named().values()) == {100.0}
+    assert set(
+        bev_counts(prediction=TRUTH[None].astype(float), truth=TRUTH[None], ignored=IGNORED[None]).named().values()
+    ) == {100.0}
 
 
 def test_the_filter_leaves_out_ignored_cells_and_nothing_else() -> None:
@@ -204,11 +206,11 @@ def test_the_filter_leaves_out_ignored_cells_and_nothing_else() -> None:
     truth = rng.random((3, 1, 20, 20)) < 0.3
     ignored = truth & (rng.random(truth.shape) < 0.5)
     prediction = rng.random(truth.shape) < 0.3
-    before = bev_counts(prediction, truth, ignored)
+    before = bev_counts(prediction=prediction, truth=truth, ignored=ignored)
     for cell in np.ndindex(truth.shape):
         flipped = prediction.copy()
         flipped[cell] ^= True
-        after = bev_counts(flipped, truth, ignored)
+        after = bev_counts(prediction=flipped, truth=truth, ignored=ignored)
         assert (after.cells["unfiltered"] != before.cells["unfiltered"]).any()
         changed = (after.cells["filtered"] != before.cells["filtered"]).any()
         assert changed == (not ignored[cell])
@@ -221,7 +223,7 @@ def test_classes_are_counted_apart() -> None:
     truth[:, 0] = True
     prediction[0, 0] = True  # one of two frames
     prediction[1, 1, :2, :2] = True  # 4 false alarms
-    counts = bev_counts(prediction, truth, None, classes=classes)
+    counts = bev_counts(prediction=prediction, truth=truth, ignored=None, classes=classes)
     named = counts.named()
     # Without visibility there is no filtered score.
     assert named.keys() == {f"bev_iou_{name}_unfiltered" for name in classes}
@@ -235,9 +237,9 @@ def test_counts_of_parts_add_up_in_any_order() -> None:
     truth = rng.random((7, 1, 30, 40)) < 0.2
     ignored = truth & (rng.random(truth.shape) < 0.3)
     prediction = rng.random(truth.shape).astype(np.float32)
-    whole = bev_counts(prediction, truth, ignored)
+    whole = bev_counts(prediction=prediction, truth=truth, ignored=ignored)
     # The IoU of the split is not the mean of those of its frames.
-    parts = [bev_counts(p, t, i) for p, t, i in zip(prediction, truth, ignored, strict=True)]
+    parts = [bev_counts(prediction=p, truth=t, ignored=i) for p, t, i in zip(prediction, truth, ignored, strict=True)]
     for order in (range(7), rng.permutation(7)):
         total = BevCounts(classes=whole.classes, cells={name: np.zeros((1, 3), np.int64) for name in whole.cells})
         for number in order:
@@ -245,7 +247,9 @@ def test_counts_of_parts_add_up_in_any_order() -> None:
         assert {name: cells.tolist() for name, cells in total.cells.items()} == {
             name: cells.tolist() for name, cells in whole.cells.items()
         }
-    sizes = bev_counts(truth[:, :, :3], truth[:, :, :3], None) + bev_counts(np.zeros_like(truth), truth, None)
+    sizes = bev_counts(prediction=truth[:, :, :3], truth=truth[:, :, :3], ignored=None) + bev_counts(
+        prediction=np.zeros_like(truth), truth=truth, ignored=None
+    )
     expected = 100 * truth[:, :, :3].sum() / (truth[:, :, :3].sum() + truth.sum())
     assert sizes.named()["bev_iou_vehicle_unfiltered"] == pytest.approx(expected)
 
@@ -255,18 +259,18 @@ def test_logits_and_nan_are_no_probabilities(value: float) -> None:
     prediction = PROBABILITY[None].copy()
     prediction[0, 0, 0] = value
     with pytest.raises(DataError, match=r"0\.\.1.*sigmoid"):
-        bev_counts(prediction, TRUTH[None], IGNORED[None])
+        bev_counts(prediction=prediction, truth=TRUTH[None], ignored=IGNORED[None])
 
 
 def test_shapes_and_types_are_checked() -> None:
     with pytest.raises(DataError, match=r"\[\.\.\., 1, x, y\].*has an axis too"):
-        bev_counts(PROBABILITY, TRUTH, IGNORED)
+        bev_counts(prediction=PROBABILITY, truth=TRUTH, ignored=IGNORED)
     with pytest.raises(DataError, match=r"truth .* is bool of shape \(1, 3, 2\)"):
-        bev_counts(PROBABILITY[None], TRUTH.T[None], IGNORED[None])
+        bev_counts(prediction=PROBABILITY[None], truth=TRUTH.T[None], ignored=IGNORED[None])
     with pytest.raises(DataError, match=r"ignored .* is int64"):
-        bev_counts(PROBABILITY[None], TRUTH[None], IGNORED[None].astype(np.int64))
+        bev_counts(prediction=PROBABILITY[None], truth=TRUTH[None], ignored=IGNORED[None].astype(np.int64))
 
 
 def test_false_alarms_cannot_be_ignored() -> None:
     with pytest.raises(DataError, match="hardly visible ones too"):
-        bev_counts(PROBABILITY[None], TRUTH[None], ~TRUTH[None])
+        bev_counts(prediction=PROBABILITY[None], truth=TRUTH[None], ignored=~TRUTH[None])

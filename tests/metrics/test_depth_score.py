@@ -28,7 +28,7 @@ PREDICTION = np.array([[[11.0, 20.0, 25.0]], [[8.0, 1.0, NAN]], [[NAN, -1.0, 0.0
 
 
 def test_a_case_by_hand() -> None:
-    sums = depth_sums(PREDICTION, TRUTH)
+    sums = depth_sums(prediction_m=PREDICTION, truth_m=TRUTH)
     assert (sums.images, sums.pixels) == (2, 4)
     assert sums.within["metric"].tolist() == [2, 2, 2]
     named = sums.named()
@@ -55,31 +55,31 @@ def test_a_case_by_hand() -> None:
 def test_the_three_ratios() -> None:
     truth = np.full((1, 4), 10.0)
     # 1.25 itself is not within.
-    sums = depth_sums(np.array([[12.4, 12.5, 10 / 1.6, 19.6]]), truth)
+    sums = depth_sums(prediction_m=np.array([[12.4, 12.5, 10 / 1.6, 19.6]]), truth_m=truth)
     assert sums.within["metric"].tolist() == [1, 2, 3]
 
 
 def test_a_perfect_prediction() -> None:
     truth = np.random.default_rng(0).uniform(0.2, 79, (2, 3, 20, 30)).astype(np.float32)
-    for name, value in depth_sums(truth, truth).named().items():
+    for name, value in depth_sums(prediction_m=truth, truth_m=truth).named().items():
         assert value == (100 if name.split("_")[-2] in ("a1", "a2", "a3") else 0), name
 
 
 def test_median_scaling_is_per_image_and_a_ratio_of_medians() -> None:
     truth = np.random.default_rng(1).uniform(1, 60, (2, 10, 11))
-    sums = depth_sums(truth * np.array([0.3, 7.0])[:, None, None], truth)
+    sums = depth_sums(prediction_m=truth * np.array([0.3, 7.0])[:, None, None], truth_m=truth)
     assert sums.measures("pooled", "median")["abs_rel"] == pytest.approx(0)
     assert sums.measures("pooled", "metric")["a1"] < 10
     # Medians 15 and 2, so the prediction becomes 7.5 and 22.5; the median of 10/1 and 20/3 would be another factor.
-    few = depth_sums(np.array([[1.0, 3.0]]), np.array([[10.0, 20.0]]))
+    few = depth_sums(prediction_m=np.array([[1.0, 3.0]]), truth_m=np.array([[10.0, 20.0]]))
     assert few.measures("per_image", "median")["abs_rel"] == pytest.approx((0.25 + 0.125) / 2)
 
 
 def test_predictions_are_clamped_after_scaling() -> None:
-    far = depth_sums(np.array([[500.0, 0.01]]), np.array([[79.0, 0.2]]))
+    far = depth_sums(prediction_m=np.array([[500.0, 0.01]]), truth_m=np.array([[79.0, 0.2]]))
     assert far.errors["metric"][0] == pytest.approx(1 / 79 + 0.1 / 0.2)
     # Scaled by 60/6, the last is 10 km: clamped to 80 m.
-    scaled = depth_sums(np.array([[4.0, 6.0, 1000.0]]), np.array([[40.0, 60.0, 70.0]]))
+    scaled = depth_sums(prediction_m=np.array([[4.0, 6.0, 1000.0]]), truth_m=np.array([[40.0, 60.0, 70.0]]))
     assert scaled.errors["median"][0] == pytest.approx(10 / 70)
 
 
@@ -87,7 +87,7 @@ def test_predictions_are_clamped_after_scaling() -> None:
 def test_only_truth_within_the_range_is_evaluated(dtype: type) -> None:
     truth = np.array([[0.1, 80.0, NAN, 0.0, math.inf, -5.0, 0.2, 79.9]], dtype)
     prediction = np.array([[NAN, math.inf, -1, 0, NAN, NAN, 0.2, 79.9]], dtype)
-    sums = depth_sums(prediction, truth)
+    sums = depth_sums(prediction_m=prediction, truth_m=truth)
     assert sums.pixels == 2
     assert sums.measures("pooled", "metric")["abs_rel"] == 0
 
@@ -97,19 +97,19 @@ def test_a_prediction_must_decide_where_it_is_evaluated(value: float) -> None:
     prediction = np.ones((2, 3, 4))
     prediction[1, 2, 3] = value
     with pytest.raises(DataError, match=rf"image 1: .* {value} at 1 of 12 pixels"):
-        depth_sums(prediction, np.ones((2, 3, 4)))
+        depth_sums(prediction_m=prediction, truth_m=np.ones((2, 3, 4)))
 
 
 def test_sizes_must_agree() -> None:
     with pytest.raises(DataError, match=r"\(2, 3, 4\) and \(2, 6, 8\); resize"):
-        depth_sums(np.ones((2, 3, 4)), np.ones((2, 6, 8)))
+        depth_sums(prediction_m=np.ones((2, 3, 4)), truth_m=np.ones((2, 6, 8)))
     with pytest.raises(DataError, match=r"\(5,\)"):
-        depth_sums(np.ones(5), np.ones(5))
+        depth_sums(prediction_m=np.ones(5), truth_m=np.ones(5))
 
 
 def test_without_truth_everything_is_nan() -> None:
     for truth in (np.full((2, 3, 4), NAN), np.ones((0, 3, 4))):
-        sums = depth_sums(np.ones_like(truth), truth)
+        sums = depth_sums(prediction_m=np.ones_like(truth), truth_m=truth)
         assert (sums.images, sums.pixels) == (0, 0)
         assert all(math.isnan(value) for value in sums.named().values())
 
@@ -118,10 +118,10 @@ def test_sums_of_parts_add_up_in_any_order() -> None:
     rng = np.random.default_rng(2)
     truth = rng.uniform(-10, 90, (9, 12, 13))
     prediction = truth.clip(1) * rng.uniform(0.5, 2, truth.shape)
-    whole = depth_sums(prediction, truth)
-    parts = [depth_sums(p, t) for p, t in zip(prediction, truth, strict=True)]
+    whole = depth_sums(prediction_m=prediction, truth_m=truth)
+    parts = [depth_sums(prediction_m=p, truth_m=t) for p, t in zip(prediction, truth, strict=True)]
     for order in (range(9), rng.permutation(9)):
-        total = depth_sums(prediction[:0], truth[:0])
+        total = depth_sums(prediction_m=prediction[:0], truth_m=truth[:0])
         for number in order:
             total += parts[number]
         assert (total.images, total.pixels) == (whole.images, whole.pixels)
@@ -218,7 +218,7 @@ def test_the_real_sweep_through_the_global_frame(real_frame: Path) -> None:
         assert depth_map.shape == (900, 1600)
         # Nearly every point has a pixel of its own, and none of them is lost or doubled.
         assert 0.99 * seen.sum() < np.isfinite(depth_map).sum() <= seen.sum()
-        sums = depth_sums(depth_map, depth_map)
+        sums = depth_sums(prediction_m=depth_map, truth_m=depth_map)
         assert sums.measures("pooled", "metric")["a1"] == 100
 
 
@@ -265,11 +265,11 @@ def test_a_town_scored_by_its_lidar(town: NuScenes) -> None:
     truth_m = np.stack([lidar_depth_map(frame, camera, points_lidar) for camera in frame.cameras])
     maps_m = np.stack([read_truth_maps(truth_maps_path(camera.source.name)).depth_m for camera in frame.cameras])
     # A lidar that looks over an object into the sky behind it: infinite depth is no prediction.
-    sums = depth_sums(np.minimum(maps_m, 200), truth_m)
+    sums = depth_sums(prediction_m=np.minimum(maps_m, 200), truth_m=truth_m)
     assert sums.images == 6
     assert sums.measures("per_image", "metric")["a1"] > 95
     assert sums.measures("per_image", "metric")["abs_rel"] < 0.06
-    halved = depth_sums(np.minimum(maps_m, 200) / 2, truth_m)
+    halved = depth_sums(prediction_m=np.minimum(maps_m, 200) / 2, truth_m=truth_m)
     assert halved.measures("pooled", "metric")["a1"] < 5
     assert halved.measures("pooled", "median")["a1"] > 95
 

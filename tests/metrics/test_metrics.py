@@ -9,9 +9,9 @@ import pytest
 from occlift.errors import DataError
 from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, NUM_CLASSES, OTHERS, TRUCK, UNKNOWN
 from occlift.metrics.occupancy import (
-    CLASS_SETS,
     OccupancyCounts,
     class_iou,
+    class_sets,
     geometric_iou,
     histogram,
     histograms,
@@ -21,7 +21,7 @@ from occlift.metrics.occupancy import (
 
 def test_a_perfect_prediction_scores_100() -> None:
     truth = np.random.default_rng(0).integers(0, NUM_CLASSES, (20, 20, 4)).astype(np.uint8)
-    scores = OccupancyCounts(histograms={"none": histogram(truth, truth)}).named()
+    scores = OccupancyCounts(histograms={"none": histogram(truth=truth, prediction=truth)}).named()
     assert len(scores) == 5
     assert set(scores.values()) == {100.0}
 
@@ -29,7 +29,7 @@ def test_a_perfect_prediction_scores_100() -> None:
 def test_a_case_by_hand() -> None:
     truth = np.array([CAR, CAR, CAR, TRUCK, FREE, FREE, OTHERS], np.uint8)
     prediction = np.array([CAR, CAR, TRUCK, TRUCK, CAR, FREE, FREE], np.uint8)
-    h = histogram(truth, prediction)
+    h = histogram(truth=truth, prediction=prediction)
     assert h.sum() == 7
     assert h[CAR, TRUCK] == 1
     iou = class_iou(h)
@@ -47,28 +47,28 @@ def test_a_case_by_hand() -> None:
 
 
 def test_a_class_that_is_only_predicted_is_not_absent() -> None:
-    h = histogram(np.array([CAR, CAR], np.uint8), np.array([CAR, TRUCK], np.uint8))
+    h = histogram(truth=np.array([CAR, CAR], np.uint8), prediction=np.array([CAR, TRUCK], np.uint8))
     assert mean_iou(h) == pytest.approx(25)
 
 
 def test_only_evaluated_voxels_count_and_free_is_no_class_of_the_mean() -> None:
     truth = np.array([CAR, CAR, FREE], np.uint8)
     prediction = np.array([CAR, FREE, FREE], np.uint8)
-    assert mean_iou(histogram(truth, prediction, np.array([True, False, True]))) == 100
-    assert mean_iou(histogram(truth, prediction)) == 50
-    assert all(FREE not in classes for classes in CLASS_SETS.values())
-    assert {number: len(classes) for number, classes in CLASS_SETS.items()} == {17: 17, 15: 15}
+    assert mean_iou(histogram(truth=truth, prediction=prediction, evaluated=np.array([True, False, True]))) == 100
+    assert mean_iou(histogram(truth=truth, prediction=prediction)) == 50
+    assert all(FREE not in classes for classes in class_sets().values())
+    assert {number: len(classes) for number, classes in class_sets().items()} == {17: 17, 15: 15}
 
 
 def test_histograms_of_frames_add_up_to_that_of_the_split() -> None:
     truth, prediction = np.random.default_rng(1).integers(0, NUM_CLASSES, (2, 6, 50)).astype(np.uint8)
-    parts = sum(histogram(t, p) for t, p in zip(truth, prediction, strict=True))
-    np.testing.assert_array_equal(parts, histogram(truth, prediction))
+    parts = sum(histogram(truth=t, prediction=p) for t, p in zip(truth, prediction, strict=True))
+    np.testing.assert_array_equal(parts, histogram(truth=truth, prediction=prediction))
 
 
 def test_without_any_class_the_mean_is_nan() -> None:
     free = np.full(5, FREE, np.uint8)
-    h = histogram(free, free)
+    h = histogram(truth=free, prediction=free)
     assert np.isnan(mean_iou(h))
     assert np.isnan(geometric_iou(h))
     assert mean_iou(h, absent="zero") == 0
@@ -80,15 +80,15 @@ def test_a_prediction_must_decide(value: int) -> None:
     prediction = truth.copy()
     prediction[2] = value
     with pytest.raises(DataError, match=str(value)):
-        histogram(truth, prediction, np.zeros(5, bool))
+        histogram(truth=truth, prediction=prediction, evaluated=np.zeros(5, bool))
 
 
 def test_unknown_truth_is_refused_only_where_it_is_evaluated() -> None:
     prediction = np.full(2, FREE, np.uint8)
     truth = np.array([FREE, UNKNOWN], np.uint8)
-    assert histogram(truth, prediction, np.array([True, False])).sum() == 1
+    assert histogram(truth=truth, prediction=prediction, evaluated=np.array([True, False])).sum() == 1
     with pytest.raises(DataError, match="255"):
-        histogram(truth, prediction)
+        histogram(truth=truth, prediction=prediction)
 
 
 def plain_histogram(truth: np.ndarray, prediction: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
@@ -109,27 +109,32 @@ def test_all_masks_in_one_pass_equal_the_plain_twin(threads: int) -> None:
     before = numba.get_num_threads()
     numba.set_num_threads(min(threads, before))
     try:
-        found = histograms(truth, prediction, {"camera": camera, "none": None, "lidar": lidar})
+        found = histograms(
+            truth=truth, prediction=prediction, evaluated={"camera": camera, "none": None, "lidar": lidar}
+        )
     finally:
         numba.set_num_threads(before)
     np.testing.assert_array_equal(found["camera"], plain_histogram(truth, prediction, camera))
     np.testing.assert_array_equal(found["lidar"], plain_histogram(truth, prediction, lidar))
     np.testing.assert_array_equal(found["none"], plain_histogram(truth, prediction, np.ones(truth.shape, bool)))
-    np.testing.assert_array_equal(histogram(truth, prediction, lidar), found["lidar"])
+    np.testing.assert_array_equal(histogram(truth=truth, prediction=prediction, evaluated=lidar), found["lidar"])
 
 
 def test_shapes_that_differ_are_refused() -> None:
     truth = np.full((2, 3), FREE, np.uint8)
     with pytest.raises(DataError, match=r"truth \(2, 3\) and prediction \(3, 2\)"):
-        histogram(truth, truth.T)
+        histogram(truth=truth, prediction=truth.T)
     with pytest.raises(DataError, match=r"truth \(2, 3\) and mask camera \(6,\)"):
-        histogram(truth, truth, np.ones(6, bool))
+        histogram(truth=truth, prediction=truth, evaluated=np.ones(6, bool))
 
 
 def test_counts_of_parts_add_up() -> None:
     truth, prediction = np.random.default_rng(5).integers(0, NUM_CLASSES, (2, 6, 50)).astype(np.uint8)
-    parts = [OccupancyCounts(histograms={"none": histogram(t, p)}) for t, p in zip(truth, prediction, strict=True)]
-    whole = OccupancyCounts(histograms={"none": histogram(truth, prediction)})
+    parts = [
+        OccupancyCounts(histograms={"none": histogram(truth=t, prediction=p)})
+        for t, p in zip(truth, prediction, strict=True)
+    ]
+    whole = OccupancyCounts(histograms={"none": histogram(truth=truth, prediction=prediction)})
     for order in (parts, parts[::-1]):
         total = order[0]
         for part in order[1:]:
@@ -158,7 +163,7 @@ def test_a_road_one_voxel_too_high_is_no_road() -> None:
     prediction[1:, :, ROAD_Z + 1] = DRIVEABLE_SURFACE
     prediction[0, :, ROAD_Z] = FREE
     for mask in (mask_camera, None):
-        h = histogram(truth, prediction, mask)
+        h = histogram(truth=truth, prediction=prediction, evaluated=mask)
         iou = class_iou(h)
         assert iou[DRIVEABLE_SURFACE] == 0
         assert iou[MANMADE] == 100
@@ -171,8 +176,8 @@ def test_a_road_two_voxels_thick_costs_half_of_it_without_the_camera_mask_and_no
     truth, mask_camera = flat_world()
     prediction = truth.copy()
     prediction[:, :, ROAD_Z - 1] = DRIVEABLE_SURFACE
-    assert mean_iou(histogram(truth, prediction, mask_camera)) == 100
-    unmasked = histogram(truth, prediction)
+    assert mean_iou(histogram(truth=truth, prediction=prediction, evaluated=mask_camera)) == 100
+    unmasked = histogram(truth=truth, prediction=prediction)
     assert class_iou(unmasked)[DRIVEABLE_SURFACE] == 50
     assert mean_iou(unmasked) == 75
 
@@ -181,7 +186,7 @@ def test_published_pairs_are_one_run_divided_by_17_or_15() -> None:
     """15 of 17 classes scored, others and other_flat at 0: the two published means differ by 17/15 (13.86, 15.71)."""
     per_class = 23.5
     h = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
-    for c in CLASS_SETS[15]:
+    for c in class_sets()[15]:
         h[c, c], h[c, FREE] = 47, 153  # 47 of 200: 23.5 %
     h[OTHERS, FREE] = h[12, FREE] = 10
     assert mean_iou(h, classes=15) == pytest.approx(per_class)

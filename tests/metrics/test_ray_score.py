@@ -12,7 +12,7 @@ from occlift.errors import DataError
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
 from occlift.geometry.raycast import first_hit
 from occlift.geometry.transforms import inverse, rigid_transform, rotation_about_z, transform_points
-from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, TRUCK, UNKNOWN
+from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, OCC3D, TRUCK, UNKNOWN, LabelSpace
 from occlift.metrics.rays import RayCounts, ray_class_iou, ray_directions, ray_histogram, ray_origins
 
 LIDAR = np.array([[0.94, 0.0, 1.84]])
@@ -76,11 +76,14 @@ def test_a_perfect_prediction_scores_100_and_samples_come_in_any_order() -> None
     worlds = [random_world(seed) for seed in range(3)]
     perfect = RayCounts.zero()
     for world in worlds:
-        perfect += RayCounts(histogram=ray_histogram(world, world, LIDAR))
+        perfect += RayCounts(histogram=ray_histogram(truth=world, prediction=world, origins_m=LIDAR))
     assert set(perfect.named().values()) == {100.0}
     assert perfect.histogram[..., 1:].sum() == 0
     predictions = [np.roll(world, 1, axis=0) for world in worlds]
-    counts = [RayCounts(histogram=ray_histogram(w, p, LIDAR)) for w, p in zip(worlds, predictions, strict=True)]
+    counts = [
+        RayCounts(histogram=ray_histogram(truth=w, prediction=p, origins_m=LIDAR))
+        for w, p in zip(worlds, predictions, strict=True)
+    ]
     forwards, backwards = counts[0] + counts[1] + counts[2], counts[2] + counts[0] + counts[1]
     assert forwards.named() == backwards.named()
     assert 0 < forwards.named()["ray_iou"] < 100
@@ -90,7 +93,7 @@ def test_the_histogram_counts_first_hits_of_both_volumes() -> None:
     """The one walk through both against a walk through each, ray by ray."""
     truth, prediction = random_world(4), random_world(5)
     origins = np.array([[0.94, 0.03, 1.84], [12.3, -3.0, 1.9], [-20.1, 8.0, 7.0]])
-    h = ray_histogram(truth, prediction, origins)
+    h = ray_histogram(truth=truth, prediction=prediction, origins_m=origins)
     directions = ray_directions()
     expected = np.zeros_like(h)
     for origin in origins:
@@ -111,11 +114,11 @@ def test_the_histogram_counts_first_hits_of_both_volumes() -> None:
 def test_neither_threads_nor_device_change_a_count() -> None:
     truth, prediction = random_world(6), np.roll(random_world(6), 2, axis=1)
     before = numba.get_num_threads()
-    results = [ray_histogram(truth, prediction, LIDAR, device="cpu:0")]  # cast by torch
+    results = [ray_histogram(truth=truth, prediction=prediction, origins_m=LIDAR, device="cpu:0")]  # cast by torch
     try:
         for threads in (1, before):
             numba.set_num_threads(threads)
-            results.append(ray_histogram(truth, prediction, LIDAR))
+            results.append(ray_histogram(truth=truth, prediction=prediction, origins_m=LIDAR))
     finally:
         numba.set_num_threads(before)
     assert all((result == results[0]).all() for result in results)
@@ -156,26 +159,32 @@ def test_a_difference_of_exactly_a_threshold_is_too_much(
     shift: int, expected_bin: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("occlift.metrics.rays.ray_directions", lambda: np.array([[1.0, 0.0, 0.0]]))
+    space = LabelSpace(grid=ROW, taxonomy=OCC3D.taxonomy)
     truth, prediction = np.full((2, *ROW.shape), FREE, np.uint8)
     truth[5], prediction[5 + shift] = CAR, CAR
     for device in ("cpu", "cpu:0"):
-        h = ray_histogram(truth, prediction, np.array([[0.0, 0.0, 0.0]]), grid=ROW, device=device)
+        h = ray_histogram(
+            truth=truth, prediction=prediction, origins_m=np.array([[0.0, 0.0, 0.0]]), space=space, device=device
+        )
         assert h.sum() == 1
         assert h[CAR, CAR, expected_bin] == 1
 
 
 def test_rays_whose_truth_is_free_do_not_count() -> None:
     prediction = flat_road()
-    assert ray_histogram(empty_world(), prediction, LIDAR).sum() == 0
-    missed = ray_histogram(prediction, empty_world(), LIDAR)
+    assert ray_histogram(truth=empty_world(), prediction=prediction, origins_m=LIDAR).sum() == 0
+    missed = ray_histogram(truth=prediction, prediction=empty_world(), origins_m=LIDAR)
     assert missed[DRIVEABLE_SURFACE, FREE, 3] == missed.sum() > 0
-    assert ray_histogram(prediction, prediction, np.zeros((0, 3))).sum() == 0
+    assert ray_histogram(truth=prediction, prediction=prediction, origins_m=np.zeros((0, 3))).sum() == 0
 
 
 def test_a_road_two_voxels_thick_costs_nothing() -> None:
     thick = flat_road()
     thick[:, :, GROUND_Z - 1] = DRIVEABLE_SURFACE
-    assert RayCounts(histogram=ray_histogram(flat_road(), thick, LIDAR)).named()["ray_iou"] == 100
+    assert (
+        RayCounts(histogram=ray_histogram(truth=flat_road(), prediction=thick, origins_m=LIDAR)).named()["ray_iou"]
+        == 100
+    )
 
 
 def test_a_road_one_voxel_too_high_is_met_where_trigonometry_says() -> None:
@@ -187,7 +196,7 @@ def test_a_road_one_voxel_too_high_is_met_where_trigonometry_says() -> None:
     """
     raised = empty_world()
     raised[:, :, GROUND_Z + 1] = DRIVEABLE_SURFACE
-    counts = RayCounts(histogram=ray_histogram(flat_road(), raised, LIDAR))
+    counts = RayCounts(histogram=ray_histogram(truth=flat_road(), prediction=raised, origins_m=LIDAR))
     directions = ray_directions()
     starts = np.broadcast_to(LIDAR[0], directions.shape)
     low, high = (first_hit(volume < FREE, OCC3D_GRID, starts, directions) for volume in (flat_road(), raised))
@@ -213,11 +222,11 @@ def test_unknown_and_wrong_shapes_are_refused() -> None:
     unknown = road.copy()
     unknown[0, 0, 0] = UNKNOWN
     with pytest.raises(DataError, match=r"prediction of classes 0..17.*255"):
-        ray_histogram(road, unknown, LIDAR)
+        ray_histogram(truth=road, prediction=unknown, origins_m=LIDAR)
     with pytest.raises(DataError, match=r"truth of classes 0..17.*255"):
-        ray_histogram(unknown, road, LIDAR)
+        ray_histogram(truth=unknown, prediction=road, origins_m=LIDAR)
     with pytest.raises(DataError, match=r"the prediction has the shape \(100, 200, 16\)"):
-        ray_histogram(road, road[:100], LIDAR)
+        ray_histogram(truth=road, prediction=road[:100], origins_m=LIDAR)
 
 
 def kernel_hits(semantics: np.ndarray, origin_m: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

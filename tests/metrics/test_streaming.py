@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import FREE
+from occlift.label_space import FREE, OCC3D, LabelSpace
 from occlift.metrics.bev import BevCounts, bev_counts
 from occlift.metrics.depth import DepthSums, depth_sums
 from occlift.metrics.occupancy import OccupancyCounts, histogram
@@ -39,6 +39,7 @@ def depth_case() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 GRID = VoxelGrid(lower_m=(-8.0, -8.0, -1.0), voxel_size_m=(0.8, 0.8, 0.8), shape=(20, 20, 8))
+SPACE = LabelSpace(grid=GRID, taxonomy=OCC3D.taxonomy)
 
 
 def occupancy_case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -59,8 +60,8 @@ def origins_case() -> list[torch.Tensor]:
 
 def score_occupancy(occupancy: OccupancyScore, rays: RayScore, frames: slice) -> None:
     prediction, truth, mask_camera, mask_lidar = (tensor[frames] for tensor in occupancy_case())
-    occupancy.update(prediction, truth, mask_camera=mask_camera, mask_lidar=mask_lidar)
-    rays.update(prediction, truth, origins_case()[frames])
+    occupancy.update(truth=truth, prediction=prediction, mask_camera=mask_camera, mask_lidar=mask_lidar)
+    rays.update(truth=truth, prediction=prediction, origins_m=origins_case()[frames])
 
 
 def occupancy_integers(occupancy: OccupancyScore, rays: RayScore) -> dict[str, Any]:
@@ -72,17 +73,23 @@ def whole_occupancy() -> tuple[dict[str, Any], dict[str, float]]:
     """Counts and scores by the pure functions, frame by frame."""
     prediction, truth, mask_camera, mask_lidar = (tensor.numpy() for tensor in occupancy_case())
     masks = {"camera": mask_camera, "lidar": mask_lidar, "none": None}
-    counts = OccupancyCounts(histograms={mask: histogram(truth, prediction, m) for mask, m in masks.items()})
+    counts = OccupancyCounts(
+        histograms={mask: histogram(truth=truth, prediction=prediction, evaluated=m) for mask, m in masks.items()}
+    )
     rays = RayCounts.zero()
     for frame, origins in enumerate(origins_case()):
-        rays += RayCounts(histogram=ray_histogram(truth[frame], prediction[frame], origins.numpy(), grid=GRID))
+        rays += RayCounts(
+            histogram=ray_histogram(
+                truth=truth[frame], prediction=prediction[frame], origins_m=origins.numpy(), space=SPACE
+            )
+        )
     integers = {mask: h.tolist() for mask, h in counts.histograms.items()} | {"rays": rays.histogram.tolist()}
     return integers, counts.named() | rays.named()
 
 
 @pytest.mark.parametrize("sizes", SPLITS)
 def test_batches_of_volumes_add_up(sizes: tuple[int, ...]) -> None:
-    occupancy, rays = OccupancyScore(), RayScore(GRID)
+    occupancy, rays = OccupancyScore(), RayScore(space=SPACE)
     start = 0
     for size in sizes:
         score_occupancy(occupancy, rays, slice(start, start + size))
@@ -96,9 +103,9 @@ def test_batches_of_volumes_add_up(sizes: tuple[int, ...]) -> None:
 def test_a_volume_needs_the_masks_that_are_scored() -> None:
     prediction, truth, mask_camera, _ = occupancy_case()
     with pytest.raises(AssertionError, match="mask_lidar is needed"):
-        OccupancyScore().update(prediction, truth, mask_camera=mask_camera)
-    camera = OccupancyScore(("camera",))
-    camera.update(prediction, truth, mask_camera=mask_camera)
+        OccupancyScore().update(truth=truth, prediction=prediction, mask_camera=mask_camera)
+    camera = OccupancyScore(masks=("camera",))
+    camera.update(truth=truth, prediction=prediction, mask_camera=mask_camera)
     assert set(camera.counts.histograms) == {"camera"}
     assert camera.compute()["iou_camera"] == whole_occupancy()[1]["iou_camera"]
 
@@ -123,20 +130,30 @@ def depth_integers(sums: DepthSums) -> dict[str, Any]:
 
 def whole() -> tuple[BevCounts, DepthSums]:
     """What the pure functions say about everything at once."""
-    bev = bev_counts(*(tensor.numpy() for tensor in bev_case()), classes=("vehicle", "walker"))
-    return bev, depth_sums(*(tensor.numpy() for tensor in depth_case()))
+    prediction, truth, ignored = (tensor.numpy() for tensor in bev_case())
+    bev = bev_counts(truth=truth, prediction=prediction, ignored=ignored, classes=("vehicle", "walker"))
+    prediction_m, truth_m = (tensor.numpy() for tensor in depth_case())
+    return bev, depth_sums(truth_m=truth_m, prediction_m=prediction_m)
 
 
 def metrics() -> tuple[BevScore, DepthScore]:
     return BevScore(("vehicle", "walker")), DepthScore()
 
 
+def update(bev: BevScore, depth: DepthScore, frames: slice) -> None:
+    prediction, truth, ignored = (tensor[frames] for tensor in bev_case())
+    bev.update(truth=truth, prediction=prediction, ignored=ignored)
+    prediction_m, truth_m = (tensor[frames] for tensor in depth_case())
+    depth.update(truth_m=truth_m, prediction_m=prediction_m)
+
+
 @pytest.mark.parametrize("sizes", SPLITS)
 def test_batches_add_up(sizes: tuple[int, ...]) -> None:
     bev, depth = metrics()
-    for case in zip(*(tensor.split(sizes) for tensor in (*bev_case(), *depth_case())), strict=True):
-        bev.update(*case[:3])
-        depth.update(*case[3:])
+    start = 0
+    for size in sizes:
+        update(bev, depth, slice(start, start + size))
+        start += size
     expected_bev, expected_depth = whole()
     assert bev.cells.dtype == torch.int64
     assert bev_integers(bev.counts) == bev_integers(expected_bev)
@@ -153,9 +170,12 @@ def test_a_step_returns_its_own_score_and_counts_on() -> None:
     prediction, truth, ignored = bev_case()
     bev = BevScore(("vehicle", "walker"))
     for frames in torch.arange(FRAMES).split(2):
-        step = bev(prediction[frames], truth[frames], ignored[frames])
+        step = bev(truth=truth[frames], prediction=prediction[frames], ignored=ignored[frames])
         alone = bev_counts(
-            prediction[frames].numpy(), truth[frames].numpy(), ignored[frames].numpy(), classes=bev.classes
+            prediction=prediction[frames].numpy(),
+            truth=truth[frames].numpy(),
+            ignored=ignored[frames].numpy(),
+            classes=bev.classes,
         )
         assert step == alone.named()
     assert bev.compute() == whole()[0].named()
@@ -165,9 +185,9 @@ def test_half_precision_and_decisions_are_taken_as_they_are() -> None:
     prediction, truth, ignored = bev_case()
     low = prediction.bfloat16()
     bev = BevScore(("vehicle", "walker"))
-    bev.update(low.requires_grad_(), truth, ignored)
+    bev.update(truth=truth, prediction=low.requires_grad_(), ignored=ignored)
     decided = BevScore(("vehicle", "walker"))
-    decided.update(low.float() > 0.5, truth, ignored)
+    decided.update(truth=truth, prediction=low.float() > 0.5, ignored=ignored)
     assert torch.equal(bev.cells, decided.cells)
     # Sums do not follow the precision of a model that the metric belongs to.
     model = torch.nn.ModuleList((bev, DepthScore())).half()
@@ -178,12 +198,12 @@ def test_half_precision_and_decisions_are_taken_as_they_are() -> None:
 def test_without_visibility_there_is_no_filtered_score() -> None:
     prediction, truth, ignored = bev_case()
     bev = BevScore(("road", "crossing"), visibility_filter=False)
-    bev.update(prediction, truth)
+    bev.update(truth=truth, prediction=prediction)
     assert bev.compute().keys() == {"bev_iou_road_unfiltered", "bev_iou_crossing_unfiltered"}
     with pytest.raises(AssertionError, match="ignored cells given"):
-        bev.update(prediction, truth, ignored)
+        bev.update(truth=truth, prediction=prediction, ignored=ignored)
     with pytest.raises(AssertionError, match="ignored cells missing"):
-        BevScore(("vehicle", "walker")).update(prediction, truth)
+        BevScore(("vehicle", "walker")).update(truth=truth, prediction=prediction)
 
 
 def _score_share(rank: int, folder: str) -> None:
@@ -191,9 +211,8 @@ def _score_share(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     share = slice(0, 3) if rank == 0 else slice(3, FRAMES)
     bev, depth = metrics()
-    bev.update(*(tensor[share] for tensor in bev_case()))
-    depth.update(*(tensor[share] for tensor in depth_case()))
-    occupancy, rays = OccupancyScore(), RayScore(GRID)
+    update(bev, depth, share)
+    occupancy, rays = OccupancyScore(), RayScore(space=SPACE)
     score_occupancy(occupancy, rays, share)
     found = {"own": bev_integers(bev.counts), "bev": bev.compute(), "depth": depth.compute()}
     with bev.sync_context(), depth.sync_context():

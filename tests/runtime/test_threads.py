@@ -35,7 +35,7 @@ from occlift.metrics.occupancy import histogram
 torch.set_num_threads({threads})
 volume = np.zeros((200, 200, 16), np.uint8)
 {before}
-    histogram(volume, volume)
+    histogram(truth=volume, prediction=volume)
 print(torch.get_num_threads())
 """
 

@@ -162,7 +162,7 @@ def test_a_small_network_learns_one_sample_by_heart() -> None:
         optimizer.step()
     with torch.no_grad():
         prediction = model(images, rig).argmax(1).to(torch.uint8)
-    assert mean_iou(histogram(labels.numpy(), prediction.numpy())) > 85
+    assert mean_iou(histogram(truth=labels.numpy(), prediction=prediction.numpy())) > 85
 
 
 def repeatable_scalars(path: Path) -> list[tuple[int, str, float]]:

@@ -115,10 +115,12 @@ def count_against_truth(
     is_known = semantics != UNKNOWN
     filled = np.where(is_known, semantics, np.uint8(FREE))
     return LabelCounts(
-        unknown_as_free=OccupancyCounts(histograms=histograms(truth, filled, masks)),
+        unknown_as_free=OccupancyCounts(histograms=histograms(truth=truth, prediction=filled, evaluated=masks)),
         known=OccupancyCounts(
             histograms={
-                mask: histogram(truth, filled, is_known if among is None else is_known & among)
+                mask: histogram(
+                    truth=truth, prediction=filled, evaluated=is_known if among is None else is_known & among
+                )
                 for mask, among in masks.items()
             }
         ),

@@ -20,7 +20,7 @@ from occlift.errors import ConfigError, DataError
 from occlift.label_space import NUM_CLASSES
 from occlift.labels.files import prediction_path, read_prediction, read_truth
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
-from occlift.metrics.rays import RAY_HISTOGRAM_SHAPE, RayCounts, ray_histogram, ray_origins
+from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape, ray_origins
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.torch_model import torch_device
@@ -110,7 +110,7 @@ class Evaluation:
                         if mask in plain["histograms"]
                     }
                 ),
-                rays=None if rays is None else RayCounts(histogram=_integers(rays, RAY_HISTOGRAM_SHAPE)),
+                rays=None if rays is None else RayCounts(histogram=_integers(rays, ray_histogram_shape())),
                 without_prediction=tuple(plain["without_prediction"]),
                 without_truth=tuple(plain["without_truth"]),
             )
@@ -193,10 +193,14 @@ def evaluate(
         frame = read_truth(path, [mask for mask in masks if mask != "none"])
         prediction = read_prediction(predicted_path)
         try:
-            counted = histograms(frame.semantics, prediction, {mask: frame.masks.get(mask) for mask in masks})
+            counted = histograms(
+                truth=frame.semantics, prediction=prediction, evaluated={mask: frame.masks.get(mask) for mask in masks}
+            )
             total += OccupancyCounts(histograms=counted)
             if origins and ray_total:
-                h = ray_histogram(frame.semantics, prediction, origins.of(token), device=device)
+                h = ray_histogram(
+                    truth=frame.semantics, prediction=prediction, origins_m=origins.of(token), device=device
+                )
                 ray_total += RayCounts(histogram=h)
         except DataError as error:
             raise DataError(f"{path} and {predicted_path}: {error}") from error

@@ -141,8 +141,8 @@ def evaluate_rendering(
         shown = torch.where(rendering.opacity < 0.5, FREE, rendering.class_logits.argmax(-1))[0]
         truth = batch.class_id[0].numpy()
         known = truth != UNKNOWN
-        classes += histogram(truth, shown.to(torch.uint8).cpu().numpy(), known)
-        guessed += histogram(truth, frequent, known)
+        classes += histogram(truth=truth, prediction=shown.to(torch.uint8).cpu().numpy(), evaluated=known)
+        guessed += histogram(truth=truth, prediction=frequent, evaluated=known)
     rendered, constant, ground = (sum(column[1:], column[0]) for column in zip(*depths, strict=True))
     return RenderedEvaluation(
         frames=len(frames), depth=rendered, constant=constant, constant_m=constant_m, ground=ground, classes=classes,
@@ -198,9 +198,9 @@ def _depth_sums(
         rendered_m[number] = at_pixels
         truth_m[number][~inside] = np.nan
     return (
-        depth_sums(rendered_m, truth_m),
-        depth_sums(np.full_like(truth_m, constant_m), truth_m),
-        depth_sums(_ground_depth_m(full), truth_m),
+        depth_sums(prediction_m=rendered_m, truth_m=truth_m),
+        depth_sums(prediction_m=np.full_like(truth_m, constant_m), truth_m=truth_m),
+        depth_sums(prediction_m=_ground_depth_m(full), truth_m=truth_m),
     )
 
 

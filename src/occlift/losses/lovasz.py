@@ -6,9 +6,10 @@ loss of the set of the i first voxels, J_i = 1 − (G − Σ_{k≤i} fg_k) / (G 
 foreground. The loss is the mean over the classes that are present in the labels.
 
 The same function of two other questions that the logits answer:
-*geometric*: is the voxel occupied or free? Two classes, p(occupied) = Σ_{c<17} p_c and p(free) = p_17.
-*occupied*: which class has a voxel that is occupied? The 17 classes with p_c / (1 − p_17), over the voxels labelled
-0..16 only.
+*geometric*: is the voxel occupied or free? Two classes, p(free) = p of the last class, p(occupied) = the sum of the
+others.
+*occupied*: which class has a voxel that is occupied? The semantic classes with p_c / (1 − p_free), over the voxels
+labelled occupied only.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from occlift.label_space import FREE
 
 
 def lovasz_softmax(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
@@ -52,15 +51,15 @@ def _descending(errors: Float[Tensor, "classes n"]) -> Int[Tensor, "classes n"]:
     return keys.flatten().argsort(stable=True).view_as(errors) - first
 
 
-def lovasz_geometric(logits: Float[Tensor, "n 18"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+def lovasz_geometric(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
     """`lovasz_softmax` over the two classes occupied and free; 0 without voxels."""
     # The logit of a union of classes is the logarithm of the sum of their exponentials.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    two = torch.stack((logits[:, :FREE].logsumexp(-1), logits[:, FREE]), -1)
-    return lovasz_softmax(two, (labels == FREE).long())
+    two = torch.stack((logits[:, :-1].logsumexp(-1), logits[:, -1]), -1)
+    return lovasz_softmax(two, (labels == logits.shape[1] - 1).long())
 
 
-def lovasz_occupied(logits: Float[Tensor, "n 18"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-    """`lovasz_softmax` over the 17 classes among the voxels that the labels call occupied; 0 without such voxels."""
-    occupied = (labels != FREE).nonzero()[:, 0]
-    return lovasz_softmax(logits[occupied, :FREE], labels[occupied])
+def lovasz_occupied(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    """`lovasz_softmax` over the semantic classes among the voxels labelled occupied; 0 without such voxels."""
+    occupied = (labels != logits.shape[1] - 1).nonzero()[:, 0]
+    return lovasz_softmax(logits[occupied, :-1], labels[occupied])

@@ -60,6 +60,6 @@ def feature_term(
     return (1 - similarity).sum() / max(len(similarity), 1)
 
 
-def class_term(logits: Float[Tensor, "voxels 17"], classes: Int[Tensor, "voxels"]) -> Float[Tensor, ""]:
+def class_term(logits: Float[Tensor, "voxels classes"], classes: Int[Tensor, "voxels"]) -> Float[Tensor, ""]:
     """Cross-entropy, the mean over voxels; zero without any."""
     return F.cross_entropy(logits.float(), classes.long(), reduction="sum") / max(len(classes), 1)

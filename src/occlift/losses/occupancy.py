@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from occlift.errors import ConfigError
-from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
+from occlift.label_space import FREE, UNKNOWN
 from occlift.losses.lovasz import lovasz_geometric, lovasz_occupied, lovasz_softmax
 from occlift.losses.scal import geo_scal, sem_scal
 
@@ -41,8 +41,9 @@ class OccupancyLossConfig:
         cross_entropy: factor of the term.
         focal_gamma: γ of the focal loss; 0: plain cross-entropy.
         lovasz: factor of the Lovász terms; 0 leaves them out.
-        lovasz_form: `classes`: over all 18 classes. `geometric`: occupied against free. `both`: their sum. `split`:
-            `geometric`, plus the 17 classes among the occupied voxels.
+        lovasz_form: `classes`: over all classes, free among them. `geometric`: occupied against free. `both`: their
+            sum. `split`:
+            `geometric`, plus the semantic classes among the occupied voxels.
         geo_scal: factor of the affinity loss of occupied against free; 0 leaves it out.
         sem_scal: factor of the affinity loss of the classes; 0 leaves it out.
         unknown: `ignore`: voxels labelled unknown take no part. `free`: they count as free, as in EasyOcc's paper.
@@ -160,6 +161,8 @@ def with_unknown_as(
     unknown: UnknownVoxels,
     labels: UInt8[Tensor, "*volume"],
     confidence: Shaped[Tensor, "*volume"] | None,
+    *,
+    free: int = FREE,
 ) -> tuple[UInt8[Tensor, "*volume"], Float[Tensor, "*volume"] | None]:
     """Labels and confidence 0..1 after unknown voxels became what the configuration says.
 
@@ -175,7 +178,7 @@ def with_unknown_as(
     if unknown == "ignore":
         return labels, confidence
     is_unknown = labels == UNKNOWN
-    labels = labels.masked_fill(is_unknown, FREE)
+    labels = labels.masked_fill(is_unknown, free)
     return labels, confidence if confidence is None or is_mask else confidence.masked_fill(is_unknown, 1.0)
 
 
@@ -191,7 +194,7 @@ def occupancy_loss(
     """The terms of the loss by name, each with its factor applied; their sum is the loss.
 
     Args:
-        labels: 0..17, 255 unknown.
+        labels: class ids, the last class is free; 255 unknown.
         weights: of the classes, as `class_weights` gives them.
         confidence: of the labels: bool, integers 0..255 for 0..1, or floats 0..1. It weighs the voxels of the
             cross-entropy; voxels in which it is 0 take no part in any term. None: 1 everywhere.
@@ -201,7 +204,7 @@ def occupancy_loss(
         `cross_entropy` always; `lovasz`, `lovasz_geometric`, `lovasz_occupied`, `geo_scal`, `sem_scal` where the
         configuration asks for them. All are 0 where no voxel takes part.
     """
-    assert logits.shape[1] == NUM_CLASSES, logits.shape
+    assert logits.shape[1] == len(weights), (logits.shape, weights.shape)
     assert labels.shape == (logits.shape[0], *logits.shape[2:]), (logits.shape, labels.shape)
     return drawn_occupancy_loss(
         lambda index: voxel_rows(logits, index),
@@ -214,7 +217,7 @@ def occupancy_loss(
 
 
 def drawn_occupancy_loss(
-    rows: Callable[[Int[Tensor, "n"]], Float[Tensor, "n 18"]],
+    rows: Callable[[Int[Tensor, "n"]], Float[Tensor, "n classes"]],
     labels: UInt8[Tensor, "batch x y z"],
     *,
     weights: Float[Tensor, "classes"],
@@ -228,7 +231,7 @@ def drawn_occupancy_loss(
         rows: gives the logits of the voxels whose indices, into the flattened labels and ascending, it is called with.
         labels: and everything else as for `occupancy_loss`.
     """
-    labels, confidence = with_unknown_as(config.unknown, labels, confidence)
+    labels, confidence = with_unknown_as(config.unknown, labels, confidence, free=len(weights) - 1)
     index = known_voxels(labels, confidence=confidence, limit=config.max_voxels, generator=generator)
     return voxel_terms(
         rows(index).float(),
@@ -240,14 +243,14 @@ def drawn_occupancy_loss(
     )
 
 
-def voxel_rows(logits: Float[Tensor, "batch 18 x y z"], index: Int[Tensor, "n"]) -> Float[Tensor, "n 18"]:
+def voxel_rows(logits: Float[Tensor, "batch classes x y z"], index: Int[Tensor, "n"]) -> Float[Tensor, "n classes"]:
     """The logits of some voxels, float32; `index` is into the flattened [batch, x, y, z]."""
     # Its backward pass is a third of that of indexing or of an embedding look-up.
-    return logits.movedim(1, -1).reshape(-1, NUM_CLASSES).index_select(0, index).float()
+    return logits.movedim(1, -1).reshape(-1, logits.shape[1]).index_select(0, index).float()
 
 
 def voxel_terms(
-    logits: Float[Tensor, "n 18"],
+    logits: Float[Tensor, "n classes"],
     labels: Int[Tensor, "n"],
     *,
     confidence: Float[Tensor, "n"] | None,
@@ -255,7 +258,7 @@ def voxel_terms(
     config: OccupancyLossConfig,
     generator: torch.Generator | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """The terms of `occupancy_loss` over voxels that were chosen already: labels 0..17, confidence 0..1."""
+    """The terms of `occupancy_loss` over voxels that were chosen already: class ids, confidence 0..1."""
     entropy = cross_entropy(logits, labels, weights, confidence=confidence, focal_gamma=config.focal_gamma)
     terms = {"cross_entropy": config.cross_entropy * entropy}
     if config.geo_scal > 0:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from occlift.errors import ConfigError, DataError
-from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
-from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
+from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
 from occlift.losses.occupancy import (
     OccupancyLossConfig,
     class_weights,
@@ -39,12 +39,15 @@ class PseudoLoss(nn.Module):
     Args:
         grid: of the logits: lower corner and voxel size in metres and the number of voxels along x, y, z, in the ego
             frame at the lidar's time stamp (x forward, y left, z up), or in the frame that `grid_from_ego` leads to.
-        class_counts: voxels per class 0..17 in the training labels, from which the class weights come:
+            None: that of the labels.
+        space: grid and classes of the labels.
+        class_counts: voxels per class, free last, in the training labels, from which the class weights come:
             `occlift.labels.folder.LabelFolder.class_counts`. A class that was not counted weighs as much as the
             rarest that was. None: all classes weigh the same.
         config: which terms; None: cross-entropy and Lovász-softmax, with weights 1/log f if there are counts.
         axes: of the logits: `b` batch, `c` classes, and the grid's `x`, `y`, `z`, in the order they are in.
-        free: the index of free among the 18 logits, 17 or 0 as a rule; the others are Occ3D's classes 0..16 in order.
+        free: index of free among the logits, the last (None) or 0 as a rule; the others are the space's classes in
+            order.
 
     Raises:
         ConfigError: an argument is not of these, or class weights are asked for without counts.
@@ -54,18 +57,21 @@ class PseudoLoss(nn.Module):
 
     def __init__(
         self,
-        grid: VoxelGrid = OCC3D_GRID,
+        grid: VoxelGrid | None = None,
         *,
-        class_counts: Sequence[int] | Integer[Tensor, "18"] | Integer[np.ndarray, "18"] | None = None,
+        space: LabelSpace = OCC3D,
+        class_counts: Sequence[int] | Integer[Tensor, "classes"] | Integer[np.ndarray, "classes"] | None = None,
         config: OccupancyLossConfig | None = None,
         axes: str = "bcxyz",
-        free: int = FREE,
+        free: int | None = None,
     ) -> None:
         super().__init__()
         if sorted(axes) != sorted("bcxyz"):
             raise ConfigError(f"axes is {axes!r}; expected the letters b, c, x, y, z in the order of the logits' axes")
-        if not 0 <= free < NUM_CLASSES:
-            raise ConfigError(f"free is {free}; expected the index of the free class among {NUM_CLASSES} logits")
+        num_classes = space.taxonomy.num_classes
+        free = space.taxonomy.free if free is None else free
+        if not 0 <= free < num_classes:
+            raise ConfigError(f"free is {free}; expected the index of the free class among {num_classes} logits")
         if config is None:
             config = OccupancyLossConfig(class_weighting="none" if class_counts is None else "inverse_log")
         if class_counts is None and config.class_weighting != "none":
@@ -73,13 +79,14 @@ class PseudoLoss(nn.Module):
                 f"class weights {config.class_weighting} need class_counts (LabelFolder.class_counts gives them); "
                 'pass them, or a config with class_weighting="none"'
             )
-        counts = torch.ones(NUM_CLASSES, dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
-        is_whole = counts.shape == (NUM_CLASSES,) and not counts.is_floating_point()
+        counts = torch.ones(num_classes, dtype=torch.long) if class_counts is None else torch.as_tensor(class_counts)
+        is_whole = counts.shape == (num_classes,) and not counts.is_floating_point()
         if not is_whole or bool((counts < 0).any()) or not bool(counts.any()):
             raise ConfigError(
-                f"class_counts should be {NUM_CLASSES} whole numbers of voxels, 0 or more, not all 0, but is {counts}"
+                f"class_counts should be {num_classes} whole numbers of voxels, 0 or more, not all 0, but is {counts}"
             )
-        self.grid, self.config, self.axes, self.free = grid, config, axes, free
+        self.grid, self.space = space.grid if grid is None else grid, space
+        self.config, self.axes, self.free = config, axes, free
         counts = counts.cpu()
         weights = class_weights(counts, config.class_weighting)
         # Counts of some labels may lack a class that others have. With weight 0 its voxels would be lost unnoticed.
@@ -88,8 +95,8 @@ class PseudoLoss(nn.Module):
     def forward(
         self,
         logits: Float[Tensor, "..."],
-        labels: Integer[Tensor, "batch 200 200 16"],
-        confidence: Shaped[Tensor, "batch 200 200 16"] | None = None,
+        labels: Integer[Tensor, "batch x y z"],
+        confidence: Shaped[Tensor, "batch x y z"] | None = None,
         *,
         grid_from_ego: Float[Tensor, "*batch 4 4"] | None = None,
     ) -> Float[Tensor, ""]:
@@ -99,8 +106,8 @@ class PseudoLoss(nn.Module):
     def terms(
         self,
         logits: Float[Tensor, "..."],
-        labels: Integer[Tensor, "batch 200 200 16"],
-        confidence: Shaped[Tensor, "batch 200 200 16"] | None = None,
+        labels: Integer[Tensor, "batch x y z"],
+        confidence: Shaped[Tensor, "batch x y z"] | None = None,
         *,
         grid_from_ego: Float[Tensor, "*batch 4 4"] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
@@ -108,7 +115,7 @@ class PseudoLoss(nn.Module):
 
         Args:
             logits: on `grid`, their axes as `axes` says; any floating-point type.
-            labels: [batch, x, y, z] on the Occ3D grid, any integer type: 0..17, 255 unknown. On the device of the
+            labels: [batch, x, y, z] on the space's grid, any integer type: class ids, 255 unknown. On the device of the
                 logits, as `confidence`. An empty batch costs 0.
             confidence: of the labels: bool (a mask: only voxels that are true take part), integers 0..255 for 0..1 as
                 in label files, or floats 0..1. Integers 0 and 1 are refused: they are a mask that is not bool.
@@ -125,13 +132,15 @@ class PseudoLoss(nn.Module):
         self._check_labels(labels, confidence, logits)
         # In half precision, products of coordinates would be off by a voxel.
         with torch.autocast(logits.device.type, enabled=False):
-            known, confidence = with_unknown_as(self.config.unknown, labels.to(torch.uint8), confidence)
-            if self.grid == OCC3D_GRID and grid_from_ego is None:
+            known, confidence = with_unknown_as(
+                self.config.unknown, labels.to(torch.uint8), confidence, free=self.space.taxonomy.free
+            )
+            if self.grid == self.space.grid and grid_from_ego is None:
                 positions = None
             else:
                 positions = self._grid_positions(logits, grid_from_ego)
                 counts = positions.new_tensor(self.grid.shape)
-                inside_grid = ((positions >= 0) & (positions < counts)).all(-1).view(-1, *OCC3D_GRID.shape)
+                inside_grid = ((positions >= 0) & (positions < counts)).all(-1).view(-1, *self.space.grid.shape)
                 known = known.where(inside_grid, UNKNOWN)
             index = known_voxels(known, confidence=confidence, limit=self.config.max_voxels)
             return voxel_terms(
@@ -142,9 +151,9 @@ class PseudoLoss(nn.Module):
                 config=self.config,
             )
 
-    def _arranged(self, logits: Tensor) -> Float[Tensor, "batch 18 x y z"]:
+    def _arranged(self, logits: Tensor) -> Float[Tensor, "batch classes x y z"]:
         """The logits as [batch, classes, x, y, z] with free last."""
-        sizes = dict(zip("cxyz", (NUM_CLASSES, *self.grid.shape), strict=True))
+        sizes = dict(zip("cxyz", (self.space.taxonomy.num_classes, *self.grid.shape), strict=True))
         expected = [sizes.get(axis) for axis in self.axes]
         fits = logits.ndim == 5 and all(size in (None, n) for size, n in zip(expected, logits.shape, strict=True))
         if not fits or not logits.is_floating_point():
@@ -155,18 +164,17 @@ class PseudoLoss(nn.Module):
                 "the axes that your network has"
             )
         logits = logits.permute([self.axes.index(axis) for axis in "bcxyz"])
-        if self.free == FREE:
+        if self.free == self.space.taxonomy.free:
             return logits
         return torch.cat((logits[:, : self.free], logits[:, self.free + 1 :], logits[:, self.free, None]), 1)
 
-    @staticmethod
-    def _check_labels(labels: Tensor, confidence: Tensor | None, logits: Tensor) -> None:
-        expected = (logits.shape[0], *OCC3D_GRID.shape)
+    def _check_labels(self, labels: Tensor, confidence: Tensor | None, logits: Tensor) -> None:
+        expected = (logits.shape[0], *self.space.grid.shape)
         for name, tensor in (("labels", labels), ("confidence", confidence)):
             if tensor is not None and tensor.shape != expected:
                 raise DataError(
                     f"{name} should have the shape {list(expected)} [batch, x, y, z], frames as many as the logits' on "
-                    f"the Occ3D grid, but has {list(tensor.shape)}"
+                    f"the grid of the labels, but has {list(tensor.shape)}"
                 )
             if tensor is not None and tensor.device != logits.device:
                 raise DataError(
@@ -174,12 +182,13 @@ class PseudoLoss(nn.Module):
                     "them with .to(logits.device)"
                 )
         if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise DataError(f"labels should be integers (0..17, 255 unknown), but are {labels.dtype}")
+            raise DataError(f"labels should be integers (class ids, 255 unknown), but are {labels.dtype}")
         labels = labels.long()  # wide unsigned integers cannot be compared
-        wrong = ((labels < 0) | (labels > FREE)) & (labels != UNKNOWN)
+        wrong = ((labels < 0) | (labels > self.space.taxonomy.free)) & (labels != UNKNOWN)
         if bool(wrong.any()):
             raise DataError(
-                f"labels hold {int(labels[wrong][0])}; expected 0..16 (Occ3D's classes), 17 free or 255 unknown"
+                f"labels hold {int(labels[wrong][0])}; expected 0..{self.space.taxonomy.free} (the last is free) or "
+                "255 unknown"
             )
         if confidence is not None and confidence.dtype != torch.bool and len(confidence):
             numbers = confidence if confidence.is_floating_point() else confidence.long()
@@ -198,7 +207,7 @@ class PseudoLoss(nn.Module):
         axes = (
             lower_m + (torch.arange(count, device=logits.device, dtype=torch.float32) + 0.5) * size_m
             for lower_m, size_m, count in zip(
-                OCC3D_GRID.lower_m, OCC3D_GRID.voxel_size_m, OCC3D_GRID.shape, strict=True
+                self.space.grid.lower_m, self.space.grid.voxel_size_m, self.space.grid.shape, strict=True
             )
         )
         centers = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(1, -1, 3)
@@ -220,10 +229,10 @@ class PseudoLoss(nn.Module):
 
 
 def _sampled_rows(
-    logits: Float[Tensor, "batch 18 x y z"],
+    logits: Float[Tensor, "batch classes x y z"],
     positions: Float[Tensor, "frames voxels 3"],
     index: Int[Tensor, "n"],
-) -> Float[Tensor, "n 18"]:
+) -> Float[Tensor, "n classes"]:
     """Trilinear samples of the logits, whose voxel i has its centre at i + 0.5; beyond the outermost centres the border
     value is kept.
 
@@ -241,6 +250,6 @@ def _sampled_rows(
         sampled = F.grid_sample(
             volume.float()[None], points[None, :, None, None], padding_mode="border", align_corners=False
         )
-        rows.append(sampled.view(NUM_CLASSES, -1).T)
+        rows.append(sampled.view(logits.shape[1], -1).T)
     # Without frames there is nothing to put together, but a gradient still has its way.
     return torch.cat(rows) if rows else voxel_rows(logits, index)

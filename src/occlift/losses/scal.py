@@ -19,20 +19,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from occlift.label_space import FREE
-
 _SMALLEST: Final = 1e-30
 """Sums of probabilities are not taken to be smaller: a logarithm of 0, and a slope that a loss scaler could carry
 beyond float32, become impossible."""
 
 
-def geo_scal(logits: Float[Tensor, "n 18"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+def geo_scal(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:
     """The affinity loss of occupied against free; 0 without voxels."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # Both probabilities from the difference of the logits: 1 − p would round small probabilities away.
-    occupied_over_free = logits[:, :FREE].logsumexp(-1) - logits[:, FREE]
+    occupied_over_free = logits[:, :-1].logsumexp(-1) - logits[:, -1]
     p, not_p = occupied_over_free.sigmoid(), (-occupied_over_free).sigmoid()
-    return _affinity(p[None], not_p[None], (labels != FREE)[None]).sum()
+    return _affinity(p[None], not_p[None], (labels != logits.shape[1] - 1)[None]).sum()
 
 
 def sem_scal(logits: Float[Tensor, "n classes"], labels: Int[Tensor, "n"]) -> Float[Tensor, ""]:

@@ -12,7 +12,7 @@ zero) claims nothing. Public codes have both > (SimpleBEV rounds half to even) a
 of which** has visibility token 1 (0–40 % visible in the six images together). A cell that no object covers always
 counts, so that a false alarm is never excused; a cell that a visible object shares with a hidden one counts. (Public
 codes differ there: CVT keeps the token of the box drawn last, SimpleBEV leaves out whatever a hidden box touches.) The
-filter takes the hard objects away and is worth about 5 points on nuScenes, which is why both variants are counted
+filter takes the hard objects away and is worth about 5 points of IoU, which is why both variants are counted
 together and always named. Classes without visibility, such as those of a map, have the unfiltered variant only.
 
 *IoU of a class* = Σ |predicted ∧ truth| / Σ |predicted ∨ truth|, both sums over the cells that count, of **all key
@@ -83,18 +83,18 @@ class BevCounts:
 
 
 def bev_counts(
-    prediction: Float[np.ndarray, "*batch classes x y"] | Bool[np.ndarray, "*batch classes x y"],
-    truth: Bool[np.ndarray, "*batch classes x y"],
-    ignored: Bool[np.ndarray, "*batch classes x y"] | None,
     *,
+    truth: Bool[np.ndarray, "*batch classes x y"],
+    prediction: Float[np.ndarray, "*batch classes x y"] | Bool[np.ndarray, "*batch classes x y"],
+    ignored: Bool[np.ndarray, "*batch classes x y"] | None,
     classes: Sequence[str] = VEHICLE,
     threshold: float = THRESHOLD,
 ) -> BevCounts:
     """Counts the cells of some key frames.
 
     Args:
-        prediction: probabilities, or decisions already made.
         truth: which cells are of the class.
+        prediction: probabilities, or decisions already made.
         ignored: which cells the visibility filter leaves out (`vehicle_truth`); None for classes without visibility,
             which then have no filtered score.
         classes: names along the third axis from the end.

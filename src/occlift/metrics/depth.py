@@ -28,8 +28,8 @@ equally dense.
 Everything is added up in double precision; the numbers of pixels and images, and the pixels of a1..a3, are integers,
 the same in any order. NaN where nothing was evaluated.
 
-Protocol: Eigen et al. (arXiv 1406.2283); range and sources of truth as usual on nuScenes (SurroundDepth, arXiv
-2204.03636).
+Protocol: Eigen et al. (arXiv 1406.2283); range and sources of truth as usual for surround cameras (SurroundDepth,
+arXiv 2204.03636).
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ class DepthSums:
 
 
 def depth_sums(
-    prediction_m: Float[np.ndarray, "*images height width"], truth_m: Float[np.ndarray, "*images height width"]
+    *, truth_m: Float[np.ndarray, "*images height width"], prediction_m: Float[np.ndarray, "*images height width"]
 ) -> DepthSums:
     """Adds up the errors of some images.
 
     Args:
-        prediction_m: depth along the optical axis, metres; anything where the truth is not evaluated.
-        truth_m: the same, NaN where nothing was measured.
+        truth_m: depth along the optical axis, metres; NaN where nothing was measured.
+        prediction_m: the same; anything where the truth is not evaluated.
 
     Raises:
         DataError: the sizes differ, or a prediction is NaN, infinite, zero or negative at an evaluated pixel.

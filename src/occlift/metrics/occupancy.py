@@ -1,15 +1,17 @@
 """Occupancy scores. This text is their definition; `docs/metrics.md` has the same with examples.
 
 Everything comes from one histogram per mask: h[a, b] = the number of evaluated voxels with truth a and prediction b,
-a and b in 0..17 (17 = free), **summed over all key frames of the split**. A mean of per-frame scores is another
-number and is not offered. Histograms of parts of a split add up to that of the whole, in any order, on any machine.
+a and b in 0..n (n = the number of semantic classes = free; 17 for Occ3D), **summed over all key frames of the split**.
+A mean of per-frame scores is another number and is not offered. Histograms of parts of a split add up to that of the
+whole, in any order, on any machine.
 
 *Mask*: which voxels are evaluated. `camera`: Occ3D's `mask_camera`; `lidar`: Occ3D's `mask_lidar`; `none`: all.
 *IoU of class c*: h[c,c] / (Σ_b h[c,b] + Σ_a h[a,c] − h[c,c]). A class is *absent* when the denominator is zero, that
 is when neither truth nor prediction holds it; a class that is only predicted counts with IoU 0.
-*mIoU*: the mean of the IoU over `17` classes (0..16) or `15` (without others and other_flat); free never counts.
+*mIoU*: the mean of the IoU over all n semantic classes, or over those that are not vague (`Taxonomy.vague`); free never
+counts. The number of classes is part of the name of a score: for Occ3D `17`, and `15` without others and other_flat.
 An absent class is `skipped`, or counts as `zero`; published numbers use either, so the name of a score says which.
-*Geometric IoU*: occupied (0..16) against free, over the same voxels.
+*Geometric IoU*: occupied (any semantic class) against free, over the same voxels.
 
 All scores are percentages. Protocol: Occ3D (arXiv 2304.14365); the variants in use are listed because the same
 prediction scores very differently under them.
@@ -17,7 +19,7 @@ prediction scores very differently under them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -25,54 +27,69 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numba import get_num_threads, prange
 
-from occlift.errors import DataError
-from occlift.label_space import CLASS_NAMES, FREE, NUM_CLASSES, OTHER_FLAT, OTHERS
+from occlift.errors import ConfigError, DataError
+from occlift.label_space import NUM_CLASSES, OCC3D, Taxonomy
 from occlift.runtime.kernels import njit
 
 Mask = Literal["camera", "lidar", "none"]
-ClassSet = Literal[17, 15]
 AbsentClass = Literal["skipped", "zero"]
 
 MASKS: Final[tuple[Mask, ...]] = ("camera", "lidar", "none")
-CLASS_SETS: Final[dict[ClassSet, tuple[int, ...]]] = {
-    17: tuple(range(FREE)),
-    15: tuple(c for c in range(FREE) if c not in (OTHERS, OTHER_FLAT)),
-}
 ABSENT_RULES: Final[tuple[AbsentClass, ...]] = ("skipped", "zero")
 
-Histogram = Int[np.ndarray, "18 18"]
+Histogram = Int[np.ndarray, "classes classes"]
 
 # Camera and lidar; `none` needs no mask.
 _MAX_MASKS: Final = 2
-# 0..17, and one more for everything that is no class.
-_CODES: Final = NUM_CLASSES + 1
 _LANES: Final = 4
 
 
+def class_sets(taxonomy: Taxonomy = OCC3D.taxonomy) -> dict[int, tuple[int, ...]]:
+    """The sets of classes over which mIoUs are means, by their size: all semantic classes, and those not vague.
+
+    >>> list(class_sets())
+    [17, 15]
+    >>> class_sets(Taxonomy(names=("ground", "car", "rest"), vague=("rest",)))
+    {3: (0, 1, 2), 2: (0, 1)}
+    """
+    vague = taxonomy.ids(taxonomy.vague)
+    clear = tuple(number for number in range(taxonomy.free) if number not in vague)
+    return {taxonomy.free: tuple(range(taxonomy.free)), **({len(clear): clear} if clear else {})}
+
+
 def histogram(
+    *,
     truth: UInt8[np.ndarray, "*volume"],
     prediction: UInt8[np.ndarray, "*volume"],
     evaluated: Bool[np.ndarray, "*volume"] | None = None,
+    num_classes: int = NUM_CLASSES,
 ) -> Histogram:
-    """h[truth, prediction] over the voxels that are true in `evaluated` (None: all), int64.
+    """h[truth, prediction] over the voxels that are true in `evaluated` (None: all), int64 [classes, classes].
+
+    Args:
+        truth, prediction: class ids; the last class is free.
+        num_classes: number of classes, free among them.
 
     Raises:
-        DataError: shapes differ, the prediction holds a value above 17 anywhere, or the truth does where evaluated.
+        DataError: shapes differ, the prediction holds what is no class anywhere, or the truth does where evaluated.
             A prediction must decide: unknown (255) is not an answer.
     """
     mask: Mask = "none" if evaluated is None else "camera"
-    return histograms(truth, prediction, {mask: evaluated})[mask]
+    return histograms(truth=truth, prediction=prediction, evaluated={mask: evaluated}, num_classes=num_classes)[mask]
 
 
 def histograms(
+    *,
     truth: UInt8[np.ndarray, "*volume"],
     prediction: UInt8[np.ndarray, "*volume"],
     evaluated: Mapping[Mask, Bool[np.ndarray, "*volume"] | None],
+    num_classes: int = NUM_CLASSES,
 ) -> dict[Mask, Histogram]:
     """One histogram per mask, as `histogram` makes them, in one pass over the voxels.
 
     Args:
         evaluated: per mask the voxels it evaluates; None: all.
+        num_classes: number of classes, free among them.
 
     Raises:
         DataError: as `histogram`.
@@ -91,38 +108,58 @@ def histograms(
         else np.zeros(truth.size, np.uint8)
         for i in range(_MAX_MASKS)
     )
-    parts = np.zeros((get_num_threads(), _LANES, 2**_MAX_MASKS, _CODES, _CODES), np.int64)
+    # One more row and column than classes, for everything that is no class.
+    parts = np.zeros((get_num_threads(), _LANES, 2**_MAX_MASKS, num_classes + 1, num_classes + 1), np.int64)
     _count(np.ascontiguousarray(truth).ravel(), np.ascontiguousarray(prediction).ravel(), first, second, parts)
     counts = parts.sum(axis=(0, 1))
-    if counts[:, :, NUM_CLASSES].any():
+    if counts[:, :, num_classes].any():
         raise DataError(
-            f"a prediction must hold classes 0..{FREE} (free), got {int(prediction.max())}: decide for every voxel; "
-            "unknown (255) is for labels"
+            f"a prediction must hold classes 0..{num_classes - 1} (free), got {int(prediction.max())}: decide in every "
+            "voxel; unknown (255) is for labels"
         )
     result: dict[Mask, Histogram] = {}
     number = {name: bit for bit, (name, _) in enumerate(masks)}
     for name in evaluated:
         sets = [code for code in range(len(counts)) if name not in number or code >> number[name] & 1]
         h = counts[sets].sum(axis=0)
-        if h[NUM_CLASSES].any():
+        if h[num_classes].any():
             found = truth if name not in number else truth[dict(masks)[name]]
             raise DataError(
-                f"the truth must hold classes 0..{FREE} where it is evaluated (mask {name}), got {int(found.max())}"
+                f"the truth must hold classes 0..{num_classes - 1} where it is evaluated (mask {name}), got "
+                f"{int(found.max())}"
             )
-        result[name] = h[:NUM_CLASSES, :NUM_CLASSES].copy()
+        result[name] = h[:num_classes, :num_classes].copy()
     return result
 
 
-def class_iou(h: Histogram) -> Float[np.ndarray, "18"]:
-    """IoU per class, percent; NaN where the class is absent from truth and prediction."""
+def class_iou(h: Histogram) -> Float[np.ndarray, "classes"]:
+    """IoU per class, free last, per cent; NaN where the class is absent from truth and prediction."""
     hits = np.diagonal(h).astype(np.float64)
     union = h.sum(axis=1) + h.sum(axis=0) - hits
-    return np.divide(100.0 * hits, union, out=np.full(NUM_CLASSES, np.nan), where=union > 0)
+    return np.divide(100.0 * hits, union, out=np.full(len(h), np.nan), where=union > 0)
 
 
-def mean_iou(h: Histogram, *, classes: ClassSet = 17, absent: AbsentClass = "skipped") -> float:
-    """mIoU, percent; NaN when every class is absent and skipped."""
-    iou = class_iou(h)[list(CLASS_SETS[classes])]
+def mean_iou(
+    h: Histogram,
+    *,
+    classes: int | None = None,
+    absent: AbsentClass = "skipped",
+    taxonomy: Taxonomy = OCC3D.taxonomy,
+) -> float:
+    """mIoU, per cent; NaN when every class is absent and skipped.
+
+    Args:
+        classes: number of classes of the mean, one of `class_sets(taxonomy)`; None: all semantic ones.
+
+    Raises:
+        ConfigError: the taxonomy has no set of so many classes.
+    """
+    assert len(h) == taxonomy.num_classes, (h.shape, taxonomy.all_names)
+    sets = class_sets(taxonomy)
+    classes = taxonomy.free if classes is None else classes
+    if classes not in sets:
+        raise ConfigError(f"there is no mIoU over {classes} classes here; expected {' or '.join(map(str, sets))}")
+    iou = class_iou(h)[list(sets[classes])]
     if absent == "zero":
         iou = np.nan_to_num(iou, nan=0.0)
     present = iou[~np.isnan(iou)]
@@ -130,13 +167,13 @@ def mean_iou(h: Histogram, *, classes: ClassSet = 17, absent: AbsentClass = "ski
 
 
 def geometric_iou(h: Histogram) -> float:
-    """IoU of occupied against free, percent; NaN when neither truth nor prediction is occupied anywhere."""
-    hits = int(h[:FREE, :FREE].sum())
-    union = int(h.sum()) - int(h[FREE, FREE])
+    """IoU of occupied against free (the last class), per cent; NaN where truth and prediction are free everywhere."""
+    hits = int(h[:-1, :-1].sum())
+    union = int(h.sum()) - int(h[-1, -1])
     return 100.0 * hits / union if union else float("nan")
 
 
-def score_name(mask: Mask, classes: ClassSet, absent: AbsentClass) -> str:
+def score_name(mask: Mask, classes: int, absent: AbsentClass) -> str:
     """The full name of an mIoU, such as `miou_17_camera_absent_skipped`."""
     return f"miou_{classes}_{mask}_absent_{absent}"
 
@@ -146,29 +183,44 @@ class OccupancyCounts:
     """The histograms of some key frames, one per mask, and every score that follows from them.
 
     Counts of parts of a split add up to those of the whole.
+
+    Attributes:
+        histograms: h[truth, prediction] per mask.
+        taxonomy: classes of the histograms.
     """
 
     histograms: Mapping[Mask, Histogram]
+    taxonomy: Taxonomy = OCC3D.taxonomy
+
+    @classmethod
+    def zero(cls, masks: Sequence[Mask] = MASKS, *, taxonomy: Taxonomy = OCC3D.taxonomy) -> OccupancyCounts:
+        """The counts of no key frame."""
+        shape = (taxonomy.num_classes, taxonomy.num_classes)
+        return cls(histograms={mask: np.zeros(shape, np.int64) for mask in masks}, taxonomy=taxonomy)
 
     def __add__(self, other: OccupancyCounts) -> OccupancyCounts:
         assert self.histograms.keys() == other.histograms.keys(), (list(self.histograms), list(other.histograms))
-        return OccupancyCounts(histograms={mask: h + other.histograms[mask] for mask, h in self.histograms.items()})
+        assert self.taxonomy.names == other.taxonomy.names, (self.taxonomy.names, other.taxonomy.names)
+        total = {mask: h + other.histograms[mask] for mask, h in self.histograms.items()}
+        return OccupancyCounts(histograms=total, taxonomy=self.taxonomy)
 
-    def mean_iou(self, mask: Mask, *, classes: ClassSet = 17, absent: AbsentClass = "skipped") -> float:
-        return mean_iou(self.histograms[mask], classes=classes, absent=absent)
+    def mean_iou(self, mask: Mask, *, classes: int | None = None, absent: AbsentClass = "skipped") -> float:
+        """mIoU, per cent, over all semantic classes or another of `class_sets`; errors as in `mean_iou`."""
+        return mean_iou(self.histograms[mask], classes=classes, absent=absent, taxonomy=self.taxonomy)
 
     def geometric_iou(self, mask: Mask) -> float:
+        """IoU of occupied against free, per cent."""
         return geometric_iou(self.histograms[mask])
 
     def class_iou(self, mask: Mask) -> dict[str, float]:
-        """IoU per class name, free included; NaN where absent."""
-        return dict(zip(CLASS_NAMES, map(float, class_iou(self.histograms[mask])), strict=True))
+        """IoU per class name, free included, per cent; NaN where absent."""
+        return dict(zip(self.taxonomy.all_names, map(float, class_iou(self.histograms[mask])), strict=True))
 
     def named(self) -> dict[str, float]:
         """Every mIoU variant and the geometric IoU of every mask by full name."""
         scores = {f"iou_{mask}": self.geometric_iou(mask) for mask in self.histograms}
         for mask in self.histograms:
-            for classes in CLASS_SETS:
+            for classes in class_sets(self.taxonomy):
                 for absent in ABSENT_RULES:
                     scores[score_name(mask, classes, absent)] = self.mean_iou(mask, classes=classes, absent=absent)
         return scores
@@ -192,7 +244,7 @@ def _count_range(
     first_mask: UInt8[np.ndarray, " voxels"], second_mask: UInt8[np.ndarray, " voxels"], begin: int, end: int,
     lanes: Int[np.ndarray, "lanes sets codes codes"],
 ) -> None:  # fmt: skip
-    no_class = np.uint32(NUM_CLASSES)
+    no_class = np.uint32(lanes.shape[2] - 1)
     # Neighbours are counted in different lanes: most voxels are free and predicted so, and adding to a count has to
     # wait for the addition before.
     for i in range(begin, end):

@@ -1,15 +1,16 @@
 """RayIoU. This text is its definition; `docs/metrics.md` has the same in full.
 
 What matters about occupancy is the first surface that a ray meets, so 14,040 rays are cast from up to 8 places on the
-ego's way through truth and prediction. *Directions*: 39 pitches θ_k = −(π/2 − atan(k + 1)) for k = 0..9, then the last
-step repeated while the last pitch is below 0.21 rad; 360 azimuths at 1°. *Origins*: the lidar positions of all key
-frames of the scene, in the current ego frame; those with |x| < 39 m and |y| < 39 m; of more than 8 the ones with the
-indices round(linspace(0, n − 1, 8)). A ray ends in the first voxel of a class below 17; its label is that class, its
-distance the range at which it *leaves* the voxel; a ray that meets none is free. No mask.
+ego vehicle's way through truth and prediction. *Directions*: 39 pitches θ_k = −(π/2 − atan(k + 1)) for k = 0..9, then
+the last step repeated while the last pitch is below 0.21 rad; 360 azimuths at 1°. *Origins*: the lidar positions of all
+key frames of the scene, in the current ego frame; those that lie more than 1 m inside of the grid along x and y (Occ3D:
+|x| < 39 m and |y| < 39 m), or less than 2 m away from the ego frame's origin along both; of more than 8 the ones with
+the indices round(linspace(0, n − 1, 8)). A ray ends in the first voxel of a semantic class; its label is that class,
+its distance the range at which it *leaves* the voxel; a ray that meets none is free. No mask.
 
 Only rays whose truth is not free count. For class c and τ ∈ {1, 2, 4} m a ray is a true positive if both labels are c
 and the distances differ by less than τ; IoU = TP / (n_truth + n_pred − TP), over all rays of all key frames of the
-split. RayIoU@τ is the mean over the classes 0..16 that are present in truth or prediction, RayIoU the mean of the
+split. RayIoU@τ is the mean over the semantic classes that are present in truth or prediction, RayIoU the mean of the
 three. All scores are percentages. Source: SparseOcc (arXiv 2312.17118); traversal: `occlift.geometry.traversal`.
 """
 
@@ -23,17 +24,22 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from occlift.errors import DataError
-from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
-from occlift.label_space import CLASS_NAMES, FREE, NUM_CLASSES
+from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 
 THRESHOLDS_M: Final = (1.0, 2.0, 4.0)
 MAX_ORIGINS: Final = 8
-_ORIGIN_RANGE_M: Final = 39.0
+_ORIGIN_MARGIN_M: Final = 1.0
+_NEAR_EGO_M: Final = 2.0
 _UPWARDS_RAD: Final = 0.21
 
-RayHistogram = Int[np.ndarray, "17 18 4"]
-RAY_HISTOGRAM_SHAPE: Final = (FREE, NUM_CLASSES, len(THRESHOLDS_M) + 1)
+RayHistogram = Int[np.ndarray, "classes classes_and_free 4"]
+
+
+def ray_histogram_shape(taxonomy: Taxonomy = OCC3D.taxonomy) -> tuple[int, int, int]:
+    """Shape of a ray histogram: classes of the truth, classes of the prediction and free, bins of the difference."""
+    return taxonomy.free, taxonomy.num_classes, len(THRESHOLDS_M) + 1
 
 
 def ray_directions() -> Float[np.ndarray, "14040 3"]:
@@ -47,85 +53,104 @@ def ray_directions() -> Float[np.ndarray, "14040 3"]:
 
 
 def ray_origins(
-    global_from_lidar: Float[np.ndarray, "frames 4 4"], global_from_ego: Float[np.ndarray, "4 4"]
+    global_from_lidar: Float[np.ndarray, "frames 4 4"],
+    global_from_ego: Float[np.ndarray, "4 4"],
+    *,
+    grid: VoxelGrid = OCC3D.grid,
 ) -> Float[np.ndarray, "origins 3"]:
     """Where rays start, metres in the ego frame of the key frame that is scored; at most 8.
 
     Args:
         global_from_lidar: of all key frames of the scene, in time order.
         global_from_ego: of the key frame that is scored, at the lidar's time.
+        grid: of the volumes, in that ego frame.
     """
     origins_ego = transform_points(inverse(global_from_ego), global_from_lidar[:, :3, 3])
-    origins_ego = origins_ego[(np.abs(origins_ego[:, :2]) < _ORIGIN_RANGE_M).all(axis=1)]
+    # Grids that do not reach behind the ego vehicle are scored from where it stands all the same.
+    lower_m = np.minimum(np.array(grid.lower_m[:2]) + _ORIGIN_MARGIN_M, -_NEAR_EGO_M)
+    upper_m = np.maximum(np.array(grid.upper_m[:2]) - _ORIGIN_MARGIN_M, _NEAR_EGO_M)
+    xy_m = origins_ego[:, :2]
+    origins_ego = origins_ego[((xy_m > lower_m) & (xy_m < upper_m)).all(axis=1)]
     if len(origins_ego) > MAX_ORIGINS:
         origins_ego = origins_ego[np.linspace(0, len(origins_ego) - 1, MAX_ORIGINS).round().astype(int)]
     return origins_ego
 
 
 def ray_histogram(
+    *,
     truth: UInt8[np.ndarray, "x y z"],
     prediction: UInt8[np.ndarray, "x y z"],
     origins_m: Float[np.ndarray, "origins 3"],
-    *,
-    grid: VoxelGrid = OCC3D_GRID,
+    space: LabelSpace = OCC3D,
     device: str = "cpu",
 ) -> RayHistogram:
     """What the rays of a key frame meet: h[class in truth, class in prediction, bin of the difference of distances].
 
     Args:
-        truth, prediction: classes 0..17 (free).
-        origins_m: of `ray_origins`; in the grid's frame.
+        truth, prediction: class ids on the space's grid, the last class is free.
+        origins_m: where rays start (`ray_origins`), metres in the grid's frame; inside of the grid or outside.
+        space: grid and classes of both volumes.
         device: `cpu` is compiled; any other, as torch names it, is cast there by torch. The answer is the same.
 
     Returns:
-        int64 [17, 18, 4], over the rays whose truth is not free; 17 in the prediction where it is. Bins: below 1 m,
-        below 2 m, below 4 m, the rest (which holds the rays that are predicted free).
+        int64 [n, n + 1, 4] for n semantic classes, over the rays whose truth is not free; the last class of the
+        prediction is free. Bins: below 1 m, below 2 m, below 4 m, the rest (which holds the rays that are predicted
+        free).
 
     Raises:
-        DataError: shapes differ from the grid's, or a value is above 17: rays need a truth and a prediction that
+        DataError: shapes differ from the grid's, or a value is no class: rays need a truth and a prediction that
             decide everywhere.
     """
+    grid, free = space.grid, space.taxonomy.free
     for name, volume in (("truth", truth), ("prediction", prediction)):
         if volume.shape != grid.shape:
             raise DataError(f"the {name} has the shape {volume.shape}; RayIoU needs {grid.shape} [x, y, z]")
-        if int(volume.max()) > FREE:
+        if int(volume.max()) > free:
             raise DataError(
-                f"RayIoU needs a {name} of classes 0..{FREE} (free) everywhere, got {int(volume.max())}: rays cannot "
+                f"RayIoU needs a {name} of classes 0..{free} (free) everywhere, got {int(volume.max())}: rays cannot "
                 "pass what is unknown (255)"
             )
     if device != "cpu":
         from occlift.geometry.raycast_torch import count_first_hits as count_on_device
 
         return count_on_device(
-            truth, prediction, grid, origins_m, ray_directions(), empty=FREE, bins_m=THRESHOLDS_M, device=device
+            truth, prediction, grid, origins_m, ray_directions(), empty=free, bins_m=THRESHOLDS_M, device=device
         )
     from occlift.geometry.two_volumes import count_first_hits
 
     return count_first_hits(
-        truth, prediction, grid, origins_m, ray_directions(), empty=FREE, bins_m=np.array(THRESHOLDS_M)
+        truth, prediction, grid, origins_m, ray_directions(), empty=free, bins_m=np.array(THRESHOLDS_M)
     )
 
 
-def ray_class_iou(h: RayHistogram) -> Float[np.ndarray, "3 17"]:
+def ray_class_iou(h: RayHistogram) -> Float[np.ndarray, "3 classes"]:
     """IoU per threshold and class, per cent; NaN where the class is absent from truth and prediction."""
-    by_class = np.diagonal(h[:, :FREE]).T  # [class, bin]
+    by_class = np.diagonal(h[:, :-1]).T  # [class, bin]
     hits = by_class.cumsum(axis=1)[:, : len(THRESHOLDS_M)].T.astype(np.float64)
-    union = h.sum(axis=(1, 2)) + h.sum(axis=(0, 2))[:FREE] - hits
+    union = h.sum(axis=(1, 2)) + h.sum(axis=(0, 2))[:-1] - hits
     return np.divide(100.0 * hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RayCounts:
-    """The ray histogram of some key frames, and every score that follows from it; parts of a split add up."""
+    """The ray histogram of some key frames, and every score that follows from it; parts of a split add up.
+
+    Attributes:
+        histogram: as `ray_histogram` makes them.
+        taxonomy: classes of the histogram.
+    """
 
     histogram: RayHistogram
+    taxonomy: Taxonomy = OCC3D.taxonomy
 
     @classmethod
-    def zero(cls) -> RayCounts:
-        return cls(histogram=np.zeros(RAY_HISTOGRAM_SHAPE, np.int64))
+    def zero(cls, taxonomy: Taxonomy = OCC3D.taxonomy) -> RayCounts:
+        """The counts of no key frame."""
+        return cls(histogram=np.zeros(ray_histogram_shape(taxonomy), np.int64), taxonomy=taxonomy)
 
     def __add__(self, other: RayCounts) -> RayCounts:
-        return RayCounts(histogram=self.histogram + other.histogram)
+        assert self.taxonomy.names == other.taxonomy.names, (self.taxonomy.names, other.taxonomy.names)
+        return RayCounts(histogram=self.histogram + other.histogram, taxonomy=self.taxonomy)
 
     def named(self) -> dict[str, float]:
         """RayIoU and RayIoU at each threshold, by name; NaN if no ray meets anything."""
@@ -136,5 +161,5 @@ class RayCounts:
         return {"ray_iou": sum(at) / len(at), **dict(zip(names, at, strict=True))}
 
     def class_iou(self) -> dict[str, float]:
-        """IoU per class name, mean over the thresholds; NaN where absent."""
-        return dict(zip(CLASS_NAMES[:FREE], map(float, ray_class_iou(self.histogram).mean(axis=0)), strict=True))
+        """IoU per class name, mean over the thresholds, per cent; NaN where absent."""
+        return dict(zip(self.taxonomy.names, map(float, ray_class_iou(self.histogram).mean(axis=0)), strict=True))

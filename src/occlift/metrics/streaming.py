@@ -1,10 +1,10 @@
 """The scores as `torchmetrics.Metric`s, for training loops: what is counted so far, on any device, over any processes.
 
-Each class holds nothing but sums. `update` hands a batch to the pure function that counts it
-(`occupancy.histograms`, `rays.ray_histogram`, `bev.bev_counts`, `depth.depth_sums`; on the host, but for rays, so that
-the answer does not depend on the device) and adds what comes back; `compute`
-adds the sums of all processes and returns every score by name, `counts` what is behind them. Integers stay integers:
-any way to cut a split into batches and processes gives the same counts to the last bit.
+Each class holds nothing but sums. `update` takes keyword arguments only, `truth` and `prediction` among them. `update`
+hands a batch to the pure function that counts it (`occupancy.histograms`, `rays.ray_histogram`, `bev.bev_counts`,
+`depth.depth_sums`; on the host, but for rays, so that the answer does not depend on the device) and adds what comes
+back; `compute` adds the sums of all processes and returns every score by name, `counts` what is behind them. Integers
+stay integers: any way to cut a split into batches and processes gives the same counts to the last bit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
-from occlift.label_space import NUM_CLASSES
+from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.metrics.bev import THRESHOLD, VEHICLE, VISIBILITIES, BevCounts, Visibility, bev_counts
 from occlift.metrics.depth import ERRORS, MEASURES, SCALINGS, WITHIN, DepthSums, depth_sums
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
-from occlift.metrics.rays import RAY_HISTOGRAM_SHAPE, RayCounts, ray_histogram
+from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape
 
 
 class NamedScores(Protocol):
@@ -61,32 +60,47 @@ class SummedMetric(Metric, ABC):
 
 
 class OccupancyScore(SummedMetric):
-    """Occupancy scores of what was seen so far; the definition is in `occlift.metrics.occupancy`.
+    """IoU and mIoU of the volumes so far, after Occ3D (arXiv 2304.14365); definition: `occlift.metrics.occupancy`.
 
     Args:
+        taxonomy: classes of the volumes.
         masks: evaluated voxels; `update` needs the masks of these names.
+
+    >>> two = Taxonomy(names=("ground", "car"))
+    >>> score = OccupancyScore(taxonomy=two, masks=("none",))
+    >>> truth = torch.tensor([[[0, 0], [1, 2]]], dtype=torch.uint8)  # [x, y, z]; 2 is free
+    >>> prediction = torch.tensor([[[0, 2], [1, 2]]], dtype=torch.uint8)
+    >>> score.update(truth=truth, prediction=prediction)
+    >>> score.compute()["miou_2_none_absent_skipped"]  # ground 50 %, car 100 %
+    75.0
     """
 
     higher_is_better = True
     histograms: Tensor
 
-    def __init__(self, masks: Sequence[Mask] = MASKS) -> None:
+    def __init__(self, *, taxonomy: Taxonomy = OCC3D.taxonomy, masks: Sequence[Mask] = MASKS) -> None:
         super().__init__()
+        self.taxonomy: Final = taxonomy
         self.masks: Final = tuple(masks)
-        self.add_sum("histograms", len(self.masks), NUM_CLASSES, NUM_CLASSES)
+        self.add_sum("histograms", len(self.masks), taxonomy.num_classes, taxonomy.num_classes)
 
     def update(
         self,
-        prediction: UInt8[Tensor, "*batch x y z"],
-        truth: UInt8[Tensor, "*batch x y z"],
         *,
+        truth: UInt8[Tensor, "*batch x y z"],
+        prediction: UInt8[Tensor, "*batch x y z"],
         mask_camera: Bool[Tensor, "*batch x y z"] | None = None,
         mask_lidar: Bool[Tensor, "*batch x y z"] | None = None,
     ) -> None:
-        """Counts a batch of class volumes, 0..17 (free); errors as in `histograms`.
+        """Counts a batch of class volumes.
 
         Args:
-            mask_camera, mask_lidar: needed where `masks` names them.
+            truth, prediction: class ids, the last class is free; the truth may be unknown (255) where no mask of the
+                score evaluates it.
+            mask_camera, mask_lidar: voxels to be evaluated; needed where `masks` names them.
+
+        Raises:
+            DataError: shapes differ, or a value is no class.
         """
         given = {"camera": mask_camera, "lidar": mask_lidar, "none": None}
         missing = [mask for mask in self.masks if mask != "none" and given[mask] is None]
@@ -95,66 +109,91 @@ class OccupancyScore(SummedMetric):
         for name in self.masks:
             mask = given[name]
             evaluated[name] = None if mask is None else _on_host(mask).astype(np.bool_)
-        counted = histograms(_on_host(truth).astype(np.uint8), _on_host(prediction).astype(np.uint8), evaluated)
+        counted = histograms(
+            truth=_on_host(truth).astype(np.uint8),
+            prediction=_on_host(prediction).astype(np.uint8),
+            evaluated=evaluated,
+            num_classes=self.taxonomy.num_classes,
+        )
         self.histograms += self.histograms.new_tensor(np.stack([counted[mask] for mask in self.masks]))
 
     @property
     def counts(self) -> OccupancyCounts:
-        return OccupancyCounts(histograms=dict(zip(self.masks, _on_host(self.histograms), strict=True)))
+        per_mask = dict(zip(self.masks, _on_host(self.histograms), strict=True))
+        return OccupancyCounts(histograms=per_mask, taxonomy=self.taxonomy)
 
 
 class RayScore(SummedMetric):
-    """RayIoU of what was seen so far; the definition is in `occlift.metrics.rays`.
+    """RayIoU of the volumes so far, after SparseOcc (arXiv 2312.17118); the definition is in `occlift.metrics.rays`.
 
     Args:
-        grid: of the volumes, in the ego frame.
+        space: grid of the volumes, in the ego frame, and their classes.
+
+    >>> from occlift.geometry.grids import VoxelGrid
+    >>> grid = VoxelGrid(lower_m=(-4.0, -4.0, 0.0), voxel_size_m=(1.0, 1.0, 1.0), shape=(8, 8, 3))
+    >>> score = RayScore(space=LabelSpace(grid=grid, taxonomy=Taxonomy(names=("ground", "car"))))
+    >>> truth = torch.full((1, 8, 8, 3), 2, dtype=torch.uint8)  # free
+    >>> truth[:, :, :, 0] = 0
+    >>> score.update(truth=truth, prediction=truth, origins_m=[torch.tensor([[0.2, 0.1, 1.8]])])
+    >>> score.compute()["ray_iou"]
+    100.0
     """
 
     higher_is_better = True
     histogram: Tensor
 
-    def __init__(self, grid: VoxelGrid = OCC3D_GRID) -> None:
+    def __init__(self, *, space: LabelSpace = OCC3D) -> None:
         super().__init__()
-        self.grid: Final = grid
-        self.add_sum("histogram", *RAY_HISTOGRAM_SHAPE)
+        self.space: Final = space
+        self.add_sum("histogram", *ray_histogram_shape(space.taxonomy))
 
     def update(
         self,
-        prediction: UInt8[Tensor, "batch x y z"],
+        *,
         truth: UInt8[Tensor, "batch x y z"],
+        prediction: UInt8[Tensor, "batch x y z"],
         origins_m: Sequence[Float[Tensor, "origins 3"]],
     ) -> None:
-        """Casts the rays of a batch on the device of the prediction; errors as in `ray_histogram`.
+        """Casts the rays of a batch on the device of the prediction.
 
         Args:
-            prediction, truth: classes 0..17 (free).
-            origins_m: per key frame where its rays start (`ray_origins`), ego frame.
+            truth, prediction: class ids, the last class is free.
+            origins_m: per key frame where its rays start (`ray_origins`), metres, ego frame.
+
+        Raises:
+            DataError: shapes differ from the grid's, or a value is no class.
         """
         assert len(prediction) == len(truth) == len(origins_m), (len(prediction), len(truth), len(origins_m))
         device = str(prediction.device)
         for predicted, true, origins in zip(prediction, truth, origins_m, strict=True):
             h = ray_histogram(
-                _on_host(true).astype(np.uint8),
-                _on_host(predicted).astype(np.uint8),
-                _on_host(torch.as_tensor(origins)).astype(np.float64),
-                grid=self.grid,
+                truth=_on_host(true).astype(np.uint8),
+                prediction=_on_host(predicted).astype(np.uint8),
+                origins_m=_on_host(torch.as_tensor(origins)).astype(np.float64),
+                space=self.space,
                 device=device,
             )
             self.histogram += self.histogram.new_tensor(h)
 
     @property
     def counts(self) -> RayCounts:
-        return RayCounts(histogram=_on_host(self.histogram).astype(np.int64))
+        return RayCounts(histogram=_on_host(self.histogram).astype(np.int64), taxonomy=self.space.taxonomy)
 
 
 class BevScore(SummedMetric):
-    """Bird's-eye-view IoU of what was seen so far; the definition is in `occlift.metrics.bev`.
+    """Bird's-eye-view IoU of the maps so far, after CVT (arXiv 2205.02833); the definition is in `occlift.metrics.bev`.
 
     Args:
-        classes: names along the class axis.
+        classes: names along the class axis; not exclusive.
         visibility_filter: count both with and without the filter; `update` needs `ignored` then. Without, there is
             no filtered score: a score cannot be filtered by nothing.
         threshold: a cell is predicted if its probability is greater.
+
+    >>> score = BevScore(("vehicle",), visibility_filter=False)
+    >>> truth = torch.tensor([[[[True, True], [False, False]]]])  # [batch, classes, x, y]
+    >>> score.update(truth=truth, prediction=torch.tensor([[[[0.9, 0.2], [0.1, 0.0]]]]))
+    >>> score.compute()
+    {'bev_iou_vehicle_unfiltered': 50.0}
     """
 
     higher_is_better = True
@@ -171,18 +210,29 @@ class BevScore(SummedMetric):
 
     def update(
         self,
-        prediction: Float[Tensor, "*batch classes x y"] | Bool[Tensor, "*batch classes x y"],
+        *,
         truth: Bool[Tensor, "*batch classes x y"],
+        prediction: Float[Tensor, "*batch classes x y"] | Bool[Tensor, "*batch classes x y"],
         ignored: Bool[Tensor, "*batch classes x y"] | None = None,
     ) -> None:
-        """Counts a batch; arguments and errors as in `bev_counts`."""
+        """Counts a batch of maps.
+
+        Args:
+            truth: which cells are of the class.
+            prediction: probabilities 0..1, or decisions.
+            ignored: cells that the visibility filter leaves out.
+
+        Raises:
+            DataError: shapes or types differ from these, a probability is not in 0..1, or a cell is ignored that is
+                not true.
+        """
         assert (ignored is not None) == ("filtered" in self.visibilities), (
             f"ignored cells {'missing' if ignored is None else 'given'} for the scores {self.visibilities}"
         )
         batch = bev_counts(
-            _on_host(prediction),
-            _on_host(truth),
-            None if ignored is None else _on_host(ignored),
+            truth=_on_host(truth),
+            prediction=_on_host(prediction),
+            ignored=None if ignored is None else _on_host(ignored),
             classes=self.classes,
             threshold=self.threshold,
         )
@@ -195,10 +245,16 @@ class BevScore(SummedMetric):
 
 
 class DepthScore(SummedMetric):
-    """Depth errors of what was seen so far; the definition is in `occlift.metrics.depth`.
+    """Depth errors of the images so far, after Eigen et al. (arXiv 1406.2283); definition: `occlift.metrics.depth`.
 
     The numbers of images and pixels are integers; errors are added in double precision, so that another order of images
     changes their last digits.
+
+    >>> score = DepthScore()
+    >>> truth_m = torch.tensor([[10.0, 20.0], [float("nan"), 40.0]])
+    >>> score.update(truth_m=truth_m, prediction_m=torch.full((2, 2), 20.0))
+    >>> round(score.compute()["pooled_abs_rel_metric"], 3)  # the mean of 10/10, 0/20 and 20/40
+    0.5
     """
 
     higher_is_better = False
@@ -217,10 +273,18 @@ class DepthScore(SummedMetric):
         self.add_sum("errors", len(SCALINGS), len(ERRORS), dtype=torch.float64)
 
     def update(
-        self, prediction_m: Float[Tensor, "*images height width"], truth_m: Float[Tensor, "*images height width"]
+        self, *, truth_m: Float[Tensor, "*images height width"], prediction_m: Float[Tensor, "*images height width"]
     ) -> None:
-        """Adds the errors of a batch of images; arguments and errors as in `depth_sums`."""
-        batch = depth_sums(_on_host(prediction_m), _on_host(truth_m))
+        """Adds the errors of a batch of images.
+
+        Args:
+            truth_m: depth along the optical axis, metres; NaN where nothing was measured.
+            prediction_m: the same; anything where the truth is not evaluated.
+
+        Raises:
+            DataError: the sizes differ, or a prediction is NaN, infinite, zero or negative at an evaluated pixel.
+        """
+        batch = depth_sums(truth_m=_on_host(truth_m), prediction_m=_on_host(prediction_m))
         self.images += batch.images
         self.pixels += batch.pixels
         for name in ("within", "per_image", "errors"):

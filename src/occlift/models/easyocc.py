@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
-from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
-from occlift.label_space import NUM_CLASSES
+from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.models.backbone import BackboneName, ImageEncoder
 from occlift.models.lift import lift, visible_pairs
 from occlift.models.rows import linear_of_rows
@@ -41,8 +41,10 @@ class EasyOccConfig:
         feature_channels: of the lifted features.
         horizontal_stride: output voxels per working voxel along x and along y: 1 (0.4 m) or 2 (0.8 m).
         volume: the 3-D CNN.
-        grid_shape: output voxels over Occ3D's extent; another shape than Occ3D's is for models that stretch the grid
+        grid_shape: output voxels over the extent of the space's grid; None: its shape. Another shape is for models
+            that stretch the grid
             beyond that extent (`EasyOcc(centers_ego=...)`) and resample it.
+        space: grid and classes of the logits.
     """
 
     backbone: BackboneName
@@ -53,7 +55,8 @@ class EasyOccConfig:
     feature_channels: int
     horizontal_stride: int
     volume: VolumeConfig
-    grid_shape: tuple[int, int, int] = OCC3D_GRID.shape
+    grid_shape: tuple[int, int, int] | None = None
+    space: LabelSpace = OCC3D
 
     def __post_init__(self) -> None:
         if self.image_height % self.feature_stride or self.image_width % self.feature_stride:
@@ -69,17 +72,22 @@ class EasyOccConfig:
             )
 
     @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """Number of output voxels along x, y, z."""
+        return self.grid_shape or self.space.grid.shape
+
+    @property
     def working_grid(self) -> VoxelGrid:
         """The grid on which features are lifted and convolved: Occ3D's extent, the output's resolution in height."""
         stride = self.horizontal_stride
-        x, y, z = self.grid_shape
+        x, y, z = self.output_shape
         if stride < 1 or x % stride or y % stride:
-            raise ConfigError(f"horizontal stride {stride} does not divide the output grid {self.grid_shape}")
+            raise ConfigError(f"horizontal stride {stride} does not divide the output grid {self.output_shape}")
         # Occ3D's own voxel sizes where the shape is Occ3D's: a quotient of rounded numbers would miss the last bit.
-        shrink_x, shrink_y, shrink_z = (n / m for n, m in zip(OCC3D_GRID.shape, self.grid_shape, strict=True))
-        size_x, size_y, size_z = OCC3D_GRID.voxel_size_m
+        shrink_x, shrink_y, shrink_z = (n / m for n, m in zip(self.space.grid.shape, self.output_shape, strict=True))
+        size_x, size_y, size_z = self.space.grid.voxel_size_m
         return VoxelGrid(
-            lower_m=OCC3D_GRID.lower_m,
+            lower_m=self.space.grid.lower_m,
             voxel_size_m=(size_x * shrink_x * stride, size_y * shrink_y * stride, size_z * shrink_z),
             shape=(x // stride, y // stride, z),
         )
@@ -132,7 +140,8 @@ class EasyOccConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers: what a checkpoint or a JSON file may hold."""
         plain = asdict(self)
-        plain["grid_shape"] = list(self.grid_shape)
+        plain["grid_shape"] = list(self.output_shape)
+        plain["space"] = self.space.to_dict()
         plain["volume"]["hourglass_channels"] = list(self.volume.hourglass_channels)
         plain["volume"]["hourglass_strides"] = [list(stride) for stride in self.volume.hourglass_strides]
         return plain
@@ -148,8 +157,10 @@ class EasyOccConfig:
             volume = dict(plain["volume"])
             volume["hourglass_channels"] = tuple(volume["hourglass_channels"])
             volume["hourglass_strides"] = tuple(tuple(stride) for stride in volume["hourglass_strides"])
-            shape = tuple(plain.get("grid_shape", OCC3D_GRID.shape))
-            return cls(**{**plain, "volume": VolumeConfig(**volume), "grid_shape": shape})
+            space = LabelSpace.from_dict(plain["space"]) if "space" in plain else OCC3D
+            shape = tuple(plain.get("grid_shape") or space.grid.shape)
+            parts = {"space": space, "grid_shape": None if shape == space.grid.shape else shape}
+            return cls(**{**plain, "volume": VolumeConfig(**volume), **parts})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"not the configuration of an EasyOcc network: {error}") from error
 
@@ -190,14 +201,14 @@ class EasyOcc(nn.Module):
         self.views_embedding = nn.Parameter(torch.zeros(3, channels))
         self.volume = VolumeNetwork(channels, config.volume)
         # A 1×1×1 convolution, as the product that it is: in this memory layout it needs no rearrangement.
-        self.head = nn.Linear(config.volume.channels, NUM_CLASSES * config.horizontal_stride**2)
+        self.head = nn.Linear(config.volume.channels, config.space.taxonomy.num_classes * config.horizontal_stride**2)
 
     def start_from_prior(self, prior: Float[Tensor, "classes"]) -> None:
         """Sets the head's bias so that an untrained network answers with about `prior` (positive, any sum).
 
         Without it the first hundreds of steps are spent on learning that nearly everything is free.
         """
-        assert prior.shape == (NUM_CLASSES,), prior.shape
+        assert prior.shape == (self.config.space.taxonomy.num_classes,), prior.shape
         assert bool((prior > 0).all()), prior
         log_prior = (prior / prior.sum()).log()
         with torch.no_grad():
@@ -205,7 +216,7 @@ class EasyOcc(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
-    ) -> Float[Tensor, "batch 18 200 200 16"]:
+    ) -> Float[Tensor, "batch classes x y z"]:
         """Logits per voxel [x, y, z] of the Occ3D grid (ego frame at the lidar's time).
 
         Args:
@@ -226,7 +237,9 @@ class EasyOcc(nn.Module):
         pairs = visible_pairs(rig, self.voxel_centers_ego)
         return self._convolved(lift(self.features(images, rig), pairs), pairs.views)
 
-    def logits_at(self, features: Float[Tensor, "x y z channels"], index: Int[Tensor, "n"]) -> Float[Tensor, "n 18"]:
+    def logits_at(
+        self, features: Float[Tensor, "x y z channels"], index: Int[Tensor, "n"]
+    ) -> Float[Tensor, "n classes"]:
         """The logits of some voxels of one key frame: the rows of what `forward` gives, to float rounding.
 
         A loss that draws some of the voxels needs neither the logits of the others nor their gradients.
@@ -243,7 +256,7 @@ class EasyOcc(nn.Module):
         asked.index_fill_(0, working, True)
         logits = linear_of_rows(self.head, features.flatten(0, 2).index_select(0, asked.nonzero()[:, 0]))
         row = asked.cumsum(0).index_select(0, working) - 1
-        return logits.view(-1, NUM_CLASSES).index_select(0, place + parts * (row - working))
+        return logits.view(-1, self.config.space.taxonomy.num_classes).index_select(0, place + parts * (row - working))
 
     def features(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
@@ -255,7 +268,7 @@ class EasyOcc(nn.Module):
 
     def logits(
         self, lifted: Float[Tensor, "batch voxels channels"], views: Int[Tensor, "batch voxels"]
-    ) -> Float[Tensor, "batch 18 200 200 16"]:
+    ) -> Float[Tensor, "batch classes x y z"]:
         """From features at the working voxels to logits, laid out as those of `forward`.
 
         Args:

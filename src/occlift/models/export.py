@@ -58,7 +58,7 @@ class ExportableEasyOcc(nn.Module):
         images: Float[Tensor, "batch cameras 3 height width"],
         intrinsics_px: Float[Tensor, "batch cameras 3 3"],
         ego_from_camera: Float[Tensor, "batch cameras 4 4"],
-    ) -> Float[Tensor, "batch 18 200 200 16"]:
+    ) -> Float[Tensor, "batch classes x y z"]:
         """As `EasyOcc.forward`, with the fields of the `CameraRig` one by one."""
         config = self.model.config
         rig = CameraRig(

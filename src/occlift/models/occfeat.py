@@ -35,6 +35,7 @@ class OccFeatHeadConfig:
         upper_m: where the highest ends. As in Occ3D by default, so that labels fill the volume.
         feature_channels: of the teacher; 0: no features are predicted.
         classes: predicts the Occ3D class of occupied voxels, too (beyond the paper; labels know them, lidar does not).
+        num_classes: number of semantic classes, free not among them.
     """
 
     channels: int = 32
@@ -45,6 +46,7 @@ class OccFeatHeadConfig:
     upper_m: float = 5.4
     feature_channels: int = 384
     classes: bool = False
+    num_classes: int = FREE
 
     def __post_init__(self) -> None:
         if self.horizontal_stride < 1 or any(count % self.horizontal_stride for count in BEV_GRID.shape):
@@ -86,7 +88,7 @@ class OccFeatHead(nn.Module):
         drawn = nn.Linear(channels, 1)
         self.occupancy = drawn if occupancy else None
         self.features = nn.Linear(channels, config.feature_channels) if config.feature_channels else None
-        self.classes = nn.Linear(channels, FREE) if config.classes else None
+        self.classes = nn.Linear(channels, config.num_classes) if config.classes else None
 
     def forward(self, bev: Float[Tensor, "batch bev_channels 200 200"]) -> Float[Tensor, "batch x y z channels"]:
         """A vector per voxel of `config.grid`.
@@ -115,7 +117,7 @@ class OccFeatHead(nn.Module):
 
     def class_logits_at(
         self, vectors: Float[Tensor, "batch x y z channels"], voxel: Int[Tensor, "n 4"]
-    ) -> Float[Tensor, "n 17"]:
+    ) -> Float[Tensor, "n classes"]:
         """Logits of the Occ3D classes but free of some voxels, given that they are occupied."""
         assert self.classes is not None, "this head predicts no classes"
         return linear_of_rows(self.classes, vectors[tuple(voxel.T)])

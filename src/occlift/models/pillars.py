@@ -1,7 +1,7 @@
 """Points above the cells of a grid on the ground: where SimpleBEV and BEVFormer look into the images.
 
 The volume of SimpleBEV's public code reaches from 5 m above to 5 m below a point one metre under the reference camera.
-On nuScenes cameras are mounted 1.5 m above the ground, so in the ego frame, whose origin is on the ground, that is −4.5
+Cameras are mounted about 1.5 m above the ground, so in the ego frame, whose origin is on the ground, that is −4.5
 to 5.5 m: the default here. What lies below is not wasted: 50 m ahead, a road that falls by 9 % is there.
 """
 

@@ -37,8 +37,7 @@ from torch.nn import functional as F
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.contraction import contracted, expanded
-from occlift.geometry.grids import OCC3D_GRID
-from occlift.label_space import FREE
+from occlift.label_space import LabelSpace
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 
 _FIRST_OCCUPIED: Final = 0.05
@@ -80,10 +79,16 @@ class RenderingConfig:
             raise ConfigError(f"class_group {self.class_group} does not divide the {self.samples} samples of a ray")
         if self.inner_share is not None and not 0 < self.inner_share < 1:
             raise ConfigError(f"inner_share must lie between 0 and 1, got {self.inner_share}")
-        if self.inner_share is None and self.network.grid_shape != OCC3D_GRID.shape:
+        if self.inner_share is None and self.network.output_shape != self.space.grid.shape:
             raise ConfigError(
-                f"without inner_share the grid is Occ3D's: {OCC3D_GRID.shape}, not {self.network.grid_shape}"
+                f"without inner_share the grid is that of the labels: {self.space.grid.shape}, not "
+                f"{self.network.output_shape}"
             )
+
+    @property
+    def space(self) -> LabelSpace:
+        """Grid and classes of the logits."""
+        return self.network.space
 
     @property
     def image_height(self) -> int:
@@ -140,7 +145,7 @@ class Rendering:
     Attributes:
         depth_m: along the optical axis.
         opacity: 0..1, the part of the ray that ended in the volume.
-        class_logits: of the 17 classes that can be occupied.
+        class_logits: of the semantic classes, which can be occupied.
         weights: of every sample; with 1 − opacity they add up to 1.
         z_m: depth of every sample.
         behind_m: depth of what lies behind the volume.
@@ -149,7 +154,7 @@ class Rendering:
 
     depth_m: Float[Tensor, "batch cameras rows columns"]
     opacity: Float[Tensor, "batch cameras rows columns"]
-    class_logits: Float[Tensor, "batch cameras rows columns 17"]
+    class_logits: Float[Tensor, "batch cameras rows columns classes"]
     weights: Float[Tensor, "batch cameras rows columns samples"]
     z_m: Float[Tensor, "batch cameras rows columns samples"]
     behind_m: Float[Tensor, "batch cameras rows columns"]
@@ -180,7 +185,7 @@ class RenderingModel(nn.Module):
     def __init__(self, config: RenderingConfig) -> None:
         super().__init__()
         self.config = config
-        for name, corner in (("lower_m", OCC3D_GRID.lower_m), ("upper_m", OCC3D_GRID.upper_m)):
+        for name, corner in (("lower_m", config.space.grid.lower_m), ("upper_m", config.space.grid.upper_m)):
             self.register_buffer(name, torch.tensor(corner), persistent=False)
         share = config.inner_share
         centers_ego = None
@@ -192,7 +197,7 @@ class RenderingModel(nn.Module):
         edges = _sample_edges_m(config)
         self.register_buffer("sample_z_m", (edges[1:] + edges[:-1]) / 2, persistent=False)
         self.register_buffer("spacing_m", edges.diff(), persistent=False)
-        occ3d = torch.from_numpy(OCC3D_GRID.centers()).float()
+        occ3d = torch.from_numpy(config.space.grid.centers()).float()
         self.register_buffer("occ3d_in_grid", self._in_grid(occ3d)[None], persistent=False)
         self._start_as_fog()
 
@@ -204,21 +209,23 @@ class RenderingModel(nn.Module):
             occupied = _FIRST_OCCUPIED_OF_RAY / self.config.samples
         with torch.no_grad():
             head.bias.zero_()
-            head.bias.view(-1, FREE + 1)[:, FREE] = math.log(1 / occupied - 1)
+            head.bias.view(-1, self.config.space.taxonomy.num_classes)[:, -1] = math.log(1 / occupied - 1)
 
     def forward(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
-    ) -> Float[Tensor, "batch 18 200 200 16"]:
+    ) -> Float[Tensor, "batch classes label_x label_y label_z"]:
         """Logits per voxel [x, y, z] of the Occ3D grid; arguments as `EasyOcc.forward`."""
         return self.occ3d_logits(self.volume(images, rig))
 
     def volume(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
-    ) -> Float[Tensor, "batch 18 x y z"]:
+    ) -> Float[Tensor, "batch classes x y z"]:
         """Logits on the grid of the volume; arguments as `EasyOcc.forward`."""
         return self.network(images, rig)
 
-    def occ3d_logits(self, volume: Float[Tensor, "batch 18 x y z"]) -> Float[Tensor, "batch 18 200 200 16"]:
+    def occ3d_logits(
+        self, volume: Float[Tensor, "batch classes x y z"]
+    ) -> Float[Tensor, "batch classes label_x label_y label_z"]:
         """The logits of a volume, sampled trilinearly at the centres of Occ3D's voxels."""
         if self.config.inner_share is None:
             return volume
@@ -226,7 +233,7 @@ class RenderingModel(nn.Module):
 
     def render(
         self,
-        volume: Float[Tensor, "batch 18 x y z"],
+        volume: Float[Tensor, "batch classes x y z"],
         rig: CameraRig,
         *,
         jitter: Float[Tensor, "batch cameras rows columns"] | None = None,
@@ -248,19 +255,19 @@ class RenderingModel(nn.Module):
             grouped = in_grid.view(*in_grid.shape[:-2], -1, config.class_group, 3).mean(-2)
         inside = (in_grid.abs() < 1).all(-1)
         # grid_sample wants three spatial axes: rays and samples as they come, and an axis of one.
-        free = _trilinear(volume[:, FREE:], in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0]
+        free = _trilinear(volume[:, -1:], in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0]
         occupied = torch.sigmoid(-free).view(inside.shape) * inside
         reached = occupied.cumsum(-1).clamp(max=1)
         weights = reached.diff(dim=-1, prepend=torch.zeros_like(reached[..., :1]))
         opacity = reached[..., -1]
-        class_logits = _trilinear(volume[:, :FREE], grouped.flatten(1, 3)[:, :, :, None])[..., 0]
+        class_logits = _trilinear(volume[:, :-1], grouped.flatten(1, 3)[:, :, :, None])[..., 0]
         group_weights = weights.view(*weights.shape[:-1], -1, config.class_group).sum(-1)
         rendered = torch.einsum("bcrg,brg->brc", class_logits, group_weights.flatten(1, 3))
         behind_m = self._behind_m(origins, directions)
         return Rendering(
             depth_m=(weights * z_m).sum(-1) + (1 - opacity) * behind_m,
             opacity=opacity,
-            class_logits=rendered.view(*inside.shape[:4], FREE),
+            class_logits=rendered.view(*inside.shape[:4], volume.shape[1] - 1),
             weights=weights,
             z_m=z_m,
             behind_m=behind_m,
@@ -297,7 +304,8 @@ def _sample_edges_m(config: RenderingConfig) -> Float[Tensor, "samples+1"]:
     steps = torch.linspace(0, 1, config.samples + 1)
     if config.inner_share is None:
         return steps * config.reach_m
-    half_edge_m = OCC3D_GRID.upper_m[0]
+    grid = config.space.grid
+    half_edge_m = max(upper - lower for lower, upper in zip(grid.lower_m[:2], grid.upper_m[:2], strict=True)) / 2
     farthest = contracted(torch.tensor(config.reach_m / half_edge_m), config.inner_share)
     return expanded(steps * farthest, config.inner_share) * half_edge_m
 

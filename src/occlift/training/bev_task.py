@@ -115,7 +115,7 @@ def counts_of(probability: Float[Tensor, "batch classes x y"], batch: BevBatch) 
             )
             found.append(
                 bev_counts(
-                    predicted.astype(np.float32), truth, ignored if is_object else None,
+                    prediction=predicted.astype(np.float32), truth=truth, ignored=ignored if is_object else None,
                     classes=[batch.classes[i] for i in rows],
                 )
             )  # fmt: skip

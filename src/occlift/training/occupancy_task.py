@@ -115,9 +115,9 @@ class OccupancyTask(OneCycleTask):
         assert batch.mask_camera is not None, "validation needs labels"
         prediction = self.model(batch.images, batch.rig).argmax(1).to(torch.uint8)
         evaluated = batch.mask_camera & (batch.semantics != UNKNOWN)
-        volumes = (tensor.cpu().numpy() for tensor in (batch.semantics, prediction, evaluated))
+        truth, predicted, counted = (tensor.cpu().numpy() for tensor in (batch.semantics, prediction, evaluated))
         with torch_threads_kept():
-            self._histogram += histogram(*volumes)
+            self._histogram += histogram(truth=truth, prediction=predicted, evaluated=counted)
 
     def on_validation_epoch_end(self) -> None:
         total = self.trainer.strategy.reduce(torch.from_numpy(self._histogram).to(self.device), reduce_op="sum")

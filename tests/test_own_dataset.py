@@ -1,4 +1,4 @@
-"""Somebody's own cameras, grid and classes, made of arrays: from a data set of eight lines to labels, a network and scores."""
+"""A user's own cameras, grid and classes, made of arrays: from a data set of eight lines to labels and scores."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Eyes:
     settings: Mapping[str, object] = {"teacher": "eyes"}
 
     def maps(self, image: CameraImage) -> tuple[np.ndarray, np.ndarray]:
-        v, u = np.mgrid[: image.height, : image.width] + 0.5
+        v, _ = np.mgrid[: image.height, : image.width] + 0.5
         down = (v - image.height / 2) / 40.0
         wall_m = WALL_M - image.global_from_camera[0, 3]
         floor_m = np.where(down > 0, 1.5 / np.maximum(down, 1e-6), np.inf)

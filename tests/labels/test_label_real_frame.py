@@ -33,7 +33,7 @@ def write_class_maps(data: NuScenes, token: str, folder: Path) -> None:
         points_global = transform_points(frame.global_from_ego, points_ego)
         for box in data.boxes(token):
             points_box = transform_points(inverse(box.global_from_box), points_global)
-            width_m, length_m, height_m = box.size_wlh_m
+            length_m, width_m, height_m = box.size_lwh_m
             half_m = np.array([length_m, width_m, height_m]) / 2 + 0.1
             with np.errstate(invalid="ignore"):
                 class_id[(np.abs(points_box) <= half_m).all(axis=-1)] = CATEGORY_TO_CLASS[box.category]
@@ -89,10 +89,10 @@ def test_road_and_objects_are_where_they_should_be(real_label: tuple[NuScenes, s
     for box in objects:
         ego_from_box = inverse(frame.global_from_ego) @ box.global_from_box
         points_box = transform_points(inverse(ego_from_box), OCC3D_GRID.centers())
-        width_m, length_m, height_m = box.size_wlh_m
+        length_m, width_m, height_m = box.size_lwh_m
         inside = (np.abs(points_box) <= np.array([length_m, width_m, height_m]) / 2 + 0.4).all(axis=-1)
         found = semantics[inside]
-        assert (found == CATEGORY_TO_CLASS[box.category]).sum() >= 4, box.token
+        assert (found == CATEGORY_TO_CLASS[box.category]).sum() >= 4, box.instance
         # Beside the object itself a box holds a little of the ground below it, and what is behind its surface.
         assert np.isin(found[found < FREE], (CATEGORY_TO_CLASS[box.category], DRIVEABLE_SURFACE)).mean() > 0.7
 

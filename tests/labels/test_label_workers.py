@@ -24,6 +24,7 @@ from occlift.labels.folder_lock import LOCKS_NAME, WORKER_LOCKS, AnotherRun, sol
 from occlift.labels.generate import generate_labels
 from occlift.labels.local_engine import local_engine
 from occlift.labels.scene import Outcome
+from occlift.scenes.dataset import KeyFrameList
 
 
 class ScriptedCrew:
@@ -81,7 +82,7 @@ def _work(
 ) -> tuple[ScriptedCrew, list[str], str]:
     """(the crew, tokens in the order in which they were made, the error in the end)."""
     crew = ScriptedCrew(on_task, on_start)
-    job = LabelJob(root=tmp_path, version="", out=tmp_path, config=QUICK, run="")
+    job = LabelJob(data=KeyFrameList([]), out=tmp_path, config=QUICK, run="")
     made: list[str] = []
     error = ""
     try:
@@ -222,7 +223,7 @@ class Slow:
 
 # Workers import this file too.
 DEPTH_TEACHERS["slow"] = TeacherEntry(
-    config=TownConfig, build=lambda config, seed: Slow(), summary="", needs="", missing=lambda config: None
+    config=TownConfig, build=lambda config, context: Slow(), summary="", needs="", missing=lambda config: None
 )
 if __name__ == "__main__":
     generate_labels(

@@ -39,9 +39,10 @@ from occlift.labels.unproject import unproject
 from occlift.labels.view import View, strided, view_of
 from occlift.labels.vote import Tally, Votes, read_votes
 from occlift.labels.vote_torch import count_votes
+from occlift.scenes.dataset import KeyFrameList
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
-from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
+from occlift.scenes.truth_maps import TruthMaps, read_truth_maps, truth_maps_path, write_truth_maps
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
 FORWARD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -81,27 +82,24 @@ class World:
         )
 
 
-@dataclass
-class TinyData:
-    """The part of `NuScenes` that making labels needs."""
+class TinyData(KeyFrameList):
+    """Key frames of the scene `tiny`, with boxes and truth maps."""
 
-    root: Path
-    frames: dict[str, tuple[KeyFrame, ...]]
-    version: str = "v1.0-tiny"
-    annotations: dict[str, tuple[BoxAnnotation, ...]] = dataclasses.field(default_factory=dict)
+    def __init__(self, frames: tuple[KeyFrame, ...]) -> None:
+        super().__init__(frames)
+        self.frames = {"tiny": frames}
+        self.annotations: dict[str, tuple[BoxAnnotation, ...]] = {}
 
     def boxes(self, token: str) -> tuple[BoxAnnotation, ...]:
         return self.annotations[token]
 
-    @property
-    def scenes(self) -> tuple[str, ...]:
-        return tuple(self.frames)
+    def truth_maps(self, image: CameraImage) -> TruthMaps:
+        return read_truth_maps(maps_path(image))
 
-    def key_frame_tokens(self, scene: str) -> tuple[str, ...]:
-        return tuple(frame.token for frame in self.frames[scene])
 
-    def key_frame(self, token: str) -> KeyFrame:
-        return next(frame for frames in self.frames.values() for frame in frames if frame.token == token)
+def maps_path(image: CameraImage) -> Path:
+    """Where the truth maps of an image lie."""
+    return truth_maps_path(Path(image.source.name))
 
 
 def street(lower_m: tuple[float, float, float], size_m: float, shape: tuple[int, int, int]) -> World:
@@ -174,8 +172,8 @@ def data_with_maps(folder: Path, worlds: list[World], poses: list[np.ndarray]) -
     frames = key_frames(folder, poses)
     for frame, world in zip(frames, worlds, strict=True):
         for image in frame.cameras:
-            write_truth_maps(truth_maps_path(image.source.name), world.maps(image))
-    return TinyData(folder, {"tiny": frames})
+            write_truth_maps(maps_path(image), world.maps(image))
+    return TinyData(frames)
 
 
 def truth_in_ego(world: World, grid: VoxelGrid, global_from_ego: np.ndarray, *, samples: int = 1) -> np.ndarray:
@@ -499,7 +497,7 @@ def test_a_broken_frame_is_recorded_and_repaired(lattice: World, tmp_path: Path)
     data = data_with_maps(tmp_path / "data", [lattice] * 4, [shifted(2 * i) for i in range(4)])
     config = dataclasses.replace(PERFECT, frames=3)
     generate_labels(data, tmp_path / "whole", config)
-    broken = truth_maps_path(data.frames["tiny"][1].cameras[3].path)
+    broken = maps_path(data.frames["tiny"][1].cameras[3])
     content = broken.read_bytes()
     broken.unlink()
     run = generate_labels(data, tmp_path / "out", config)
@@ -639,9 +637,8 @@ def test_votes_on_a_device_are_the_same_votes(static: TinyData, lattice: World, 
 
 def box_at(x_m: float, *, token: str = "a car") -> BoxAnnotation:
     return BoxAnnotation(
-        token=f"{token} {x_m}", instance=token, category="vehicle.car", size_wlh_m=(2.0, 4.0, 1.6),
-        global_from_box=rigid_transform(rotation_about_z(0.3), (x_m, 5.0, 0.8)), visibility=4, num_lidar_points=9,
-        attributes=(), velocity_global_m_s=np.zeros(3),
+        instance=token, category="vehicle.car", size_lwh_m=(4.0, 2.0, 1.6),
+        global_from_box=rigid_transform(rotation_about_z(0.3), (x_m, 5.0, 0.8)),
     )  # fmt: skip
 
 
@@ -700,9 +697,8 @@ def test_parked_cars_are_fused_and_driving_ones_are_not_drawn_twice(
 
 def car_box(name: str, middle: tuple[float, float]) -> BoxAnnotation:
     return BoxAnnotation(
-        token=name, instance=name, category="vehicle.car", size_wlh_m=(1.7, 4.1, 1.8),
-        global_from_box=rigid_transform(np.eye(3), (*middle, 0.1)), visibility=4, num_lidar_points=9,
-        attributes=(), velocity_global_m_s=np.zeros(3),
+        instance=name, category="vehicle.car", size_lwh_m=(4.1, 1.7, 1.8),
+        global_from_box=rigid_transform(np.eye(3), (*middle, 0.1)),
     )  # fmt: skip
 
 
@@ -711,7 +707,7 @@ def test_a_depth_map_without_any_depth_is_a_failure(lattice: World, tmp_path: Pa
     image = data.frames["tiny"][1].cameras[2]
     maps = lattice.maps(image)
     nothing = np.full_like(maps.depth_m, np.inf)
-    write_truth_maps(truth_maps_path(image.source.name), dataclasses.replace(maps, depth_m=nothing))
+    write_truth_maps(maps_path(image), dataclasses.replace(maps, depth_m=nothing))
     run = generate_labels(data, tmp_path / "out", dataclasses.replace(PERFECT, frames=1))
     assert list(run.failed) == ["frame1"]
     assert "no pixel that is finite and above 0 m" in run.failed["frame1"]

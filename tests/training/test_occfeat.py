@@ -135,7 +135,8 @@ def test_labels_on_larger_voxels_are_counted_by_hand(small_town: Path) -> None:
 def test_patches_are_sampled_where_they_lie_and_padding_is_not_read() -> None:
     """Values that are linear in (u, v) are read back exactly between the outermost centres, and held beyond them."""
     camera = CameraImage(
-        camera="CAM_FRONT", key="", source=ImageFile(Path()), timestamp_us=0, height=40, width=80, intrinsics_px=np.eye(3),
+        camera="CAM_FRONT", key="", source=ImageFile(Path()), timestamp_us=0, height=40, width=80,
+        intrinsics_px=np.eye(3),
         ego_at_image_from_camera=np.eye(4), global_from_ego_at_image=np.eye(4),
     )  # fmt: skip
     rows, columns = np.arange(7), np.arange(12)

@@ -98,8 +98,8 @@ def open_dataset(spec: str | Path | DatasetSpec) -> DrivingDataset:
     """Opens a data set.
 
     Args:
-        spec: `format:folder?option=value`, `package.module:factory?option=value`, or a bare path, which is a folder in the
-            default format.
+        spec: `format:folder?option=value`, `package.module:factory?option=value`, or a bare path, which is a folder in
+            the default format.
 
     Raises:
         ConfigError: the format, the factory or an option does not exist.

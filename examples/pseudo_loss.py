@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from occlift.geometry.grids import VoxelGrid  # 2
-from occlift.labels.folder import LabelFolder, collate_labels  # 1
+from occlift.geometry.grids import VoxelGrid  # 1
+from occlift.labels.folder import LabelFolder, collate_labels  # 2
 from occlift.losses import OccupancyLossConfig, PseudoLoss  # 3
 
 LOWER_M, VOXEL_M, SHAPE = (-40.0, -40.0, -1.0), 0.8, (100, 100, 8)

@@ -218,10 +218,18 @@ def check_metric(name: str) -> None:
     cells = torch.rand(2, BATCH, 1, 50, 60, generator=generator)
     origins_m = torch.tensor([[0.0, 0.0, 1.0], [1.0, -2.0, 1.5]])
     metrics: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
-        "occupancy": (OccupancyScore, tuple(classes), {"mask_camera": masks[0], "mask_lidar": masks[1]}),
-        "rays": (partial(RayScore, GRID), (*classes, [origins_m, origins_m[:1]]), {}),
-        "bev": (BevScore, (cells[0], cells[1] < 0.2, cells[1] < 0.1), {}),
-        "depth": (DepthScore, (1 + 50 * cells[0, :, 0], 1 + 50 * cells[1, :, 0]), {}),
+        "occupancy": (
+            OccupancyScore,
+            (),
+            {"truth": classes[1], "prediction": classes[0], "mask_camera": masks[0], "mask_lidar": masks[1]},
+        ),
+        "rays": (
+            partial(RayScore, space=replace(OCC3D, grid=GRID)),
+            (),
+            {"truth": classes[1], "prediction": classes[0], "origins_m": [origins_m, origins_m[:1]]},
+        ),
+        "bev": (BevScore, (), {"truth": cells[1] < 0.2, "prediction": cells[0], "ignored": cells[1] < 0.1}),
+        "depth": (DepthScore, (), {"truth_m": 1 + 50 * cells[1, :, 0], "prediction_m": 1 + 50 * cells[0, :, 0]}),
     }
     make, args, kwargs = metrics[name]
     expected = make()

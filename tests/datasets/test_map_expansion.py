@@ -17,7 +17,6 @@ from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.map_expansion import (
     DIVIDER_WIDTH_M,
     MAP_CLASSES,
-    MapExpansions,
     map_expansion_path,
     read_map_expansion,
 )
@@ -255,18 +254,17 @@ def test_the_map_of_a_scene_is_found_by_its_log_and_read_once(real_frame: Path, 
     scene = data.scenes()[0]
     assert data.location(scene) == "singapore-onenorth"
     with pytest.raises(DataError, match=r"singapore-onenorth\.json.*nuScenes-map-expansion-v1\.3\.zip"):
-        MapExpansions(data).of_scene(scene)
+        data.scene_map(scene)
     with pytest.raises(DataError, match="has no scene 'elsewhere'"):
         data.location("elsewhere")
     path = _written(map_expansion_path(root, "singapore-onenorth"), _map())
-    expansions = MapExpansions(data)
-    first = expansions.of_scene(scene)
+    first = data.scene_map(scene)
     path.unlink()
-    assert expansions.of_scene(scene) is first
-    small = pickle.dumps(expansions)
+    assert data.scene_map(scene) is first
+    small = pickle.dumps(data)
     assert len(small) < 1000
     with pytest.raises(DataError, match="no such file"):
-        pickle.loads(small).of_scene(scene)
+        pickle.loads(small).scene_map(scene)
 
 
 @pytest.fixture(scope="module")
@@ -342,9 +340,9 @@ def test_a_town_without_maps_gets_them_when_it_is_built_again(tmp_path: Path) ->
     assert path in before
     path.unlink()
     with pytest.raises(DataError, match="run `occlift town` on it again, with the same options"):
-        MapExpansions(data).of_scene(scene)
+        data.scene_map(scene)
     assert write_town(root, config).reused == 1
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before[path]
     for other, digest in before.items():
         assert hashlib.sha256(other.read_bytes()).hexdigest() == digest
-    assert MapExpansions(data).of_scene(scene).drivable_area
+    assert data.scene_map(scene).drivable_area

@@ -17,6 +17,7 @@ from occlift.datasets.nuscenes import index_cache, tables
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.index_cache import FILE_NAME
+from occlift.datasets.nuscenes.lidar_file import read_lidar
 from occlift.datasets.nuscenes.splits import OFFICIAL_SPLITS, official_scenes
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import rotation_about_z
@@ -184,8 +185,8 @@ def test_key_frame_has_every_sensor_with_its_own_pose(root: Path) -> None:
     frame = data.key_frame("t12")
     assert (frame.scene, frame.index, frame.timestamp_us) == ("lake", 2, 10**15 + 10**9 + 10**6)
     assert tuple(camera.camera for camera in frame.cameras) == CAMERA_CHANNELS
-    assert frame.lidar.token == "LIDAR_TOP-1-2"
-    assert frame.lidar.path == root / "samples/LIDAR_TOP/LIDAR_TOP-1-2.pcd.bin"
+    assert frame.lidar.key == "LIDAR_TOP-1-2"
+    assert frame.lidar.source.name == str(root / "samples/LIDAR_TOP/LIDAR_TOP-1-2.pcd.bin")
     camera = frame.cameras[3]
     assert camera.key == "CAM_BACK_LEFT-1-2"
     assert camera.timestamp_us == frame.timestamp_us + 3000
@@ -213,11 +214,11 @@ def test_boxes(root: Path) -> None:
     data = NuScenes.open(root)
     car, cone = data.boxes("t11")
     assert (car.token, car.instance, car.category) == ("b11", "car1", "vehicle.car")
-    assert car.size_wlh_m == (1.8, 4.5, 1.5)
-    assert (car.visibility, car.num_lidar_points, car.attributes) == (3, 7, ("lights.on", "vehicle.moving"))
+    assert car.size_lwh_m == (4.5, 1.8, 1.5)
+    assert (car.visibility, car.num_lidar_points, car.attributes) == (0.8, 7, ("lights.on", "vehicle.moving"))
     np.testing.assert_allclose(car.global_from_box[:3, :3], rotation_about_z(np.pi / 2), atol=1e-12)
     np.testing.assert_array_equal(car.global_from_box[:3, 3], [12, 5, 1])
-    assert (cone.category, cone.visibility, cone.attributes) == ("movable_object.trafficcone", 0, ())
+    assert (cone.category, cone.visibility, cone.attributes) == ("movable_object.trafficcone", None, ())
     assert [len(data.boxes(token)) for token in data.key_frame_tokens("lake")] == [1, 2, 1, 1]
     assert data.boxes("t12")[0].attributes == ("vehicle.moving",)
 
@@ -247,7 +248,7 @@ def test_order_of_rows_does_not_matter(root: Path, tmp_path: Path) -> None:
     for name in ("sample", "sample_data", "ego_pose", "instance", "calibrated_sensor", "sample_annotation"):
         rows[name] = [rows[name][index] for index in generator.permutation(len(rows[name]))]
     shuffled, plain = NuScenes.open(write_tables(tmp_path / "shuffled", rows)), NuScenes.open(root)
-    for scene in plain.scenes:
+    for scene in plain.scenes():
         assert shuffled.key_frame_tokens(scene) == plain.key_frame_tokens(scene)
         for token in plain.key_frame_tokens(scene):
             ours, theirs = shuffled.key_frame(token), plain.key_frame(token)
@@ -353,14 +354,14 @@ def test_second_open_reads_no_table(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert (root / VERSION / FILE_NAME).exists()
     forbid_tables(monkeypatch)
     warm = NuScenes.open(root)
-    assert warm.scenes == cold.scenes
+    assert warm.scenes() == cold.scenes()
     for token in cold.key_frame_tokens("hill"):
         np.testing.assert_array_equal(warm.key_frame(token).global_from_ego, cold.key_frame(token).global_from_ego)
         for ours, theirs in zip(warm.boxes(token), cold.boxes(token), strict=True):
             assert (ours.token, ours.category, ours.attributes) == (theirs.token, theirs.category, theirs.attributes)
             np.testing.assert_array_equal(ours.velocity_global_m_s, theirs.velocity_global_m_s)
     shared = pickle.loads(pickle.dumps(warm))
-    assert shared.key_frame("t00").lidar.path == warm.key_frame("t00").lidar.path
+    assert shared.key_frame("t00").lidar.source == warm.key_frame("t00").lidar.source
 
 
 def test_changed_table_makes_the_cache_stale(root: Path) -> None:
@@ -655,7 +656,7 @@ def test_file_names_do_not_leave_the_data_set(tmp_path: Path, name: str) -> None
 @pytest.mark.parametrize("name", ["a.jpg", "..a/b..", ".hidden/x", "samples/CAM/n015+0800__é 1.jpg"])
 def test_unusual_file_names_inside_the_data_set_are_fine(tmp_path: Path, name: str) -> None:
     root = changed(tmp_path, lambda rows: rows["sample_data"][0].update(filename=name))
-    assert NuScenes.open(root).key_frame("t00").cameras[0].path == root / name
+    assert NuScenes.open(root).key_frame("t00").cameras[0].source.name == str(root / name)
 
 
 # Sensor files
@@ -680,7 +681,7 @@ def test_damaged_images_are_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"a\.jpg: not a readable image"):
             read_image(path)
     path.unlink()
-    with pytest.raises(DataError, match=r"a\.jpg: no such file; the tables name it"):
+    with pytest.raises(DataError, match=r"a\.jpg: no such file; the data set names it"):
         read_image(path)
 
 
@@ -711,7 +712,7 @@ def test_real_frame(real_frame: Path) -> None:
     (token,) = data.key_frame_tokens("scene-0061")
     frame = data.key_frame(token)
     assert len(frame.cameras) == 6
-    assert read_image(frame.cameras[0].path).shape == (900, 1600, 3)
+    assert frame.cameras[0].read().shape == (900, 1600, 3)
     points_lidar = frame.lidar_sweep().source.read()
     assert points_lidar.shape == (34688, 5)
     # The lidar hits the road around the car: most often near the height 0 of the ego frame.
@@ -721,5 +722,5 @@ def test_real_frame(real_frame: Path) -> None:
     boxes = data.boxes(token)
     assert len(boxes) == 68
     # Cars are longer than wide, and every box lies within 120 m of the ego.
-    assert all(box.size_wlh_m[1] > box.size_wlh_m[0] for box in boxes if box.category == "vehicle.car")
+    assert all(box.size_lwh_m[0] > box.size_lwh_m[1] for box in boxes if box.category == "vehicle.car")
     assert max(np.linalg.norm((box.global_from_box - frame.global_from_ego)[:3, 3]) for box in boxes) < 120

@@ -35,19 +35,19 @@ def test_cells_and_their_centres() -> None:
 def test_a_box_covers_the_cells_whose_centres_it_holds() -> None:
     # 3 m long, 1 m wide at (0.4, 0.3), bottom face on z = 1: centres in [-1.1, 1.9] × [-0.2, 0.8].
     box = rigid_transform(np.eye(3), (0.4, 0.3, 2.0))
-    covered = box_footprints(box[None], np.array([[1.0, 3.0, 2.0]]), SMALL)
+    covered = box_footprints(box[None], np.array([[3.0, 1.0, 2.0]]), SMALL)
     assert covered.shape == (1, 8, 6)
     # x: -0.5, 0.5, 1.5; y: 0.25, 0.75.
     assert np.argwhere(covered[0]).tolist() == [[x, y] for x in (3, 4, 5) for y in (4, 5)]
     # A quarter turn swaps length and width: centres in [-0.1, 0.9] × [-1.2, 1.8], which the grid ends at y = 1.
     turned = rigid_transform(rotation_about_z(math.pi / 2), (0.4, 0.3, 2.0))
-    covered = box_footprints(turned[None], np.array([[1.0, 3.0, 2.0]]), SMALL)
+    covered = box_footprints(turned[None], np.array([[3.0, 1.0, 2.0]]), SMALL)
     assert np.argwhere(covered[0]).tolist() == [[4, y] for y in (2, 3, 4, 5)]
 
 
 def test_a_centre_on_the_edge_is_covered() -> None:
     box = rigid_transform(np.eye(3), (0.5, 0.25, 0.0))
-    covered = box_footprints(box[None], np.array([[1.0, 2.0, 1.0]]), SMALL)
+    covered = box_footprints(box[None], np.array([[2.0, 1.0, 1.0]]), SMALL)
     assert np.argwhere(covered[0]).tolist() == [[x, y] for x in (3, 4, 5) for y in (3, 4, 5)]
 
 
@@ -67,7 +67,7 @@ def test_footprints_of_tilted_boxes_are_their_projected_bottom_faces() -> None:
         about_y = np.array([[np.cos(pitch), 0, np.sin(pitch)], [0, 1, 0], [-np.sin(pitch), 0, np.cos(pitch)]])
         rotation = rotation_about_z(rng.uniform(0, 6)) @ about_y @ about_x
         box = rigid_transform(rotation, rng.uniform(-2, 2, 3))
-        width, length, height = size = rng.uniform(1, 4, 3)
+        length, width, height = size = rng.uniform(1, 4, 3)
         bottom = np.array(
             [[s * length / 2, t * width / 2, -height / 2] for s, t in ((1, 1), (1, -1), (-1, -1), (-1, 1))]
         )
@@ -81,7 +81,7 @@ def test_a_box_covers_its_own_area_on_average() -> None:
     boxes = np.stack(
         [rigid_transform(rotation_about_z(rng.uniform(0, 6)), (*rng.uniform(-20, 20, 2), 0)) for _ in range(300)]
     )
-    covered = box_footprints(boxes, np.tile([2.0, 4.0, 1.5], (300, 1)), BEV_GRID)
+    covered = box_footprints(boxes, np.tile([4.0, 2.0, 1.5], (300, 1)), BEV_GRID)
     assert covered.sum() * 0.25 / 300 == pytest.approx(8.0, rel=0.01)
 
 
@@ -104,17 +104,14 @@ def _frame(global_from_ego: np.ndarray) -> KeyFrame:
     )
 
 
-def _box(category: str, global_from_box: np.ndarray, visibility: int) -> BoxAnnotation:
+def _box(category: str, global_from_box: np.ndarray, visibility: float | None) -> BoxAnnotation:
     return BoxAnnotation(
-        token="box",
         instance="instance",
         category=category,
-        size_wlh_m=(2.0, 4.0, 1.5),
+        size_lwh_m=(4.0, 2.0, 1.5),
         global_from_box=global_from_box,
         visibility=visibility,
         num_lidar_points=0,
-        attributes=(),
-        velocity_global_m_s=np.zeros(3),
     )
 
 
@@ -126,13 +123,13 @@ def test_vehicles_of_a_frame_and_what_the_filter_leaves_out() -> None:
         return global_from_ego @ rigid_transform(np.eye(3), (x, y, 0.75))
 
     boxes = [
-        _box("vehicle.car", ahead(10.0, 5.0), 4),
+        _box("vehicle.car", ahead(10.0, 5.0), 1.0),
         # Shares x in [10, 12] with the car: these cells stay, the other half is ignored.
-        _box("vehicle.truck", ahead(12.0, 5.0), 1),
-        _box("human.pedestrian.adult", ahead(-20.0, 0.0), 1),
+        _box("vehicle.truck", ahead(12.0, 5.0), 0.4),
+        _box("human.pedestrian.adult", ahead(-20.0, 0.0), 0.4),
         # The table says nothing about visibility.
-        _box("vehicle.bicycle", ahead(-10.0, -5.0), 0),
-        _box("static_object.bicycle_rack", ahead(-30.0, 0.0), 4),
+        _box("vehicle.bicycle", ahead(-10.0, -5.0), None),
+        _box("static_object.bicycle_rack", ahead(-30.0, 0.0), 1.0),
     ]
     truth, ignored = vehicle_truth(_frame(global_from_ego), boxes)
     expected = np.zeros((200, 200), dtype=bool)
@@ -146,7 +143,7 @@ def test_vehicles_of_a_frame_and_what_the_filter_leaves_out() -> None:
 
 
 def test_a_frame_without_vehicles() -> None:
-    truth, ignored = vehicle_truth(_frame(np.eye(4)), [_box("animal", np.eye(4), 1)])
+    truth, ignored = vehicle_truth(_frame(np.eye(4)), [_box("animal", np.eye(4), 0.4)])
     assert truth.shape == ignored.shape == (200, 200)
     assert not truth.any()
     assert not ignored.any()
@@ -163,11 +160,11 @@ def test_vehicles_of_the_real_frame(real_frame: Path) -> None:
         box
         for box in boxes
         if box.category.startswith("vehicle.")
-        and np.abs(transform_points(ego_from_global, box.global_from_box[:3, 3])[:2]).max() < 50 - box.size_wlh_m[1]
+        and np.abs(transform_points(ego_from_global, box.global_from_box[:3, 3])[:2]).max() < 50 - box.size_lwh_m[0]
     ]
     assert len(inner) >= 5
     # Vehicles do not overlap.
-    area_m2 = sum(box.size_wlh_m[0] * box.size_wlh_m[1] for box in inner)
+    area_m2 = sum(box.size_lwh_m[0] * box.size_lwh_m[1] for box in inner)
     truth, _ = vehicle_truth(frame, inner)
     assert truth.sum() * 0.25 == pytest.approx(area_m2, rel=0.1)
     all_vehicles, ignored = vehicle_truth(frame, boxes)

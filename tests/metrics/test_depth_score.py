@@ -239,7 +239,7 @@ def _relative_errors(town: NuScenes, *, at_image: bool) -> np.ndarray:
         frame = town.key_frame(token)
         points_lidar = frame.lidar_sweep().source.read()[:, :3]
         for camera in frame.cameras:
-            depth_m = read_truth_maps(truth_maps_path(camera.source.name)).depth_m
+            depth_m = read_truth_maps(truth_maps_path(Path(camera.source.name))).depth_m
             if not at_image:
                 camera = replace(camera, global_from_ego_at_image=frame.global_from_ego)
             lidar_m = lidar_depth_map(frame, camera, points_lidar)
@@ -263,7 +263,7 @@ def test_a_town_scored_by_its_lidar(town: NuScenes) -> None:
     frame = town.key_frame(town.key_frame_tokens(town.scenes()[0])[0])
     points_lidar = frame.lidar_sweep().source.read()[:, :3]
     truth_m = np.stack([lidar_depth_map(frame, camera, points_lidar) for camera in frame.cameras])
-    maps_m = np.stack([read_truth_maps(truth_maps_path(camera.source.name)).depth_m for camera in frame.cameras])
+    maps_m = np.stack([read_truth_maps(truth_maps_path(Path(camera.source.name))).depth_m for camera in frame.cameras])
     # A lidar that looks over an object into the sky behind it: infinite depth is no prediction.
     sums = depth_sums(prediction_m=np.minimum(maps_m, 200), truth_m=truth_m)
     assert sums.images == 6

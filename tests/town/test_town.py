@@ -15,7 +15,6 @@ from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import FREE, NUM_CLASSES
 from occlift.labels.files import label_path, read_label
-from occlift.scenes.sources import read_image
 from occlift.scenes.truth_maps import read_truth_maps, truth_maps_path
 from occlift.town import parts as p
 from occlift.town.config import TownConfig
@@ -190,7 +189,7 @@ def test_every_camera_has_its_own_time_and_pose(town: Path) -> None:
         np.linalg.norm((inverse(frame.global_from_ego) @ c.global_from_ego_at_image)[:3, 3]) for c in frame.cameras
     ]
     assert max(moved) > 0.1  # 43 ms at 4 m/s and more
-    assert read_image(frame.cameras[0].path).shape == (96, 176, 3)
+    assert frame.cameras[0].read().shape == (96, 176, 3)
 
 
 def test_pictures_and_truth_show_the_same_world(town: Path) -> None:
@@ -204,7 +203,7 @@ def test_pictures_and_truth_show_the_same_world(town: Path) -> None:
             for camera in frame.cameras:
                 if frame.timestamp_us - camera.timestamp_us > 11_000:
                     continue  # moving things have moved on; the cameras at the back fire with the lidar
-                maps = read_truth_maps(truth_maps_path(camera.source.name))
+                maps = read_truth_maps(truth_maps_path(Path(camera.source.name)))
                 assert np.array_equal(np.isinf(maps.depth_m), maps.semantics == FREE)
                 v, u = np.nonzero(np.isfinite(maps.depth_m))
                 depth = maps.depth_m[v, u].astype(np.float64)
@@ -246,9 +245,8 @@ def test_boxes_hold_the_lidar_points_that_they_claim(town: Path) -> None:
             points = frame.lidar_sweep().source.read()[:, :3].astype(np.float64)
             points_global = transform_points(frame.global_from_ego @ frame.lidar.ego_from_lidar, points)
             for box in data.boxes(token):
-                width, length, height = box.size_wlh_m
                 local = np.abs(transform_points(inverse(box.global_from_box), points_global))
-                count = int(np.all(local <= np.array([length, width, height]) / 2, axis=1).sum())
+                count = int(np.all(local <= np.array(box.size_lwh_m) / 2, axis=1).sum())
                 assert count == box.num_lidar_points > 0
 
 

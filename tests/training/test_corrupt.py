@@ -13,7 +13,6 @@ from scipy import ndimage
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
-from occlift.scenes.sources import read_image
 from occlift.training.corrupt import (
     AIR_LIGHT,
     BLUR_PATHS,
@@ -212,7 +211,7 @@ def test_frames_are_corrupted_as_they_are_on_disk(small_town: Path) -> None:
     token = data.key_frame_tokens(data.scenes()[0])[1]
     corruption = Corruption(name="snow", strength=4, seed=3)
     found = OccupancyFrames(data, [token], height=48, width=88, corruption=corruption)[0].images[0]
-    on_disk = [read_image(camera.source.name) for camera in data.key_frame(token).cameras]
+    on_disk = [camera.read() for camera in data.key_frame(token).cameras]
     expected = np.stack(corrupt_images(on_disk, corruption, token)).transpose(0, 3, 1, 2)
     assert torch.equal(found, normalised(torch.from_numpy(expected)))
     assert not torch.equal(found, OccupancyFrames(data, [token], height=48, width=88)[0].images[0])

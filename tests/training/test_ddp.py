@@ -22,7 +22,7 @@ from occlift.errors import ConfigError
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc
-from occlift.recipes import processes
+from occlift.runtime import processes
 from occlift.runtime.processes import ProcessFailed, run_in_processes
 from occlift.training.augment import AugmentConfig
 from occlift.training.callbacks import read_scalars

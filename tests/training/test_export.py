@@ -24,7 +24,7 @@ from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.export import dense_lift
 from occlift.models.lift import lift, visible_pairs
-from occlift.recipes import export as export_module
+from occlift.training import export as export_module
 from occlift.training.export import ExportDiffers, export, random_inputs, to_onnx
 from occlift.training.occupancy_task import OccupancyTask, as_hyper_parameters
 from occlift.training.optimizer import OptimizerConfig

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from occlift.datasets.nuscenes.dataset import NuScenes
+from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError
 from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
@@ -78,7 +79,7 @@ def test_returns_from_the_bonnet_are_no_target(small_town: Path, tmp_path: Path)
     sweep = np.zeros((2, 5), np.float32)
     sweep[:, :3] = transform_points(inverse(frame.lidar.ego_from_lidar), points_ego)
     sweep.tofile(tmp_path / "sweep.pcd.bin")
-    seen = replace(frame, lidar=replace(frame.lidar, path=tmp_path / "sweep.pcd.bin"))
+    seen = replace(frame, lidar=replace(frame.lidar, source=LidarFile(tmp_path / "sweep.pcd.bin")))
     for found in (lidar_occupancy(seen, COARSE), lidar_occupancy(seen, COARSE, untouched="ignore")):
         assert np.argwhere(found == 1).tolist() == [[52, 52, 2]]
 
@@ -235,8 +236,8 @@ def test_items_of_a_filled_cache_never_ask_the_teacher(small_town: Path, tmp_pat
     assert len(set(teacher.asked)) == len(teacher.asked) == images
     # Its own share comes first, then what others have not made, from the other end.
     data, first = first_frame(small_town)
-    assert teacher.asked[0] == data.key_frame(split_tokens(data, "all")[1]).cameras[0].token
-    assert teacher.asked[-6] == data.key_frame(first).cameras[0].token
+    assert teacher.asked[0] == data.key_frame(split_tokens(data, "all")[1]).cameras[0].key
+    assert teacher.asked[-6] == data.key_frame(first).cameras[0].key
     frames.fill_feature_cache(rank=0, world_size=2)
     plain = frames_of(small_town, features=Rows())
     for index in range(len(frames)):

@@ -364,8 +364,8 @@ def frames_of(root: Path, *, neighbours: bool = True, rows: int = 6, columns: in
     return RenderingFrames(
         data,
         OccupancyFrames(data, tokens, height=48, width=88, labels=root / "gts"),
-        semantics=semantics_teacher("oracle:perfect"),
-        depth=depth_teacher("oracle:perfect"),
+        semantics=semantics_teacher("oracle:perfect", data),
+        depth=depth_teacher("oracle:perfect", data),
         ray_height=rows,
         ray_width=columns,
         neighbours=neighbours,

@@ -29,6 +29,7 @@ from occlift.labels.files import OccupancyLabel, label_path, prediction_path, re
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
+from occlift.scenes.dataset import DatasetSpec
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.training.callbacks import read_scalars
@@ -57,19 +58,18 @@ CONFIG = TrainConfig(
 
 
 class FewFrames:
-    """What the recipes use of a `NuScenes`: two scenes whose frames differ in a grey value and a block."""
+    """A data set of two scenes whose frames differ in a grey value and a block."""
+
+    spec, cameras = DatasetSpec("test", "few frames"), CAMERA_CHANNELS
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def split(self, name: str) -> tuple[str, ...]:
+    def scenes(self, name: str = "all") -> tuple[str, ...]:
         return SPLITS[name]
 
     def key_frame_tokens(self, scene: str) -> tuple[str, ...]:
         return TOKENS[scene]
-
-    def split_tokens(self, name: str) -> tuple[str, ...]:
-        return tuple(token for scene in SPLITS[name] for token in TOKENS[scene])
 
     def key_frame(self, token: str) -> KeyFrame:
         scene = next(scene for scene, tokens in TOKENS.items() if token in tokens)
@@ -529,7 +529,7 @@ def test_a_key_frame_without_all_cameras_is_refused(few_frames: Path) -> None:
             return replace(key_frame, cameras=tuple(c for c in key_frame.cameras if c.camera != "CAM_BACK"))
 
     data: Any = NoBack(few_frames)
-    with pytest.raises(DataError, match=r"sample a0 .* has no CAM_BACK;"):
+    with pytest.raises(DataError, match=r"key frame a0 .* has no CAM_BACK;"):
         OccupancyFrames(data, ["a0"], height=32, width=64)[0]
 
 

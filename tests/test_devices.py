@@ -20,7 +20,7 @@ from sim_device import SUPPORTED, DeviceMismatch, SimTensor, moved, simulated_de
 from torch import Tensor
 
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
-from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
+from occlift.label_space import FREE, NUM_CLASSES, OCC3D, UNKNOWN
 from occlift.losses.bev import BevLossConfig
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.losses.occupancy import OccupancyLossConfig

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from occlift import cli
+from occlift.cli import COMMANDS, load_command
 from occlift.cli.loop import LOOP_DEFAULTS
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.labels.config import LabelConfig
@@ -121,9 +121,9 @@ def test_the_rendering_baseline_trains_and_what_it_shows_is_scored(fleet: dict[s
 
 def test_a_network_is_pretrained_fine_tuned_and_scored(fleet: dict[str, str]) -> None:
     commands = [c[1:] for c in _commands("Pretraining a bird's-eye-view network")]
-    assert [c[0] for c in commands] == ["pretrain", "finetune", "evaluate"]
+    assert [c[0] for c in commands] == ["pretrain", "finetune", "evaluate-bev"]
     for command in commands:
-        steps = [] if command[0] == "evaluate" else ["--steps", "1"]
+        steps = [] if command[0] == "evaluate-bev" else ["--steps", "1"]
         done = _run([*(word.replace("data/", "") for word in command), *steps], Path(fleet["folder"]))
         assert done.returncode == 0, done.stderr
     assert "fog 3" in done.stdout
@@ -161,23 +161,41 @@ def test_every_make_target_of_readme_exists_and_runs_in_ci() -> None:
         assert f"make {target}" in ci
 
 
-def test_help_needs_no_heavy_import(tmp_path: Path) -> None:
+def test_help_lists_every_command_and_imports_next_to_nothing(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['occlift', '--help']\n"
         "from occlift.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'numpy', 'numba', 'lightning', 'transformers', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "heavy = {'tyro', 'rich', 'torch', 'numpy', 'numba', 'lightning', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    commands = "demo town label audit teachers train predict pretrain finetune export evaluate merge compare show"
-    for command in commands.split():
-        assert command in done.stdout
+    assert re.findall(r"^  ([a-z-]+) +[A-Z]", done.stdout, flags=re.MULTILINE) == list(COMMANDS)
 
 
-def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_what_the_help_says(name: str) -> None:
+    function = load_command(name)
+    assert function.__name__ == name.replace("-", "_")
+    assert (inspect.getdoc(function) or "").splitlines()[0] == COMMANDS[name][1]
+
+
+def test_a_command_that_is_misspelt_is_answered_with_one_that_exists(tmp_path: Path) -> None:
+    done = _run(["evaluat-bev"], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("occlift: there is no command 'evaluat-bev'; did you mean evaluate-bev")
+
+
+@pytest.mark.parametrize("arguments", ["--help", "label --help"])
+def test_a_reader_may_stop_reading(arguments: str, tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m occlift {arguments} | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_mistakes_end_with_one_line_and_no_stack_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for arguments in (
         ["label", "nowhere", "--out", "labels"],
@@ -186,9 +204,9 @@ def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> 
         ["predict", "no.ckpt", "nowhere", "--out", "p"],
         ["show", "nowhere", "token"],
         ["export", "no.ckpt", "--onnx", "x.onnx"],
-        ["evaluate", "--bev", "no.ckpt"],
-        ["evaluate", "--bev", "no.ckpt", "--root", "nowhere", "--corrupt", "hail"],
-        ["evaluate", "--bev", "no.ckpt", "--root", "nowhere", "--part", "1/3"],
+        ["evaluate", "--predictions", ".", "--truth", ".", "--part", "1"],
+        ["evaluate-bev", "no.ckpt", "nowhere", "--corrupt", "hail"],
+        ["evaluate-bev", "no.ckpt", "nowhere", "--corrupt", "fog:much"],
         ["evaluate", "--predictions", ".", "--truth", ".", "--rays", "--root", "nowhere", "--device", "gpu"],
         ["town", "file/town"],
         ["finetune", "bev-demo", "nowhere", "--labels", "1%"],
@@ -200,7 +218,7 @@ def test_mistakes_end_as_a_sentence_and_not_as_a_stack_trace(tmp_path: Path) -> 
 
 
 def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
-    parameters = inspect.signature(cli.label).parameters
+    parameters = inspect.signature(load_command("label")).parameters
     library, decision = LabelConfig(), DecisionConfig()
     for name, parameter in parameters.items():
         if hasattr(library, name):
@@ -208,7 +226,7 @@ def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
         if hasattr(decision, name) and name != "class_min_points":
             assert parameter.default == getattr(decision, name), name
     assert {f.name for f in fields(decision)} <= parameters.keys()
-    training = inspect.signature(cli.train).parameters
+    training = inspect.signature(load_command("train")).parameters
     for recipe in (TrainConfig(), RenderingTrainConfig(), PretrainConfig.demo(), FinetuneConfig.demo()):
         assert LOOP_DEFAULTS.applied(recipe) == recipe
     for name in ("blind", "confidence", "mirror_front_back", "ema_decay", "gradient_checkpointing", "compile"):
@@ -218,11 +236,11 @@ def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
         assert training[name].default == getattr(loss, name), name
     assert training["lovasz"].default == loss.lovasz_form
     assert TrainConfig.full().loss.class_weighting == loss.class_weighting
-    baseline, rendering = inspect.signature(cli.train_rendering).parameters, RenderingTrainConfig()
+    baseline, rendering = inspect.signature(load_command("train-rendering")).parameters, RenderingTrainConfig()
     for name in ("semantics", "depth", "teacher_seed", "confidence"):
         assert baseline[name].default == getattr(rendering, name), name
     town = TownConfig()
-    for name, parameter in inspect.signature(cli.town).parameters.items():
+    for name, parameter in inspect.signature(load_command("town")).parameters.items():
         if hasattr(town, name):
             assert parameter.default == getattr(town, name), name
 

@@ -285,7 +285,7 @@ def test_votes_of_a_growing_window_are_those_of_each_window(town: Path, labels: 
     data = NuScenes.open(town)
     scene = data.scenes()[0]
     config = replace(CONFIG, still_frames=2)
-    teachers = semantics_teacher(config.semantics), depth_teacher(config.depth)
+    teachers = semantics_teacher(config.semantics, data), depth_teacher(config.depth, data)
     numbers, policies = (5, 1, 3), ("drop", "keep", "still", "boxes")
     swept = SceneLabeller(data, labels, config, *teachers).sweep(scene, 3, frames=numbers, moving=policies)
     different = set()

@@ -215,5 +215,5 @@ def test_a_start_that_cannot_be_read_is_refused_before_anything_is_written(small
 def test_checkpoints_are_not_confused(small_town: Path, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a checkpoint of `occlift finetune bev`"):
         evaluate_bev(pretrained, small_town)
-    with pytest.raises(DataError, match="evaluate --bev"):
+    with pytest.raises(DataError, match="evaluate-bev"):
         predict(small_town, tmp_path, checkpoint=pretrained)

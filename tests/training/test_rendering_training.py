@@ -13,7 +13,7 @@ import torch
 from networks import tiny_easyocc
 from test_rendering import frames_of
 
-from occlift import cli
+from occlift.cli.rendering import train_rendering as train_rendering_command
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.rendering import _ground_depth_m, _most_frequent, _resampled, evaluate_rendering
@@ -190,7 +190,7 @@ def test_the_command_passes_on_what_teachers_and_labels_are_asked_for(
         return TrainRun(checkpoint=out, steps=0, seconds=0.0, losses=out, train_frames=0)
 
     monkeypatch.setattr("occlift.training.rendering.train_rendering", train)
-    cli.train_rendering(
+    train_rendering_command(
         "rendering-demo", tmp_path, labels=tmp_path, confidence=True, semantics="sam3",
         semantics_option=("device=cpu", "min_score=0.4"), depth="lidar", depth_option=("window_px=5",), teacher_seed=3,
     )  # fmt: skip
@@ -199,7 +199,7 @@ def test_the_command_passes_on_what_teachers_and_labels_are_asked_for(
     assert config.depth_options == {"window_px": "5"}
     assert (config.semantics, config.depth, config.teacher_seed, config.confidence) == ("sam3", "lidar", 3, True)
     with pytest.raises(ConfigError, match="'cpu' is no setting; expected name=value"):
-        cli.train_rendering("rendering-demo", tmp_path, depth_option=("cpu",))
+        train_rendering_command("rendering-demo", tmp_path, depth_option=("cpu",))
 
 
 def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""The commands of bird's-eye-view networks: pretrain them, fine-tune them; `evaluate --bev` scores them."""
+"""The commands of bird's-eye-view networks: pretrain them, fine-tune them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -110,82 +109,6 @@ def finetune(
         max_steps=loop.max_steps,
     )  # fmt: skip
     print_run(finished.run)
-
-
-def evaluate_bev(
-    checkpoint: Path, root: Path, split: str | None, corrupt: Sequence[str], json: Path | None, device: str | None
-) -> None:
-    """`occlift evaluate --bev`: scores, under corruptions too where they are asked for.
-
-    Args:
-        corrupt: names, each alone (all strengths) or with a strength behind a colon; `all` names all.
-    """
-    from json import dumps
-
-    from occlift.cli.files import write_text
-    from occlift.cli.tables import print_bev
-    from occlift.errors import ConfigError
-    from occlift.training.bev import evaluate_bev as run_evaluation
-    from occlift.training.corrupt import CORRUPTIONS, STRENGTHS, Corruption, CorruptionName
-
-    wanted: list[Corruption | None] = [None]
-    for text in corrupt:
-        name, colon, strength = text.partition(":")
-        if colon and not strength.isdecimal():
-            raise ConfigError(f"--corrupt {text}: expected NAME, NAME:STRENGTH or all, such as fog:3")
-        names: list[str] = list(CORRUPTIONS) if name == "all" else [name]
-        known: dict[str, CorruptionName] = {found: found for found in CORRUPTIONS}
-        for one in names:
-            if one not in known:
-                raise ConfigError(f"--corrupt {text}: there is no such corruption; expected {', '.join(CORRUPTIONS)}")
-            wanted += [Corruption(name=known[one], strength=s) for s in ([int(strength)] if colon else STRENGTHS)]
-    evaluations = run_evaluation(checkpoint, root, split=split or "val", corruptions=wanted, device=device)
-    print_bev(evaluations)
-    if json:
-        write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))
-
-
-def show_targets(
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
-    token: Annotated[Positional[str], arg(help="of the sample", metavar="TOKEN")],
-    out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/targets"),
-    labels: Annotated[Path | None, arg(help="occupancy from these labels; without them from the lidar")] = None,
-    sweeps: Annotated[int, arg(help="of the lidar: the key frame's own and those of key frames before it")] = 1,
-    teacher: Annotated[str | None, arg(help="of features (occlift teachers); without it occupancy alone")] = None,
-    teacher_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
-    stride: Annotated[int, arg(help="edge of a target voxel, cells of half a metre: occfeat 1, occfeat-demo 2")] = 1,
-) -> None:
-    """Draw what a pretraining would be asked to predict of one key frame, on the images and from above."""
-    from occlift.errors import ConfigError
-    from occlift.models.occfeat import OccFeatHeadConfig
-    from occlift.viz.bev_pictures import Targets
-    from occlift.viz.bev_pictures import show_targets as run_show
-
-    if teacher_option and teacher is None:
-        raise ConfigError("--teacher-option needs --teacher: whose settings?")
-    targets = Targets(
-        labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=named_values(teacher_option),
-        grid=OccFeatHeadConfig(horizontal_stride=stride).grid,
-    )  # fmt: skip
-    run = run_show(root, token, out, targets)
-    for path in run.paths:
-        print(path)
-    print(
-        f"{run.occupied} voxels occupied, {run.open} open, {run.unknown} unknown; {run.with_features} have a feature "
-        "to predict"
-    )
-
-
-def show_bev(
-    checkpoint: Annotated[Positional[Path], arg(help="what `occlift finetune` wrote", metavar="CHECKPOINT")],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
-    token: Annotated[Positional[str], arg(help="of the sample", metavar="TOKEN")],
-    out: Annotated[Path, arg(help="folder of the picture")] = Path("runs/show"),
-) -> None:
-    """Draw what a fine-tuned network sees of one key frame: probabilities, and what it found, missed and invented."""
-    from occlift.viz.bev_pictures import show_prediction
-
-    print(show_prediction(checkpoint, root, token, out))
 
 
 def _size(image_size: tuple[int, int] | None) -> dict[str, Any]:

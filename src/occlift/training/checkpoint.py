@@ -53,7 +53,7 @@ def load_model(checkpoint: Path) -> EasyOcc | RenderingModel:
     config = parts["hyper_parameters"]["model"]
     if "architecture" in config:
         raise DataError(
-            f"{checkpoint}: a bird's-eye-view network, which predicts no occupancy: use occlift evaluate --bev"
+            f"{checkpoint}: a bird's-eye-view network, which predicts no occupancy: use occlift evaluate-bev"
         )
     # The weights are in the checkpoint: where the first ones came from no longer matters.
     if "network" in config:

@@ -1,0 +1,133 @@
+"""Commands that score predictions and networks, and add up and compare scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from occlift.cli.files import write_text
+
+if TYPE_CHECKING:
+    from occlift.training.corrupt import Corruption
+
+Masks = tuple[Literal["camera", "lidar", "none"], ...]
+
+
+def evaluate(
+    predictions: Annotated[Path, arg(help="folder of predictions, <token>.npz with the key semantics, anybody's")],
+    truth: Annotated[Path, arg(help="folder of the truth, <scene>/<token>/labels.npz")],
+    mask: Annotated[Masks, arg(help="masks of evaluated voxels; by default all three")] = ("camera", "lidar", "none"),
+    rays: Annotated[bool, arg(help="RayIoU, too; needs --root for the lidar poses")] = False,
+    root: Annotated[str | None, arg(help="data set, for --split and --rays", metavar="ROOT")] = None,
+    split: Annotated[
+        str | None, arg(help="split of ROOT to score, exactly; by default every scene that is predicted, whole")
+    ] = None,
+    json: Annotated[Path | None, arg(help="file for histograms and every named score")] = None,
+    allow_missing: Annotated[
+        bool, arg(help="leave out key frames that are missing on one side, instead of refusing")
+    ] = False,
+    part: Annotated[str, arg(help="i/n: score the i-th of n parts, for `occlift merge`", metavar="I/N")] = "1/1",
+    device: Annotated[str, arg(help="torch device on which rays are cast; the answer is the same everywhere")] = "cpu",
+) -> None:
+    """Score predictions: IoU, every mIoU by name, RayIoU."""
+    from occlift.cli.tables import print_evaluation
+    from occlift.errors import ConfigError
+    from occlift.evaluation.occupancy import evaluate as run_evaluation
+    from occlift.scenes.dataset import open_dataset, split_tokens
+
+    if root is None and (split or rays):
+        raise ConfigError(f"{'--split' if split else '--rays'} needs --root: of which data set?")
+    number, slash, parts = part.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal()):
+        raise ConfigError(f"--part {part}: expected I/N, such as 1/4")
+    data = open_dataset(root) if root else None
+    evaluation = run_evaluation(
+        predictions, truth, tokens=split_tokens(data, split) if data and split else None, masks=mask,
+        rays=data if rays else None, device=device, allow_missing=allow_missing, part=(int(number), int(parts)),
+    )  # fmt: skip
+    print_evaluation(evaluation)
+    if json:
+        write_text(json, evaluation.to_json())
+
+
+def evaluate_bev(
+    checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift finetune`", metavar="CHECKPOINT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
+    split: Annotated[str, arg(help="split of ROOT")] = "val",
+    corrupt: Annotated[
+        tuple[str, ...], arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all")
+    ] = (),
+    json: Annotated[Path | None, arg(help="file for every number")] = None,
+    device: Annotated[str | None, arg(help="torch device; by default an accelerator if there is one")] = None,
+) -> None:
+    """Score a bird's-eye-view network, also on corrupted images."""
+    from json import dumps
+
+    from occlift.cli.tables import print_bev
+    from occlift.training.bev import evaluate_bev as run_evaluation
+
+    corruptions = (None, *(one for text in corrupt for one in _corruptions(text)))
+    evaluations = run_evaluation(checkpoint, Path(root), split=split, corruptions=corruptions, device=device)
+    print_bev(evaluations)
+    if json:
+        write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))
+
+
+def merge(
+    parts: Annotated[Positional[tuple[Path, ...]], arg(help="files of `occlift evaluate --json`", metavar="JSON")],
+    json: Annotated[Path, arg(help="file for the evaluation of all key frames")],
+) -> None:
+    """Add up evaluations of parts of a split; equal to scoring it whole, to the last bit."""
+    from occlift.cli.tables import print_evaluation
+    from occlift.evaluation.occupancy import merge as run_merge
+    from occlift.evaluation.occupancy import read_evaluation
+
+    evaluation = run_merge([read_evaluation(path) for path in parts])
+    write_text(json, evaluation.to_json())
+    print_evaluation(evaluation)
+
+
+def compare(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(help="files of `occlift evaluate --json`", metavar="JSON")],
+    names: Annotated[tuple[str, ...], arg(help="names of the runs; by default those of the files")] = (),
+    mask: Annotated[Masks, arg(help="masks of the columns")] = ("camera", "none"),
+    absent: Annotated[
+        Literal["skipped", "zero"], arg(help="rule for classes that neither truth nor prediction holds")
+    ] = "skipped",
+    per_class: Annotated[
+        Literal["camera", "lidar", "none", "rays"] | None, arg(help="mask, or rays, of a second table: IoU per class")
+    ] = None,
+    markdown: Annotated[bool, arg(help="print Markdown")] = False,
+    picture: Annotated[
+        Path | None, arg(help="PNG for bars per class (camera mask, unless --per-class says otherwise)")
+    ] = None,
+) -> None:
+    """Compare runs: every score beside the others', the best marked."""
+    from occlift.cli.tables import print_comparison
+    from occlift.evaluation.compare import compare as run_comparison
+
+    comparison = run_comparison(runs, names)
+    tables = [comparison.table(masks=mask, absent=absent), *([comparison.class_table(per_class)] if per_class else [])]
+    if markdown:
+        print("\n".join(table.markdown() for table in tables), end="")
+    else:
+        for table in tables:
+            print_comparison(table)
+    if picture:
+        comparison.picture(picture, per_class or "camera")
+
+
+def _corruptions(text: str) -> list[Corruption]:
+    """The corruptions that a value of `--corrupt` asks for: a name without a strength means all strengths."""
+    from occlift.errors import ConfigError
+    from occlift.training.corrupt import CORRUPTIONS, STRENGTHS, Corruption
+
+    wanted, colon, strength = text.partition(":")
+    names = [name for name in CORRUPTIONS if wanted in (name, "all")]
+    if not names:
+        raise ConfigError(f"--corrupt {text}: there is no such corruption; expected all, {', '.join(CORRUPTIONS)}")
+    if colon and not strength.isdecimal():
+        raise ConfigError(f"--corrupt {text}: expected NAME, NAME:STRENGTH or all, such as fog:3")
+    return [Corruption(name=name, strength=s) for name in names for s in ([int(strength)] if colon else STRENGTHS)]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, UNKNOWN, VEGETATION
-from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.teachers.registry import depth_teacher, semantics_teacher
@@ -247,7 +247,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 def test_patterns(tmp_path: Path) -> None:
     wrong = {
-        "{chanel}/{stem}.npy": r"field \{chanel\}; there are only \{channel\}",
+        "{chanel}/{stem}.npy": r"field \{chanel\}; there are only \{camera\}, \{channel\}",
         "{channel}/map.npy": "same file for several images",
         "{sample}.npy": "same file for several images",
         "{stem": "cannot be understood",

@@ -247,7 +247,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 def test_patterns(tmp_path: Path) -> None:
     wrong = {
-        "{chanel}/{stem}.npy": r"field \{chanel\}; there are only \{channel\}",
+        "{chanel}/{stem}.npy": r"field \{chanel\}; there are only \{camera\}, \{channel\}",
         "{channel}/map.npy": "same file for several images",
         "{sample}.npy": "same file for several images",
         "{stem": "cannot be understood",

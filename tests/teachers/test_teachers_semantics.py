@@ -23,10 +23,10 @@ from PIL import Image
 
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import CAR, CLASS_PROMPTS, FREE, NUM_CLASSES, OTHER_FLAT, OTHERS, TRUCK, UNKNOWN, VEGETATION
+from occlift.label_space import CAR, FREE, OCC3D, OTHER_FLAT, TRUCK, UNKNOWN, VEGETATION, Taxonomy
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
-from occlift.teachers.captions import Caption, Grouping, captions
+from occlift.teachers.captions import Caption, Grouping, captions, class_prompts
 from occlift.teachers.detector import Detections, Detector, answers, phrase_of_token, to_pixels
 from occlift.teachers.grounded_sam import GroundedSam, GroundedSamConfig, missing_grounded_sam
 from occlift.teachers.painting import ClassPainting, enlarged
@@ -44,6 +44,15 @@ PROMPTS = {
     VEGETATION: ("tree",),
     FREE: ("sky",),
 }
+
+
+def asked_for(prompts: dict[int, tuple[str, ...]]) -> Taxonomy:
+    """Occ3D's classes with other prompts."""
+    names = {OCC3D.taxonomy.name_of(class_id): phrases for class_id, phrases in prompts.items() if class_id != FREE}
+    return replace(OCC3D.taxonomy, prompts=names, sky_prompts=prompts.get(FREE, ()))
+
+
+ASKED = asked_for(PROMPTS)
 CPU = torch.device("cpu")
 SIZES = ((45, 80), (60, 70), (45, 80))
 """Heights and widths of the three test images: two sizes, none of them a network's."""
@@ -294,7 +303,7 @@ def config_of(networks: Path, detector: str = "dino", segmenter: str = "sam2", *
 
 
 def detector_of(networks: Path, name: str = "dino", grouping: Grouping = "phrase", **options: Any) -> Detector:
-    asked = captions(options.pop("prompts", PROMPTS), grouping, sky_answer=options.pop("sky_answer", False))
+    asked = captions(asked_for(options.pop("prompts", PROMPTS)), grouping, sky_answer=options.pop("sky_answer", False))
     settings: dict[str, Any] = {
         "box_threshold": 0.5,
         "text_threshold": 0.2,
@@ -310,14 +319,15 @@ def detector_of(networks: Path, name: str = "dino", grouping: Grouping = "phrase
 
 
 def test_every_class_but_others_is_asked_for_and_no_word_means_two_classes() -> None:
-    assert set(CLASS_PROMPTS) == set(range(NUM_CLASSES)) - {OTHERS}
-    assert CLASS_PROMPTS[FREE] == ("sky",)
-    phrases = [phrase for phrases in CLASS_PROMPTS.values() for phrase in phrases]
+    prompts = class_prompts(OCC3D.taxonomy)
+    assert set(prompts) == set(range(OCC3D.taxonomy.num_classes)) - {OCC3D.taxonomy.id_of("others")}
+    assert prompts[FREE] == ("sky",)
+    phrases = [phrase for phrases in prompts.values() for phrase in phrases]
     assert len(phrases) == len(set(phrases))
 
 
 def test_captions_hold_one_phrase_or_a_class_or_everything() -> None:
-    prompts = {CAR: ("Car", "sedan"), FREE: ("sky",)}
+    prompts = asked_for({CAR: ("Car", "sedan"), FREE: ("sky",)})
     assert captions(prompts, "phrase", sky_answer=False) == (
         Caption(phrases=("car",), class_ids=(CAR,)),
         Caption(phrases=("sedan",), class_ids=(CAR,)),
@@ -333,15 +343,15 @@ def test_captions_hold_one_phrase_or_a_class_or_everything() -> None:
 
 
 def test_sky_is_a_second_answer_where_it_is_not_asked_for() -> None:
-    asked = captions({CAR: ("car", "sedan"), FREE: ("sky",)}, "class", sky_answer=True)
+    asked = captions(asked_for({CAR: ("car", "sedan"), FREE: ("sky",)}), "class", sky_answer=True)
     assert [caption.text for caption in asked] == ["car. sedan. sky.", "sky."]
     assert asked[0].class_ids == (CAR, CAR, FREE)
 
 
-@pytest.mark.parametrize("prompts", [{CAR: ("a. b",)}, {CAR: ("is it?",)}, {CAR: (" ",)}, {99: ("car",)}, {CAR: ()}])
+@pytest.mark.parametrize("prompts", [{CAR: ("a. b",)}, {CAR: ("is it?",)}, {CAR: (" ",)}, {CAR: ()}, {FREE: ("sky",)}])
 def test_prompts_that_cannot_be_asked_are_refused(networks: Path, prompts: dict[int, tuple[str, ...]]) -> None:
     with pytest.raises(ConfigError, match="prompt"):
-        GroundedSam(config_of(networks), prompts=prompts)
+        GroundedSam(config_of(networks), taxonomy=asked_for(prompts))
 
 
 def test_a_caption_longer_than_the_detector_reads_is_refused(networks: Path) -> None:
@@ -455,7 +465,7 @@ def test_a_caption_is_answered_as_by_the_plain_network(networks: Path, images: l
     total = 0
     for image, detections in zip(images, found, strict=True):
         size = Preprocessing(shortest_edge_px=96, longest_edge_px=192).size_of(*image.shape[:2])
-        for caption in captions(PROMPTS, "phrase", sky_answer=False):
+        for caption in captions(ASKED, "phrase", sky_answer=False):
             tokens = load_tokenizer(networks / name)([caption.text], return_tensors="pt")
             with torch.inference_mode():
                 outputs = plain(pixel_values=Preprocessing()([image], *size, CPU), **tokens)
@@ -590,7 +600,7 @@ def test_maps_have_the_size_of_their_images(
     networks: Path, frame: KeyFrame, detector: str, segmenter: str, threshold: float
 ) -> None:
     config = config_of(networks, detector, segmenter, box_threshold=threshold, text_threshold=0.0)
-    maps = GroundedSam(config, prompts=PROMPTS).semantics(frame)
+    maps = GroundedSam(config, taxonomy=ASKED).semantics(frame)
     assert [found.class_id.shape for found in maps] == list(SIZES)
     for found in maps:
         assert found.score.shape == found.class_id.shape
@@ -602,10 +612,10 @@ def test_maps_have_the_size_of_their_images(
 
 
 def test_maps_are_the_same_every_time_and_one_by_one(networks: Path, frame: KeyFrame) -> None:
-    teacher = GroundedSam(config_of(networks), prompts=PROMPTS)
+    teacher = GroundedSam(config_of(networks), taxonomy=ASKED)
     maps, again = teacher.semantics(frame), teacher.semantics(frame)
     small = config_of(networks, images_per_batch=1, pairs_per_batch=1, masks_per_batch=1)
-    one_by_one = GroundedSam(small, prompts=PROMPTS)
+    one_by_one = GroundedSam(small, taxonomy=ASKED)
     for index, (first, second) in enumerate(zip(maps, again, strict=True)):
         np.testing.assert_array_equal(first.class_id, second.class_id)
         np.testing.assert_array_equal(first.score, second.score)
@@ -616,15 +626,17 @@ def test_maps_are_the_same_every_time_and_one_by_one(networks: Path, frame: KeyF
 
 def test_an_image_without_any_box_is_an_empty_map(networks: Path, frame: KeyFrame) -> None:
     for found, size in zip(
-        GroundedSam(config_of(networks, box_threshold=0.999999), prompts=PROMPTS).semantics(frame), SIZES, strict=True
+        GroundedSam(config_of(networks, box_threshold=0.999999), taxonomy=ASKED).semantics(frame), SIZES, strict=True
     ):
         np.testing.assert_array_equal(found.class_id, np.full(size, UNKNOWN, np.uint8))
         np.testing.assert_array_equal(found.score, np.zeros(size, np.float32))
 
 
 def test_the_sky_gets_masks_of_its_own(networks: Path, frame: KeyFrame) -> None:
-    maps = GroundedSam(config_of(networks), prompts={FREE: ("sky",)}).semantics(frame)
-    assert set(np.unique(maps[0].class_id)) == {FREE, UNKNOWN} or (maps[0].class_id == FREE).all()
+    maps = GroundedSam(config_of(networks), taxonomy=asked_for({CAR: ("car",), FREE: ("sky",)})).semantics(frame)
+    found = set(np.unique(maps[0].class_id))
+    assert FREE in found
+    assert found <= {CAR, FREE, UNKNOWN}
 
 
 def test_half_precision_keeps_boxes_where_they_are(networks: Path, frame: KeyFrame, images: list[np.ndarray]) -> None:
@@ -635,7 +647,7 @@ def test_half_precision_keeps_boxes_where_they_are(networks: Path, frame: KeyFra
     assert off_px.max() > 0
     # A random network orders a few of its proposals differently in half precision; those are other boxes.
     assert off_px.median() < 0.5
-    maps = GroundedSam(config_of(networks, precision="bfloat16"), prompts=PROMPTS).semantics(frame)
+    maps = GroundedSam(config_of(networks, precision="bfloat16"), taxonomy=ASKED).semantics(frame)
     assert [found.class_id.shape for found in maps] == list(SIZES)
 
 
@@ -644,8 +656,8 @@ def test_a_broken_image_is_named(networks: Path, frame: KeyFrame, tmp_path: Path
     path.write_bytes(b"\xff\xd8 and no more")
     broken = replace(frame, cameras=(frame.cameras[0], camera(path, 45, 80)))
     for teacher in (
-        GroundedSam(config_of(networks), prompts=PROMPTS),
-        Sam3(Sam3Config(model=str(networks / "sam3"), device="cpu"), prompts=PROMPTS),
+        GroundedSam(config_of(networks), taxonomy=ASKED),
+        Sam3(Sam3Config(model=str(networks / "sam3"), device="cpu"), taxonomy=ASKED),
     ):
         with pytest.raises(DataError, match=r"broken\.jpg"):
             teacher.semantics(broken)
@@ -657,7 +669,7 @@ def test_a_broken_image_is_named(networks: Path, frame: KeyFrame, tmp_path: Path
 def sam3_of(networks: Path, **options: Any) -> Sam3:
     prompts = options.pop("prompts", PROMPTS)
     settings: dict[str, Any] = {"model": str(networks / "sam3"), "device": "cpu", "threshold": 0.2}
-    return Sam3(Sam3Config(**{**settings, **options}), prompts=prompts)
+    return Sam3(Sam3Config(**{**settings, **options}), taxonomy=asked_for(prompts))
 
 
 def test_sam3_maps_have_the_size_of_their_images(networks: Path, frame: KeyFrame) -> None:
@@ -832,7 +844,7 @@ def test_the_digest_of_a_folder_is_of_its_content(networks: Path, tmp_path: Path
 
 def test_another_network_and_incomplete_weights_are_refused(networks: Path, frame: KeyFrame, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="of type 'sam'; expected one of grounding-dino, mm-grounding-dino"):
-        GroundedSam(config_of(networks, detector="sam"), prompts=PROMPTS).semantics(frame)
+        GroundedSam(config_of(networks, detector="sam"), taxonomy=ASKED).semantics(frame)
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "lacking"
@@ -865,7 +877,7 @@ def test_networks_published_with_a_tracker_are_read(networks: Path, frame: KeyFr
         metadata={"format": "pt"},
     )
     makers: tuple[Callable[[Path], GroundedSam | Sam3], ...] = (
-        lambda root: GroundedSam(config_of(networks, segmenter=str(root / "sam2")), prompts=PROMPTS),
+        lambda root: GroundedSam(config_of(networks, segmenter=str(root / "sam2")), taxonomy=ASKED),
         lambda root: sam3_of(root),
     )
     for make in makers:
@@ -880,7 +892,7 @@ NO_SETTINGS = {"device", "images_per_batch", "pairs_per_batch", "masks_per_batch
 
 
 def test_settings_change_with_every_option_that_maps_depend_on(networks: Path) -> None:
-    base = GroundedSam(config_of(networks), prompts=PROMPTS).settings
+    base = GroundedSam(config_of(networks), taxonomy=ASKED).settings
     json.dumps(base)
     changes: dict[str, dict[str, Any]] = {
         "detector": {"detector": "mmdino"},
@@ -894,10 +906,10 @@ def test_settings_change_with_every_option_that_maps_depend_on(networks: Path) -
     revisions = {"detector_revision", "segmenter_revision"}  # in the digest of the weights
     assert set(changes) | NO_SETTINGS | revisions == {field.name for field in fields(GroundedSamConfig)}
     for change in changes.values():
-        assert GroundedSam(config_of(networks, **change), prompts=PROMPTS).settings != base, change
-    assert GroundedSam(config_of(networks), prompts={CAR: ("car",)}).settings != base
+        assert GroundedSam(config_of(networks, **change), taxonomy=ASKED).settings != base, change
+    assert GroundedSam(config_of(networks), taxonomy=asked_for({CAR: ("car",)})).settings != base
     same = config_of(networks, images_per_batch=5, pairs_per_batch=5, masks_per_batch=5, precision="float32")
-    assert GroundedSam(same, prompts=PROMPTS).settings == base
+    assert GroundedSam(same, taxonomy=ASKED).settings == base
 
 
 def test_settings_of_sam3_change_with_every_option_that_maps_depend_on(networks: Path, tmp_path: Path) -> None:

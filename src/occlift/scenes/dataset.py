@@ -212,10 +212,16 @@ def require(data: object, capability: type[_Capability], purpose: str) -> _Capab
     return data
 
 
-def require_lidar(data: DrivingDataset, tokens: Sequence[str], purpose: str) -> None:
-    """Raises ConfigError if the first of these key frames has no lidar sweep."""
-    if tokens and data.key_frame(tokens[0]).lidar is None:
-        raise ConfigError(f"{purpose}: needs lidar sweeps, and key frame {tokens[0]} of {data.spec} has none")
+def require_lidar(data: DrivingDataset, tokens: Iterable[str], purpose: str) -> None:
+    """Raises ConfigError if the first of these key frames that is not damaged has no lidar sweep."""
+    for token in tokens:
+        try:
+            frame = data.key_frame(token)
+        except DataError:
+            continue
+        if frame.lidar is None:
+            raise ConfigError(f"{purpose}: needs lidar sweeps, and key frame {token} of {data.spec} has none")
+        return
 
 
 def split_tokens(data: DrivingDataset, split: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Per-image truth that a data set may carry beside its images: class, depth and object of every pixel.
+"""Truth maps: class, depth and object of every pixel, in files that a data set may have beside its images.
 
-Not part of nuScenes. A town writes these files when asked; the oracle teacher reads them.
+A town writes these files when asked; the oracle teachers read them. Classes are Occ3D's.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
 from occlift.errors import DataError
-from occlift.label_space import FREE, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN
 from occlift.runtime.npz import read_npz, write_npz
+from occlift.scenes.frames import CameraImage
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,9 +22,9 @@ class TruthMaps:
     """The truth about an image.
 
     Attributes:
-        semantics: class per pixel; 17 sky, 255 unlabelled.
+        semantics: class of every pixel; 17 sky, 255 unlabelled.
         depth_m: metres along the optical axis; +inf where the pixel's ray hits nothing.
-        instance: which object of the image a pixel shows; 0 for no object.
+        instance: number of the object that a pixel shows; 0 for no object.
     """
 
     semantics: UInt8[np.ndarray, "height width"]
@@ -34,6 +35,22 @@ class TruthMaps:
 def truth_maps_path(image_path: Path) -> Path:
     """Where the truth of an image lies: beside it, `<stem>.truth.npz`."""
     return image_path.with_name(f"{image_path.stem}.truth.npz")
+
+
+def read_truth_beside(image: CameraImage) -> TruthMaps:
+    """Reads the truth maps that lie beside the file of an image.
+
+    Raises:
+        DataError: there are none, or they are damaged or of another size than the image.
+    """
+    path = truth_maps_path(Path(image.source.name))
+    maps = read_truth_maps(path)
+    if maps.semantics.shape != (image.height, image.width):
+        raise DataError(
+            f"{path}: maps of {maps.semantics.shape} pixels beside an image of {(image.height, image.width)} "
+            "(height, width); make the town with --maps again"
+        )
+    return maps
 
 
 def read_truth_maps(path: Path) -> TruthMaps:
@@ -76,7 +93,7 @@ def _check(path: Path, maps: TruthMaps) -> None:
                 f"{path}: {name} should be a {dtype} image of the size of semantics {maps.semantics.shape}, "
                 f"but is {array.dtype} of shape {array.shape}; make the town's maps again"
             )
-    valid = (maps.semantics <= FREE) | (maps.semantics == UNKNOWN)
+    valid = (maps.semantics <= OCC3D.taxonomy.free) | (maps.semantics == UNKNOWN)
     if not valid.all():
         raise DataError(
             f"{path}: semantics holds class {maps.semantics[~valid][0]}; expected 0..16, 17 (sky) or 255 (unlabelled)"

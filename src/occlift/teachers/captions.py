@@ -5,12 +5,11 @@ Grounding DINO (Liu et al., arXiv 2303.05499) reads a caption: phrases that each
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from occlift.errors import ConfigError
-from occlift.label_space import FREE, NUM_CLASSES
+from occlift.label_space import Taxonomy
 
 Grouping = Literal["phrase", "class", "all"]
 """What one caption asks for: one phrase, all phrases of a class, or everything at once."""
@@ -21,8 +20,8 @@ class Caption:
     """What a detector is asked at once.
 
     Attributes:
-        phrases: none of them holds a full stop or a question mark.
-        class_ids: of each phrase.
+        phrases: phrases, without full stop and question mark.
+        class_ids: class of each phrase.
     """
 
     phrases: tuple[str, ...]
@@ -34,30 +33,51 @@ class Caption:
         return "".join(f"{phrase}. " for phrase in self.phrases).strip()
 
 
-def check_prompts(prompts: Mapping[int, Sequence[str]]) -> None:
-    """ConfigError unless there is a phrase, every class is one, and every phrase can stand in a caption."""
-    if not any(prompts.values()):
-        raise ConfigError("there is no prompt; a teacher needs at least one phrase of one class")
-    for class_id, phrases in prompts.items():
-        if class_id not in range(NUM_CLASSES):
-            raise ConfigError(f"prompts {tuple(phrases)!r} are for class {class_id}; expected 0..{NUM_CLASSES - 1}")
+def class_prompts(taxonomy: Taxonomy) -> dict[int, tuple[str, ...]]:
+    """Class id → phrases, in the order in which they are asked; those of the sky, which is free space, come last.
+
+    >>> class_prompts(Taxonomy(names=("road", "car"), prompts={"car": ("car", "van")}))
+    {1: ('car', 'van'), 2: ('sky',)}
+    """
+    prompts = {taxonomy.id_of(name): tuple(phrases) for name, phrases in taxonomy.prompts.items()}
+    return {**prompts, taxonomy.free: tuple(taxonomy.sky_prompts)}
+
+
+def prompt_settings(taxonomy: Taxonomy) -> dict[str, object]:
+    """Prompts as JSON values: per class name its phrases, in order."""
+    return {taxonomy.name_of(class_id): list(phrases) for class_id, phrases in class_prompts(taxonomy).items()}
+
+
+def check_prompts(taxonomy: Taxonomy, teacher: str) -> None:
+    """ConfigError unless some class has a phrase, and every phrase can stand in a caption."""
+    if not any(taxonomy.prompts.values()):
+        raise ConfigError(
+            f"{teacher}: no class has a prompt, so nothing can be found; give the taxonomy prompts, such as "
+            f"prompts={{{taxonomy.names[0]!r}: ({taxonomy.names[0].replace('_', ' ')!r},)}}"
+        )
+    for class_id, phrases in class_prompts(taxonomy).items():
         for phrase in phrases:
             if not phrase.strip() or "." in phrase or "?" in phrase:
                 raise ConfigError(
-                    f"{phrase!r} cannot be a prompt of class {class_id}; expected words without full stop or question "
-                    "mark, which part one phrase from the next"
+                    f"{teacher}: {phrase!r} cannot be a prompt of class {taxonomy.name_of(class_id)}; expected words "
+                    "without full stop or question mark, which part one phrase from the next"
                 )
 
 
-def captions(prompts: Mapping[int, Sequence[str]], grouping: Grouping, *, sky_answer: bool) -> tuple[Caption, ...]:
+def captions(taxonomy: Taxonomy, grouping: Grouping, *, sky_answer: bool) -> tuple[Caption, ...]:
     """All that a detector is asked, in the order of the prompts.
 
     Args:
-        prompts: per class id.
+        taxonomy: classes and their prompts.
         sky_answer: captions that do not ask for the sky get it as a last phrase ("car. sky."): a box that has to fit
             something can then fit that. Such boxes are sky.
     """
-    asked = [(phrase.strip().lower(), class_id) for class_id, phrases in prompts.items() for phrase in phrases]
+    asked = [
+        (phrase.strip().lower(), class_id)
+        for class_id, phrases in class_prompts(taxonomy).items()
+        for phrase in phrases
+    ]
+    sky = (taxonomy.sky_prompts or ("sky",))[0].strip().lower()
     groups: list[list[tuple[str, int]]] = []
     for position, (phrase, class_id) in enumerate(asked):
         goes_on = grouping == "all" or (grouping == "class" and position and asked[position - 1][1] == class_id)
@@ -67,8 +87,8 @@ def captions(prompts: Mapping[int, Sequence[str]], grouping: Grouping, *, sky_an
             groups.append([(phrase, class_id)])
     if sky_answer:
         for group in groups:
-            if all(class_id != FREE for _, class_id in group):
-                group.append(("sky", FREE))
+            if all(class_id != taxonomy.free for _, class_id in group):
+                group.append((sky, taxonomy.free))
     return tuple(
         Caption(phrases=tuple(phrase for phrase, _ in group), class_ids=tuple(class_id for _, class_id in group))
         for group in groups

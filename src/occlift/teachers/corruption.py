@@ -6,6 +6,7 @@ that is passed in.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,47 +14,41 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt16
 from scipy import ndimage, special
 
-from occlift.label_space import (
-    BICYCLE,
-    BUS,
-    CAR,
-    CONSTRUCTION_VEHICLE,
-    DRIVEABLE_SURFACE,
-    FREE,
-    MOTORCYCLE,
-    OTHER_FLAT,
-    PEDESTRIAN,
-    SIDEWALK,
-    TERRAIN,
-    TRAFFIC_CONE,
-    TRAILER,
-    TRUCK,
-    UNKNOWN,
-)
+from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.runtime.noise import smooth_noise
 
 REFERENCE_WIDTH_PX: Final = 400
 
-CONFUSED_OBJECTS: Final[dict[int, tuple[int, ...]]] = {
-    BICYCLE: (MOTORCYCLE,),
-    BUS: (TRUCK,),
-    CAR: (TRUCK,),
-    CONSTRUCTION_VEHICLE: (TRUCK,),
-    MOTORCYCLE: (BICYCLE,),
-    PEDESTRIAN: (BICYCLE,),
-    TRAFFIC_CONE: (PEDESTRIAN,),
-    TRAILER: (TRUCK, BUS),
-    TRUCK: (CAR, BUS, TRAILER),
+CONFUSED_OBJECTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "bicycle": ("motorcycle",),
+    "bus": ("truck",),
+    "car": ("truck",),
+    "construction_vehicle": ("truck",),
+    "motorcycle": ("bicycle",),
+    "pedestrian": ("bicycle",),
+    "traffic_cone": ("pedestrian",),
+    "trailer": ("truck", "bus"),
+    "truck": ("car", "bus", "trailer"),
 }
-"""What a whole object may be taken for."""
+"""Classes that a whole object may be taken for; those that a taxonomy does not have play no part."""
 
-CONFUSED_GROUND: Final[dict[int, tuple[int, ...]]] = {
-    DRIVEABLE_SURFACE: (SIDEWALK, OTHER_FLAT),
-    OTHER_FLAT: (DRIVEABLE_SURFACE, SIDEWALK),
-    SIDEWALK: (DRIVEABLE_SURFACE, TERRAIN),
-    TERRAIN: (SIDEWALK, DRIVEABLE_SURFACE),
+CONFUSED_GROUND: Final[Mapping[str, tuple[str, ...]]] = {
+    "driveable_surface": ("sidewalk", "other_flat"),
+    "other_flat": ("driveable_surface", "sidewalk"),
+    "sidewalk": ("driveable_surface", "terrain"),
+    "terrain": ("sidewalk", "driveable_surface"),
 }
-"""What a patch of ground may be taken for."""
+"""Classes that a patch of ground may be taken for."""
+
+
+def confusions(names: Mapping[str, tuple[str, ...]], taxonomy: Taxonomy) -> dict[int, tuple[int, ...]]:
+    """A table of class names as one of class ids, without names that the taxonomy does not have."""
+    ids = {
+        taxonomy.id_of(name): tuple(taxonomy.id_of(other) for other in others if other in taxonomy.names)
+        for name, others in names.items()
+        if name in taxonomy.names
+    }
+    return {class_id: others for class_id, others in ids.items() if others}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,22 +124,33 @@ class SemanticsCorruption:
         class_id: UInt8[np.ndarray, "height width"],
         instance: UInt16[np.ndarray, "height width"],
         rng: np.random.Generator,
+        *,
+        taxonomy: Taxonomy = OCC3D.taxonomy,
     ) -> UInt8[np.ndarray, "height width"]:
         """The class map with the errors on it.
 
         Args:
-            instance: which object a pixel shows, 0 for none.
+            instance: object that a pixel shows, 0 for none.
         """
         per_pixel = class_id.shape[1] / REFERENCE_WIDTH_PX
         result = class_id
         if self.missed_below_px > 0:
             result, instance = without_small_objects(result, instance, self.missed_below_px * per_pixel**2)
         if self.confused_objects > 0:
-            result = with_confused_objects(result, instance, self.confused_objects, rng)
+            result = with_confused_objects(
+                result, instance, self.confused_objects, rng, confusions(CONFUSED_OBJECTS, taxonomy)
+            )
         if self.confused_ground > 0:
-            result = with_confused_ground(result, self.confused_ground, self.ground_patch_px * per_pixel, rng)
+            result = with_confused_ground(
+                result,
+                self.confused_ground,
+                self.ground_patch_px * per_pixel,
+                rng,
+                confusions(CONFUSED_GROUND, taxonomy),
+            )
         if self.sky_bleed_px > 0:
-            result = with_sky_bleed(result, self.sky_bleed_px * per_pixel, self.outline_cell_px * per_pixel, rng)
+            cell_px = self.outline_cell_px * per_pixel
+            result = with_sky_bleed(result, self.sky_bleed_px * per_pixel, cell_px, rng, taxonomy.free)
         if self.outline_px > 0:
             result = with_jittered_outlines(result, self.outline_px * per_pixel, self.outline_cell_px * per_pixel, rng)
         return result
@@ -189,6 +195,7 @@ def with_confused_objects(
     instance: UInt16[np.ndarray, "height width"],
     share: float,
     rng: np.random.Generator,
+    confused: Mapping[int, tuple[int, ...]],
 ) -> UInt8[np.ndarray, "height width"]:
     """Classes after each object became, with probability `share`, as a whole something else."""
     result = class_id.copy()
@@ -197,35 +204,39 @@ def with_confused_objects(
         pixels = (instance == number) & (class_id != UNKNOWN)
         if flips >= share or not pixels.any():
             continue
-        others = CONFUSED_OBJECTS.get(int(np.bincount(class_id[pixels]).argmax()))
+        others = confused.get(int(np.bincount(class_id[pixels]).argmax()))
         if others is not None:
             result[pixels] = others[int(choice * len(others))]
     return result
 
 
 def with_confused_ground(
-    class_id: UInt8[np.ndarray, "height width"], share: float, patch_px: float, rng: np.random.Generator
+    class_id: UInt8[np.ndarray, "height width"],
+    share: float,
+    patch_px: float,
+    rng: np.random.Generator,
+    confused: Mapping[int, tuple[int, ...]],
 ) -> UInt8[np.ndarray, "height width"]:
     """Classes after `share` of the ground, in expectation, became another kind of ground, in patches."""
     patches = smooth_noise(rng, class_id.shape, patch_px) > special.ndtri(1 - share)
     result = class_id.copy()
-    for ground, others in CONFUSED_GROUND.items():
+    for ground, others in confused.items():
         result[patches & (class_id == ground)] = rng.choice(others)
     return result
 
 
 def with_sky_bleed(
-    class_id: UInt8[np.ndarray, "height width"], sigma_px: float, cell_px: float, rng: np.random.Generator
+    class_id: UInt8[np.ndarray, "height width"], sigma_px: float, cell_px: float, rng: np.random.Generator, sky_id: int
 ) -> UInt8[np.ndarray, "height width"]:
     """Classes after the border of the sky moved out or in by a smooth random distance."""
-    sky = class_id == FREE
+    sky = class_id == sky_id
     if not sky.any() or sky.all():
         return class_id
     reach_px = sigma_px * smooth_noise(rng, class_id.shape, cell_px)
     to_sky_px = ndimage.distance_transform_edt(~sky)
     to_other_px, (row, column) = ndimage.distance_transform_edt(sky, return_indices=True)
     result = class_id.copy()
-    result[~sky & (to_sky_px <= reach_px)] = FREE
+    result[~sky & (to_sky_px <= reach_px)] = sky_id
     loses = sky & (to_other_px <= -reach_px)
     result[loses] = class_id[row[loses], column[loses]]
     return result

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import nn
 
 from occlift.errors import ConfigError
-from occlift.teachers.autocast import AutoPrecision, autocast, resolved
+from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision
 from occlift.teachers.captions import Caption
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
 from occlift.teachers.pretrained import load_network, load_tokenizer
@@ -87,7 +87,7 @@ class Detector:
         self._network, self.device = load_network(folder, NETWORKS, device=device)
         self._eye = _Eye(self._network.model.backbone.conv_encoder)
         self._network.model.backbone.conv_encoder = self._eye
-        self._precision = resolved(precision, self.device)
+        self._precision = resolve_precision(precision, self.device)
         self._preprocessing = read_preprocessing(folder, PUBLISHED)
         self._captions = tokenized(asked, load_tokenizer(folder), max_tokens=self._network.config.max_text_len).to(
             self.device

@@ -16,14 +16,13 @@ import numpy as np
 from jaxtyping import Float
 
 from occlift.errors import ConfigError
+from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision, torch_device
 from occlift.scenes.frames import CameraImage, KeyFrame
-from occlift.teachers.autocast import AutoPrecision, autocast, resolved
 from occlift.teachers.images import Placement, inscribed, stretched
 from occlift.teachers.network import settings_of
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
 from occlift.teachers.pretrained import load_network
 from occlift.teachers.teacher import FeatureMap
-from occlift.teachers.torch_model import torch_device
 from occlift.teachers.weights import find_weights, weights_settings
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class DinoConfig:
         model: a repository name or a local folder.
         revision: of the repository; by default what the cache holds for `main`.
         device: `auto`, or what torch calls it.
-        precision: of the network's multiplications; see `occlift.teachers.autocast`.
+        precision: of the network's multiplications; see `occlift.runtime.devices`.
         fit: `stretch` resizes images to the input whatever their proportions; `pad` keeps the proportions and fills
             what remains on all sides with the mean colour.
         input_height, input_width: of the network's input, pixels, multiples of its patch; 0: the multiple that is
@@ -92,7 +91,7 @@ class Dino:
     @cached_property
     def settings(self) -> Mapping[str, object]:
         weights = weights_settings(self._config.model, self._folder)
-        precision = resolved(self._config.precision, torch_device(self._config.device))
+        precision = resolve_precision(self._config.precision, torch_device(self._config.device))
         return {"teacher": "dino", **settings_of(self._config), "precision": precision, "weights": weights}
 
     @property
@@ -154,7 +153,7 @@ class Dino:
             right, bottom = place.input_width - place.left - place.width, place.input_height - place.top - place.height
             # The mean colour is 0 after normalisation.
             inputs.append(F.pad(pixels, (place.left, right, place.top, bottom)))
-        with torch.inference_mode(), autocast(resolved(self._config.precision, device), device):
+        with torch.inference_mode(), autocast(resolve_precision(self._config.precision, device), device):
             tokens = network(pixel_values=torch.cat(inputs)).last_hidden_state
         rows, columns = (size // self._patch for size in inputs[0].shape[2:])
         # First the class token, then the registers, where there are any.

@@ -10,7 +10,7 @@ Maps may be smaller or larger than their images, with the same proportions.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -21,13 +21,13 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import FREE, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.runtime.npz import read_npz
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES, Layout, LayoutName
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
-_FIELDS: Final = ("channel", "stem", "token", "sample", "scene", "suffix")
+_FIELDS: Final = ("camera", "channel", "stem", "token", "sample", "scene", "suffix")
 _NO_HEADER: Final = ".bin"
 """Suffix of files that are nothing but int8, row by row, as OccNeRF's are."""
 
@@ -38,7 +38,7 @@ class FilesSemanticsConfig:
 
     Attributes:
         root: the folder.
-        layout: where the maps lie below it; `plain` is `<channel>/<image name>` with .npy, .npz or .png.
+        layout: where the maps lie below it; `plain` is `<camera>/<image name>` with .npy, .npz or .png.
         pattern: another place than the layout's; fields as in `Layout`.
         key: of the array in `.npz` files; by default the only one that there is.
         class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`.
@@ -70,15 +70,19 @@ class FilesDepthConfig:
 class FilesSemantics:
     """A `SemanticsTeacher` that reads class maps from disk. Scores are 1 where a class is known.
 
+    Args:
+        taxonomy: classes that the maps are about.
+
     Raises:
         ConfigError: there is no such folder, or an option cannot be understood.
     """
 
-    def __init__(self, config: FilesSemanticsConfig) -> None:
+    def __init__(self, config: FilesSemanticsConfig, *, taxonomy: Taxonomy = OCC3D.taxonomy) -> None:
         layout = SEMANTICS_LAYOUTS[config.layout]
         self._config = config
         self._maps = _MapFiles(config.root, config.pattern, config.key, layout)
-        class_ids = _class_ids(config.class_ids, layout.class_ids)
+        class_ids = _class_ids(config.class_ids, layout, taxonomy)
+        self._taxonomy = taxonomy
         self._numbers = np.array(sorted(class_ids))
         self._classes = np.array([class_ids[number] for number in sorted(class_ids)], np.uint8)
 
@@ -97,19 +101,18 @@ class FilesSemantics:
         Raises:
             DataError: a file is missing, damaged, of the wrong kind or size, or holds an id that means nothing.
         """
-        return [self._of_image(frame, camera) for camera in frame.cameras]
+        return [self._of_image(path, values) for path, values in self._maps.read(frame)]
 
-    def _of_image(self, frame: KeyFrame, camera: CameraImage) -> SemanticMap:
-        path, ids = self._maps.read(frame, camera)
+    def _of_image(self, path: Path, ids: NDArray[Any]) -> SemanticMap:
         if not np.issubdtype(ids.dtype, np.integer):
             raise DataError(f"{path}: holds {ids.dtype}; expected integers, an id of a class per pixel")
-        numbers, classes = self._numbers, self._classes
+        numbers, classes, free = self._numbers, self._classes, self._taxonomy.free
         place = np.minimum(np.searchsorted(numbers, ids), len(numbers) - 1)
         if not (known := numbers[place] == ids).all():
             unknown = int(ids[~known][0])
             raise DataError(
                 f"{path}: holds the id {unknown}, which stands for no class here; say what it means with class_ids, "
-                f"such as {unknown}=255 (255: unknown, 17: sky)"
+                f"such as {unknown}=255 (0..{free - 1}: classes, {free}: sky, 255: unknown)"
             )
         class_id = classes[place]
         return SemanticMap(class_id=class_id, score=(class_id != UNKNOWN).astype(np.float32))
@@ -143,10 +146,9 @@ class FilesDepth:
         Raises:
             DataError: a file is missing, damaged, or of the wrong kind or size.
         """
-        return [self._of_image(frame, camera) for camera in frame.cameras]
+        return [self._of_image(path, values) for path, values in self._maps.read(frame)]
 
-    def _of_image(self, frame: KeyFrame, camera: CameraImage) -> DepthMap:
-        path, values = self._maps.read(frame, camera)
+    def _of_image(self, path: Path, values: NDArray[Any]) -> DepthMap:
         scale_m = self._config.scale_m
         if np.issubdtype(values.dtype, np.integer) and scale_m is None:
             raise DataError(
@@ -178,20 +180,31 @@ class _MapFiles:
                 f"files: the pattern {self._pattern!r} has a field {{{unknown[0]}}}; there are only "
                 f"{', '.join(f'{{{name}}}' for name in _FIELDS)}"
             )
-        per_image = fields & {"stem", "token"} or {"channel", "sample"} <= fields
+        per_image = fields & {"stem", "token"} or (fields & {"camera", "channel"} and "sample" in fields)
         if not per_image and not (layout.stacked and "sample" in fields):
             raise ConfigError(
                 f"files: the pattern {self._pattern!r} names the same file for several images; it needs {{stem}}, "
-                "{token}, or {channel} and {sample}"
+                "{token}, or {camera} and {sample}"
             )
 
     @property
     def settings(self) -> dict[str, object]:
         return {"root": self._root.as_posix(), "pattern": self._pattern, "key": self._key}
 
-    def read(self, frame: KeyFrame, camera: CameraImage) -> tuple[Path, Shaped[np.ndarray, "height width"]]:
-        """The file of an image's map, and the map; its size fits the image."""
-        path = self._path(frame, camera)
+    def read(self, frame: KeyFrame) -> Iterator[tuple[Path, Shaped[np.ndarray, "height width"]]]:
+        """The file of every image's map, and the map; its size fits the image."""
+        seen: dict[Path, str] = {}
+        for camera in frame.cameras:
+            path = self._path(frame, camera)
+            if path in seen and not self._layout.stacked:
+                raise ConfigError(
+                    f"files: the pattern {self._pattern!r} names {path} for {seen[path]} and for {camera.camera}; put "
+                    "{camera} into it"
+                )
+            seen[path] = camera.camera
+            yield path, self._map(path, camera)
+
+    def _map(self, path: Path, camera: CameraImage) -> Shaped[np.ndarray, "height width"]:
         array = _read(path, self._key, camera)
         if self._layout.stacked:
             array = self._slice(path, array, camera)
@@ -204,7 +217,7 @@ class _MapFiles:
                 f"{path}: a map of {(height, width)} pixels (height, width) for the image {camera.stem} of "
                 f"{(camera.height, camera.width)}; expected the whole image, at any scale, with its proportions"
             )
-        return path, array
+        return array
 
     def _path(self, frame: KeyFrame, camera: CameraImage) -> Path:
         fields = {
@@ -226,27 +239,36 @@ class _MapFiles:
         raise DataError(f"{candidates[0]}: no such file{others}; it should hold the map of {camera.stem}")
 
     def _slice(self, path: Path, array: NDArray[Any], camera: CameraImage) -> NDArray[Any]:
-        channels = self._layout.stacked
-        if array.ndim != 3 or len(array) != len(channels):
+        cameras = self._layout.stacked
+        if array.ndim != 3 or len(array) != len(cameras):
             raise DataError(
-                f"{path}: has shape {list(array.shape)}; expected [{len(channels)}, height, width], the maps of "
-                f"{', '.join(channels)}"
+                f"{path}: has shape {list(array.shape)}; expected [{len(cameras)}, height, width], the maps of "
+                f"{', '.join(cameras)}"
             )
-        return array[channels.index(camera.camera)]
+        if camera.camera not in cameras:
+            raise DataError(
+                f"{path}: this layout has no camera {camera.camera}, only {', '.join(cameras)}; use another"
+            )
+        return array[cameras.index(camera.camera)]
 
 
-def _class_ids(pairs: tuple[str, ...], layout_ids: Mapping[int, int] | None) -> dict[int, int]:
-    classes = {*range(FREE + 1), UNKNOWN}
-    result = dict(layout_ids) if layout_ids is not None else {number: number for number in sorted(classes)}
+def _class_ids(pairs: tuple[str, ...], layout: Layout, taxonomy: Taxonomy) -> dict[int, int]:
+    """Id on disk → class id: what the layout says, and over it what the user says."""
+    numbers = {name: number for number, name in enumerate(taxonomy.all_names)} | {"unknown": UNKNOWN}
+    if layout.classes is None:
+        result = {number: number for number in sorted(numbers.values())}
+    else:
+        result = {number: numbers[name] for number, name in layout.classes.items() if name in numbers}
     for pair in pairs:
         number, equals, class_number = pair.partition("=")
         try:
             source, target = int(number), int(class_number)
         except ValueError:
             source, target = 0, -1
-        if not equals or target not in classes:
+        if not equals or target not in numbers.values():
             raise ConfigError(
-                f"files: class_ids holds {pair!r}; expected id=class, where class is 0..16, 17 (sky) or 255 (unknown)"
+                f"files: class_ids holds {pair!r}; expected id=class, where class is 0..{taxonomy.free - 1}, "
+                f"{taxonomy.free} (sky) or 255 (unknown)"
             )
         result[source] = target
     return result
@@ -268,7 +290,7 @@ def _read(path: Path, key: str, camera: CameraImage) -> NDArray[Any]:
             return values.reshape(camera.height, camera.width)
         if path.suffix != ".npy":
             raise DataError(f"{path}: is of no kind that can be read; expected .npy, .npz, .png or {_NO_HEADER}")
-        # Mapped, so that of the maps of six cameras in one file only one is read.
+        # Mapped, so that of the maps of several cameras in one file only one is read.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error

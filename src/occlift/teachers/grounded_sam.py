@@ -6,18 +6,17 @@ teacher of classes of EasyOcc (arXiv 2509.26087) and of OccNeRF (arXiv 2312.0924
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, get_args
 
 from occlift.errors import ConfigError
-from occlift.label_space import CLASS_NAMES, CLASS_PROMPTS
+from occlift.label_space import OCC3D, Taxonomy
+from occlift.runtime.devices import AutoPrecision, resolve_precision, torch_device
 from occlift.scenes.frames import KeyFrame
-from occlift.teachers.autocast import AutoPrecision, resolved
-from occlift.teachers.captions import Grouping, captions, check_prompts
+from occlift.teachers.captions import Grouping, captions, check_prompts, prompt_settings
 from occlift.teachers.teacher import SemanticMap
-from occlift.teachers.torch_model import torch_device
 from occlift.teachers.weights import find_weights, missing_weights, weights_settings
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class GroundedSamConfig:
         text_threshold: and if the phrase that it fits best scores above it.
         captions: what the detector is asked at once: one `phrase` (slowest, best), all phrases of a `class`, or `all`.
         sky_answer: every caption gets "sky" as one more phrase, so that a box need not fit what was asked.
-        precision: of the multiplications in the detector and in SAM's image encoder; see `occlift.teachers.autocast`.
+        precision: of the multiplications in the detector and in SAM's image encoder; see `occlift.runtime.devices`.
         device: `auto`, or what torch calls it.
         images_per_batch: images that are looked at together, by either network.
         pairs_per_batch: pairs of an image and a caption that the detector answers together.
@@ -63,17 +62,17 @@ class GroundedSam:
     """A `SemanticsTeacher`. Networks are loaded when the first map is asked for.
 
     Args:
-        prompts: the phrases per class id; 17 is sky.
+        taxonomy: classes and the phrases that are asked for them.
 
     Raises:
         ConfigError: weights are missing, an option is out of range, or a prompt cannot be asked.
     """
 
-    def __init__(self, config: GroundedSamConfig, *, prompts: Mapping[int, Sequence[str]] = CLASS_PROMPTS) -> None:
+    def __init__(self, config: GroundedSamConfig, *, taxonomy: Taxonomy = OCC3D.taxonomy) -> None:
         _check(config)
-        check_prompts(prompts)
+        check_prompts(taxonomy, "grounded-sam")
         self._config = config
-        self._prompts = prompts
+        self._taxonomy = taxonomy
         self._detector_weights = find_weights(config.detector, config.detector_revision)
         self._segmenter_weights = find_weights(config.segmenter, config.segmenter_revision)
 
@@ -89,8 +88,8 @@ class GroundedSam:
             "text_threshold": config.text_threshold,
             "captions": config.captions,
             "sky_answer": config.sky_answer,
-            "precision": resolved(config.precision, torch_device(config.device)),
-            "prompts": prompt_settings(self._prompts),
+            "precision": resolve_precision(config.precision, torch_device(config.device)),
+            "prompts": prompt_settings(self._taxonomy),
         }
 
     def semantics(self, frame: KeyFrame) -> list[SemanticMap]:
@@ -119,7 +118,7 @@ class GroundedSam:
         return (
             Detector(
                 self._detector_weights,
-                captions(self._prompts, config.captions, sky_answer=config.sky_answer),
+                captions(self._taxonomy, config.captions, sky_answer=config.sky_answer),
                 box_threshold=config.box_threshold,
                 text_threshold=config.text_threshold,
                 device=config.device,
@@ -148,11 +147,6 @@ def missing_grounded_sam(config: GroundedSamConfig) -> str | None:
         if (sentence := missing_weights(name, revision)) is not None
     ]
     return "\n".join(sentences) or None
-
-
-def prompt_settings(prompts: Mapping[int, Sequence[str]]) -> dict[str, object]:
-    """Prompts as JSON values: per class name its phrases, in order."""
-    return {CLASS_NAMES[class_id]: list(phrases) for class_id, phrases in prompts.items()}
 
 
 def check_score_threshold(teacher: str, name: str, value: float) -> None:

@@ -20,14 +20,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from occlift.errors import ConfigError
+from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision, torch_device
 from occlift.scenes.frames import CameraImage, KeyFrame
-from occlift.teachers.autocast import AutoPrecision, autocast, resolved
 from occlift.teachers.images import Upsampling, stretched
 from occlift.teachers.network import check_depth_range, clamped, settings_of
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
 from occlift.teachers.pretrained import load_network
 from occlift.teachers.teacher import DepthMap
-from occlift.teachers.torch_model import torch_device
 from occlift.teachers.weights import find_weights, weights_settings
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class DepthProConfig:
         model: a repository name or a local folder.
         revision: of the repository; by default what the cache holds for `main`.
         device: `auto`, or what torch calls it.
-        precision: of the network's multiplications; see `occlift.teachers.autocast`.
+        precision: of the network's multiplications; see `occlift.runtime.devices`.
         batch: images per call.
         upsampling, edge_ratio, min_depth_m, max_depth_m: as in `Metric3DConfig`.
     """
@@ -103,7 +102,7 @@ class _NetworkDepth(ABC):
     @cached_property
     def settings(self) -> Mapping[str, object]:
         weights = weights_settings(self._config.model, self._folder)
-        precision = resolved(self._config.precision, torch_device(self._config.device))
+        precision = resolve_precision(self._config.precision, torch_device(self._config.device))
         return {"teacher": self.name, **settings_of(self._config), "precision": precision, "weights": weights}
 
     def depth(self, frame: KeyFrame) -> list[DepthMap]:
@@ -136,7 +135,7 @@ class _NetworkDepth(ABC):
         network, preprocessing, device = self._loaded
         height, width = self._input_size(network.config, cameras[0])
         pixels = preprocessing([camera.read() for camera in cameras], height, width, device)
-        with torch.inference_mode(), autocast(resolved(self._config.precision, device), device):
+        with torch.inference_mode(), autocast(resolve_precision(self._config.precision, device), device):
             return network(pixel_values=pixels).predicted_depth.float().cpu().numpy()
 
     @abstractmethod

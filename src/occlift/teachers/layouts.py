@@ -22,25 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from occlift.label_space import (
-    BARRIER,
-    BICYCLE,
-    BUS,
-    CAR,
-    CONSTRUCTION_VEHICLE,
-    DRIVEABLE_SURFACE,
-    FREE,
-    MANMADE,
-    MOTORCYCLE,
-    PEDESTRIAN,
-    SIDEWALK,
-    TERRAIN,
-    TRAFFIC_CONE,
-    TRAILER,
-    TRUCK,
-    UNKNOWN,
-    VEGETATION,
-)
+from occlift.label_space import OCC3D
 
 LayoutName = Literal["plain", "occnerf", "gaussianflowocc"]
 
@@ -53,37 +35,38 @@ class Layout:
     """Where the maps of one kind lie, and how they are to be read.
 
     Attributes:
-        pattern: below the root. Fields: {channel}; {stem}, the name of the image file without suffix; {token}, the
-            sample_data token of the image; {sample}, the token of the key frame; {scene}, its name; {suffix}, one of
-            `SUFFIXES`.
-        class_ids: id on disk → class; None: they are classes already. Ids that are not named are an error.
-        stacked: the channels in the order of the first axis, where one file holds the maps of all cameras.
+        pattern: path below the root. Fields: {camera} or {channel}, the name of the camera; {stem}, the name of the
+            image file without suffix; {token}, the key of the image in the data set; {sample}, the token of the key
+            frame; {scene}, its name; {suffix}, one of `SUFFIXES`.
+        classes: id on disk → name of a class, `free` (sky) or `unknown`; None: ids are classes already. Other ids, and
+            those of classes that the taxonomy does not have, are an error.
+        stacked: names of the cameras in the order of the first axis, where one file holds the maps of all.
     """
 
     pattern: str
-    class_ids: Mapping[int, int] | None = None
+    classes: Mapping[int, str] | None = None
     stacked: tuple[str, ...] = ()
 
 
-_OCCNERF_IDS: Final[Mapping[int, int]] = {
-    -1: UNKNOWN,
-    0: UNKNOWN,
-    1: CAR,
-    2: DRIVEABLE_SURFACE,
-    3: BUS,
-    4: TRUCK,
-    5: TERRAIN,
-    6: VEGETATION,
-    7: SIDEWALK,
-    8: BICYCLE,
-    9: BARRIER,
-    10: PEDESTRIAN,
-    11: MANMADE,
-    12: MOTORCYCLE,
-    13: CONSTRUCTION_VEHICLE,
-    14: TRAILER,
-    15: TRAFFIC_CONE,
-    16: FREE,
+_OCCNERF_CLASSES: Final[Mapping[int, str]] = {
+    -1: "unknown",
+    0: "unknown",
+    1: "car",
+    2: "driveable_surface",
+    3: "bus",
+    4: "truck",
+    5: "terrain",
+    6: "vegetation",
+    7: "sidewalk",
+    8: "bicycle",
+    9: "barrier",
+    10: "pedestrian",
+    11: "manmade",
+    12: "motorcycle",
+    13: "construction_vehicle",
+    14: "trailer",
+    15: "traffic_cone",
+    16: "free",
 }
 
 _STACKED: Final = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
@@ -93,10 +76,10 @@ _PER_SAMPLE: Final = "{scene}/{sample}.npy"
 
 SEMANTICS_LAYOUTS: Final[Mapping[LayoutName, Layout]] = {
     "plain": Layout(pattern=_PLAIN),
-    "occnerf": Layout(pattern="samples/{channel}/{stem}_mask.bin", class_ids=_OCCNERF_IDS),
+    "occnerf": Layout(pattern="samples/{channel}/{stem}_mask.bin", classes=_OCCNERF_CLASSES),
     "gaussianflowocc": Layout(
         pattern=_PER_SAMPLE,
-        class_ids={-1: UNKNOWN, 0: UNKNOWN, **{number: number for number in range(1, 17)}},
+        classes={-1: "unknown", 0: "unknown", **dict(enumerate(OCC3D.taxonomy.names[1:], start=1))},
         stacked=(
             "CAM_FRONT",
             "CAM_FRONT_LEFT",

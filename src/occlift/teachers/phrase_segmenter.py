@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 
 from occlift.errors import ConfigError
-from occlift.teachers.autocast import AutoPrecision, autocast, resolved
+from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision
 from occlift.teachers.painting import enlarged
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
 from occlift.teachers.pretrained import load_network, load_tokenizer
@@ -55,7 +55,7 @@ class PhraseSegmenter:
         masks_per_batch: int,
     ) -> None:
         self._network, self.device = load_network(folder, NETWORKS, device=device)
-        self._precision = resolved(precision, self.device)
+        self._precision = resolve_precision(precision, self.device)
         self._preprocessing = read_preprocessing(folder, PUBLISHED)
         self._side_px: int = self._network.config.image_size
         self._threshold = threshold

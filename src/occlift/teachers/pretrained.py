@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from occlift.errors import ConfigError
-from occlift.teachers.torch_model import loaded
+from occlift.runtime.devices import torch_device
 from occlift.teachers.weights import model_type
 
 if TYPE_CHECKING:
@@ -20,28 +20,35 @@ def load_network(folder: Path, classes: Mapping[str, str], *, device: str) -> tu
     Args:
         folder: with `config.json` and the weights.
         classes: from the `model_type` that the config may name to the class of transformers that reads it.
-        device: as `torch_model.torch_device` reads it.
+        device: as `runtime.devices.torch_device` reads it.
 
     Raises:
         ConfigError: the folder holds another kind of network, or not all of its weights; or the device is not there.
         DataError: `config.json` is missing or damaged.
     """
+    import torch
     import transformers
+    from safetensors import SafetensorError
 
     kind = model_type(folder)
     if kind not in classes:
         raise ConfigError(f"{folder}: a network of type {kind!r}; expected one of {', '.join(classes)}")
-
-    def complete(*args: object, **options: object) -> Any:
-        network, info = getattr(transformers, classes[kind]).from_pretrained(*args, output_loading_info=True, **options)
+    where = torch_device(device)
+    try:
+        network, info = getattr(transformers, classes[kind]).from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
         # transformers gives weights that a file lacks random values, and only logs it.
         if info["missing_keys"]:
             lacking = sorted(info["missing_keys"])
             raise ValueError(f"{len(lacking)} weights of {classes[kind]} are not in it, the first {lacking[0]}")
-        return network
-
-    network, where, _ = loaded(complete, folder, device=device, precision="float32")
-    return network, where
+    # What transformers, safetensors and torch raise on files that are incomplete, damaged, or do not fit their config.
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ConfigError(
+            f"{folder}: cannot be loaded ({str(error).strip().splitlines()[0]}); expected config.json and weights as "
+            "transformers saves them; fetch them again"
+        ) from error
+    return network.eval().requires_grad_(False).to(where), where
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from occlift.errors import ConfigError
-from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, require
+from occlift.label_space import OCC3D, Taxonomy
+from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, require, require_lidar
 from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
 from occlift.teachers.dinov2 import Dino, DinoConfig, Dinov3Config
 from occlift.teachers.files import FilesDepth, FilesDepthConfig, FilesSemantics, FilesSemanticsConfig
@@ -29,9 +30,9 @@ from occlift.teachers.weights import missing_weights
 
 Kind = Literal["semantics", "depth", "features"]
 
-_Made = TypeVar("_Made", covariant=True)
+_Teacher = TypeVar("_Teacher", covariant=True)
 
-_WHATS: Final[Mapping[Kind, str]] = {"semantics": "classes", "depth": "depth", "features": "features"}
+_KINDS: Final[Mapping[Kind, str]] = {"semantics": "classes", "depth": "depth", "features": "features"}
 _NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _TRUTH_MAPS: Final = "truth maps beside the images (occlift town --maps)"
 
@@ -44,20 +45,27 @@ class TeacherContext:
         name: name of the teacher, for errors.
         data: data set that it will be asked about; None: unknown.
         seed: random seed for the errors of oracles (that of features has its own as an option).
+        taxonomy: classes that a teacher of classes is asked for.
     """
 
     name: str
     data: DrivingDataset | None
     seed: int
+    taxonomy: Taxonomy = OCC3D.taxonomy
 
     @property
     def truth(self) -> HasTruthMaps:
-        """The data set as one with truth maps; ConfigError if it has none."""
+        """The data set as one with truth maps; ConfigError if it has none, or the classes are others than theirs."""
+        if self.taxonomy.names != OCC3D.taxonomy.names:
+            raise ConfigError(
+                f"teacher {self.name}: truth maps hold Occ3D's classes, but the classes asked for are "
+                f"{', '.join(self.taxonomy.names)}; choose another teacher (`occlift teachers`), or Occ3D's classes"
+            )
         return require(self.data, HasTruthMaps, f"teacher {self.name}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherEntry(Generic[_Made]):
+class TeacherEntry(Generic[_Teacher]):
     """A teacher that can be asked for by name.
 
     Attributes:
@@ -71,7 +79,7 @@ class TeacherEntry(Generic[_Made]):
     """
 
     config: type
-    build: Callable[[Any, TeacherContext], _Made]
+    build: Callable[[Any, TeacherContext], _Teacher]
     summary: str
     needs: str
     missing: Callable[[Any], str | None]
@@ -100,6 +108,13 @@ def _nothing_missing(config: object) -> str | None:
     return None
 
 
+def _lidar(config: LidarDepthConfig, context: TeacherContext) -> LidarDepth:
+    if (data := context.data) is not None:
+        tokens = (token for scene in data.scenes() for token in data.key_frame_tokens(scene))
+        require_lidar(data, tokens, f"teacher {context.name}")
+    return LidarDepth(config=config)
+
+
 def _missing_model(config: Any) -> str | None:
     return missing_weights(config.model, config.revision)
 
@@ -122,14 +137,14 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
     ),
     "grounded-sam": TeacherEntry(
         config=GroundedSamConfig,
-        build=lambda config, context: GroundedSam(config),
+        build=lambda config, context: GroundedSam(config, taxonomy=context.taxonomy),
         summary="Grounding DINO's boxes, SAM's masks",
         needs="weights of a detector and a segmenter",
         missing=missing_grounded_sam,
     ),
     "sam3": TeacherEntry(
         config=Sam3Config,
-        build=lambda config, context: Sam3(config),
+        build=lambda config, context: Sam3(config, taxonomy=context.taxonomy),
         summary="SAM 3, asked by text",
         needs="weights (a licence must be accepted on the Hub)",
         missing=missing_sam3,
@@ -137,7 +152,7 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
     ),
     "files": TeacherEntry(
         config=FilesSemanticsConfig,
-        build=lambda config, context: FilesSemantics(config),
+        build=lambda config, context: FilesSemantics(config, taxonomy=context.taxonomy),
         summary="class maps on disk: your own, OccNeRF's, GaussianFlowOcc's",
         needs="files:FOLDER",
         missing=_nothing_missing,
@@ -188,7 +203,7 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
     ),
     "lidar": TeacherEntry(
         config=LidarDepthConfig,
-        build=lambda config, context: LidarDepth(config=config),
+        build=_lidar,
         summary="the key frame's own lidar sweep, filled in between its points",
         needs="lidar sweeps of the key frames",
         missing=_nothing_missing,
@@ -233,7 +248,12 @@ FEATURE_TEACHERS: Final[Mapping[str, TeacherEntry[FeatureTeacher]]] = {
 
 
 def semantics_teacher(
-    name: str, data: DrivingDataset | None = None, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS
+    name: str,
+    data: DrivingDataset | None = None,
+    *,
+    seed: int = 0,
+    options: Mapping[str, str] = _NO_OPTIONS,
+    taxonomy: Taxonomy = OCC3D.taxonomy,
 ) -> SemanticsTeacher:
     """The teacher of classes called `name`.
 
@@ -242,26 +262,29 @@ def semantics_teacher(
         data: the data set that it will be asked about.
         seed: random seed for the errors of oracles.
         options: option → value as text (`occlift.teachers.options`).
+        taxonomy: classes of the maps; open-vocabulary teachers are asked for their prompts.
 
     Raises:
         ConfigError: there is none of this name, an option does not exist or has no such value, or what the teacher
             needs is missing.
     """
-    return _made(SEMANTICS_TEACHERS, "semantics", name, data, seed, options)
+    return _build(
+        SEMANTICS_TEACHERS, "semantics", options, TeacherContext(name=name, data=data, seed=seed, taxonomy=taxonomy)
+    )
 
 
 def depth_teacher(
     name: str, data: DrivingDataset | None = None, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS
 ) -> DepthTeacher:
     """The teacher of depth called `name`; arguments and errors as in `semantics_teacher`."""
-    return _made(DEPTH_TEACHERS, "depth", name, data, seed, options)
+    return _build(DEPTH_TEACHERS, "depth", options, TeacherContext(name=name, data=data, seed=seed))
 
 
 def feature_teacher(
     name: str, data: DrivingDataset | None = None, *, options: Mapping[str, str] = _NO_OPTIONS
 ) -> FeatureTeacher:
     """The teacher of features called `name`; arguments and errors as in `semantics_teacher`."""
-    return _made(FEATURE_TEACHERS, "features", name, data, 0, options)
+    return _build(FEATURE_TEACHERS, "features", options, TeacherContext(name=name, data=data, seed=0))
 
 
 def teacher_table() -> tuple[TeacherStatus, ...]:
@@ -289,14 +312,10 @@ def teacher_table() -> tuple[TeacherStatus, ...]:
     return tuple(table)
 
 
-def _made(
-    entries: Mapping[str, TeacherEntry[_Made]],
-    kind: Kind,
-    name: str,
-    data: DrivingDataset | None,
-    seed: int,
-    options: Mapping[str, str],
-) -> _Made:
+def _build(
+    entries: Mapping[str, TeacherEntry[_Teacher]], kind: Kind, options: Mapping[str, str], context: TeacherContext
+) -> _Teacher:
+    name = context.name
     short, colon, argument = name.partition(":")
     given = dict(options)
     if name in entries:
@@ -308,9 +327,9 @@ def _made(
         given[option] = argument
     else:
         raise ConfigError(
-            f"there is no teacher of {_WHATS[kind]} called {name!r}{did_you_mean(name, list(entries))}; "
+            f"there is no teacher of {_KINDS[kind]} called {name!r}{did_you_mean(name, list(entries))}; "
             f"choose one of {', '.join(entries)}"
         )
     entry = entries[short]
     config: Any = configured(entry.config, entry.preset, given, teacher=short)
-    return entry.build(config, TeacherContext(name=name, data=data, seed=seed))
+    return entry.build(config, context)

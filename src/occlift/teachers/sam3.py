@@ -7,18 +7,17 @@ it. Every pixel takes the class of the mask over it that scores highest; a pixel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from occlift.label_space import CLASS_PROMPTS
+from occlift.label_space import OCC3D, Taxonomy
+from occlift.runtime.devices import AutoPrecision, resolve_precision, torch_device
 from occlift.scenes.frames import KeyFrame
-from occlift.teachers.autocast import AutoPrecision, resolved
-from occlift.teachers.captions import check_prompts
-from occlift.teachers.grounded_sam import check_batch, check_score_threshold, prompt_settings
+from occlift.teachers.captions import check_prompts, class_prompts, prompt_settings
+from occlift.teachers.grounded_sam import check_batch, check_score_threshold
 from occlift.teachers.teacher import SemanticMap
-from occlift.teachers.torch_model import torch_device
 from occlift.teachers.weights import find_weights, missing_weights, weights_settings
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Sam3Config:
         model: a name on the Hugging Face Hub or a local folder.
         revision: of the Hub; by default what the cache holds for `main`.
         threshold: masks stay that score above it. The default is that of the library, not tuned for street scenes.
-        precision: of the multiplications; see `occlift.teachers.autocast`.
+        precision: of the multiplications; see `occlift.runtime.devices`.
         device: `auto`, or what torch calls it.
         images_per_batch: images that are looked at together.
         pairs_per_batch: pairs of an image and a phrase that are answered together.
@@ -54,19 +53,19 @@ class Sam3:
     """A `SemanticsTeacher`. The network is loaded when the first map is asked for.
 
     Args:
-        prompts: the phrases per class id; 17 is sky.
+        taxonomy: classes and the phrases that are asked for them.
 
     Raises:
         ConfigError: weights are missing, an option is out of range, or a prompt cannot be asked.
     """
 
-    def __init__(self, config: Sam3Config, *, prompts: Mapping[int, Sequence[str]] = CLASS_PROMPTS) -> None:
+    def __init__(self, config: Sam3Config, *, taxonomy: Taxonomy = OCC3D.taxonomy) -> None:
         check_score_threshold("sam3", "threshold", config.threshold)
         for name in ("images_per_batch", "pairs_per_batch", "masks_per_batch"):
             check_batch("sam3", name, getattr(config, name))
-        check_prompts(prompts)
+        check_prompts(taxonomy, "sam3")
         self._config = config
-        self._prompts = prompts
+        self._taxonomy = taxonomy
         self._weights = find_weights(config.model, config.revision)
 
     @cached_property
@@ -77,8 +76,8 @@ class Sam3:
             "teacher": "sam3",
             "model": weights_settings(config.model, self._weights),
             "threshold": config.threshold,
-            "precision": resolved(config.precision, torch_device(config.device)),
-            "prompts": prompt_settings(self._prompts),
+            "precision": resolve_precision(config.precision, torch_device(config.device)),
+            "prompts": prompt_settings(self._taxonomy),
         }
 
     def semantics(self, frame: KeyFrame) -> list[SemanticMap]:
@@ -104,7 +103,7 @@ class Sam3:
         config = self._config
         return PhraseSegmenter(
             self._weights,
-            self._prompts,
+            class_prompts(self._taxonomy),
             threshold=config.threshold,
             device=config.device,
             precision=config.precision,

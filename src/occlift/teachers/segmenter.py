@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch.nn import functional as F
 
-from occlift.teachers.autocast import AutoPrecision, autocast, resolved
+from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision
 from occlift.teachers.painting import enlarged
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
 from occlift.teachers.pretrained import load_network
@@ -42,7 +42,7 @@ class Segmenter:
         self, folder: Path, *, device: str, precision: AutoPrecision, images_per_batch: int, masks_per_batch: int
     ) -> None:
         self._network, self.device = load_network(folder, NETWORKS, device=device)
-        self._precision = resolved(precision, self.device)
+        self._precision = resolve_precision(precision, self.device)
         self._preprocessing = read_preprocessing(folder, Preprocessing())
         self._side_px: int = self._network.prompt_encoder.input_image_size
         self._keeps_proportions = self._network.config.model_type == "sam"

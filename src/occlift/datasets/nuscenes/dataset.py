@@ -30,7 +30,7 @@ from occlift.labels.files import checked_name
 from occlift.scenes.dataset import DatasetSpec
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
-from occlift.scenes.truth_maps import TruthMaps, read_truth_maps, truth_maps_path
+from occlift.scenes.truth_maps import TruthMaps, read_truth_beside
 
 # Relative, with forward slashes, no empty component, no "." or "..", no drive letter, no control character.
 _SAFE_FILE: Final = re.compile(r"(?:(?!\.{1,2}(?:/|\Z))[^/\\:\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))+")
@@ -206,14 +206,7 @@ class NuScenes:
         Raises:
             DataError: there are none, or they are damaged or of another size than the image.
         """
-        path = truth_maps_path(Path(image.source.name))
-        maps = read_truth_maps(path)
-        if maps.semantics.shape != (image.height, image.width):
-            raise DataError(
-                f"{path}: maps of {maps.semantics.shape} pixels beside an image of {(image.height, image.width)} "
-                "(height, width); make the town with --maps again"
-            )
-        return maps
+        return read_truth_beside(image)
 
     def boxes(self, token: str) -> tuple[NuScenesBox, ...]:
         """The annotations of a key frame, in table order; all of them, seen or not.

@@ -16,7 +16,6 @@ from occlift.cli.files import write_text
 from occlift.cli.labels import audit, label
 from occlift.cli.loop import is_first_process
 from occlift.cli.rendering import evaluate_rendering, train_rendering
-from occlift.cli.reproduce import reproduce
 from occlift.cli.training import export, predict, train
 from occlift.errors import OccliftError
 
@@ -86,7 +85,6 @@ app.command(name="finetune")(finetune)
 app.command(name="show-targets")(show_targets)
 app.command(name="show-bev")(show_bev)
 app.command(name="export")(export)
-app.command(name="reproduce")(reproduce)
 
 
 @app.command(name="evaluate")

@@ -23,7 +23,7 @@ from occlift.models.rendering import RenderingConfig, RenderingModel
 from occlift.scenes.dataset import split_tokens
 from occlift.scenes.rigs import rig_of
 from occlift.training.callbacks import read_scalars
-from occlift.training.checkpoint import load_model
+from occlift.training.checkpoint import load_easyocc
 from occlift.training.draws import frame_generator
 from occlift.training.loop import TrainRun
 from occlift.training.occupancy import TrainConfig, predict, train
@@ -108,13 +108,13 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(small_town: Path, tmp_path:
     assert [row for row in read_scalars(rest.losses) if row[1] != "step_seconds"] == expected
     names = {name for _, name, _ in expected}
     assert {"loss", "loss_photometric", "loss_semantic", "loss_pseudo_cross_entropy", "loss_pseudo_lovasz"} <= names
-    one, other = (load_model(run.checkpoint).state_dict() for run in (whole, rest))
+    one, other = (load_easyocc(run.checkpoint).state_dict() for run in (whole, rest))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp_path: Path) -> None:
     run = train_rendering(small_town, tmp_path / "run", CONFIG, max_steps=1)
-    model = load_model(run.checkpoint)
+    model = load_easyocc(run.checkpoint)
     assert isinstance(model, RenderingModel)
     assert model.config == CONFIG.model
     data = NuScenes.open(small_town)

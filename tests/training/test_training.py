@@ -33,7 +33,7 @@ from occlift.scenes.dataset import DatasetSpec
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.training.callbacks import read_scalars
-from occlift.training.checkpoint import checkpoint_parts, load_model
+from occlift.training.checkpoint import checkpoint_parts, load_easyocc
 from occlift.training.frames import OccupancyFrames, TrainingOrder, collate_frames, fit_image, normalised
 from occlift.training.loop import prepare_network
 from occlift.training.mean_loss import TrainingDiverged
@@ -183,7 +183,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(few_frames: Path, tmp_path:
     assert {"loss", "loss_cross_entropy", "loss_lovasz", "val_miou_17_camera"} <= names
     assert [step for step, name, _ in expected if name == "loss"] == [1, 2, 3, 4]
     assert [step for step, name, _ in expected if name == "val_miou_17_camera"] == [2, 4]
-    one, other = (load_model(run.checkpoint).state_dict() for run in (whole, rest))
+    one, other = (load_easyocc(run.checkpoint).state_dict() for run in (whole, rest))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -287,7 +287,7 @@ def test_averaged_weights_are_kept_validated_predicted_with_and_resumed(few_fram
     name = "model.head.bias"
     expected = one["averaged_weights"][name].lerp(two["state_dict"][name], 1 - 3 / 12)
     torch.testing.assert_close(two["averaged_weights"][name], expected)
-    model = load_model(whole.checkpoint)
+    model = load_easyocc(whole.checkpoint)
     assert torch.equal(model.head.bias, kept[0][name])
     assert not torch.equal(model.head.bias, state[name])
     # What is validated is the average: the last score of the run is that of the loaded network.
@@ -372,7 +372,7 @@ def test_a_checkpoint_holds_nothing_but_data_and_predicts(few_frames: Path, tmp_
     np.testing.assert_array_equal(one, two)
     frame = frames_of(few_frames, ("b0",), blind=True)[0]
     with torch.no_grad():
-        logits = load_model(run.checkpoint)(frame.images, frame.rig)
+        logits = load_easyocc(run.checkpoint)(frame.images, frame.rig)
     np.testing.assert_array_equal(logits[0].argmax(0).numpy(), one)
 
 
@@ -394,7 +394,7 @@ def test_something_else_is_no_checkpoint(tmp_path: Path) -> None:
         checkpoint_parts(tmp_path / "text.ckpt")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
     with pytest.raises(DataError, match="something else"):
-        load_model(tmp_path / "other.ckpt")
+        load_easyocc(tmp_path / "other.ckpt")
 
 
 def test_a_loss_that_is_not_finite_names_step_and_term(few_frames: Path) -> None:

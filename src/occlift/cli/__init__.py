@@ -70,10 +70,6 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "occlift.cli.pictures:show_bev",
         "Draw what a fine-tuned network predicts for one key frame: probabilities, hits, misses and false alarms.",
     ),
-    "reproduce": (
-        "occlift.cli.reproduce:reproduce",
-        "Make the paper's tables, run by run. What is finished is kept; run it again, and it goes on.",
-    ),
 }
 """Name of a command → its function, and the first line of that function's docstring."""
 

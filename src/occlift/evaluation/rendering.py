@@ -111,9 +111,9 @@ def evaluate_rendering(
         DataError: checkpoint or data are missing or damaged.
     """
     from occlift.models.rendering import RenderingModel
-    from occlift.training.checkpoint import load_model
+    from occlift.training.checkpoint import load_easyocc
 
-    model = load_model(checkpoint)
+    model = load_easyocc(checkpoint)
     if not isinstance(model, RenderingModel):
         raise ConfigError(
             f"{checkpoint}: expected a rendering model, this is an EasyOcc; only volumes that were trained to be "

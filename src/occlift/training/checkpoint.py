@@ -41,7 +41,7 @@ def checkpoint_parts(checkpoint: Path) -> dict[str, Any]:
     return parts
 
 
-def load_model(checkpoint: Path) -> EasyOcc | RenderingModel:
+def load_easyocc(checkpoint: Path) -> EasyOcc | RenderingModel:
     """The network of a checkpoint, whichever task trained it, in evaluation mode on the CPU.
 
     With averaged weights where the run kept any.

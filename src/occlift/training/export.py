@@ -72,7 +72,7 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -
         ExportDiffers: the logits differ by more than `MAX_DIFFERENCE`; nothing was written.
     """
     from occlift.models.easyocc import EasyOcc
-    from occlift.training.checkpoint import load_model
+    from occlift.training.checkpoint import load_easyocc
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
@@ -81,7 +81,7 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -
         raise ConfigError(f"opset {opset} cannot say bilinear sampling as torch means it: use 20 or later")
     if cameras < 1:
         raise ConfigError(f"a key frame needs at least one camera, got {cameras}")
-    model = load_model(checkpoint)
+    model = load_easyocc(checkpoint)
     if not isinstance(model, EasyOcc):
         raise ConfigError(f"{checkpoint}: expected an EasyOcc; a rendering model is a baseline and is not exported")
     serialized = to_onnx(model, opset=opset, cameras=cameras)

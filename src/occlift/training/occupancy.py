@@ -274,14 +274,14 @@ def predict(
     """
     import torch
 
-    from occlift.training.checkpoint import load_model, trained_blind
+    from occlift.training.checkpoint import load_easyocc, trained_blind
     from occlift.training.frames import OccupancyFrames
 
     started = time.monotonic()
     if (checkpoint is None) == (model is None):
         raise ConfigError("give either a checkpoint, or the configuration of a network with random weights")
     if checkpoint is not None:
-        network, blind = load_model(checkpoint), trained_blind(checkpoint)
+        network, blind = load_easyocc(checkpoint), trained_blind(checkpoint)
     else:
         assert model is not None
         with torch.random.fork_rng(devices=[]):

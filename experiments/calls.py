@@ -1,0 +1,126 @@
+"""Everything that the experiments call in occlift, one function per kind of call.
+
+Functions that train also take what `perform` decides: `out`, `resume` and `max_steps`. The others return scores by
+name, all of the validation split. Imports stand in the functions: a process needs those of one kind.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+_CORES_PER_LABELLER: Final = 4
+
+
+def usable_cores() -> int:
+    """Number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_town(*, root: Path, config: Any) -> dict[str, float]:
+    """Builds the data set."""
+    from occlift.town.write import write_town
+
+    write_town(root, config)
+    return {}
+
+
+def make_labels(*, root: Path, labels: Path, config: Any) -> dict[str, float]:
+    """Makes the labels of both splits; the validation split's are scored, never trained on."""
+    from occlift import open_dataset
+    from occlift.errors import DataError
+    from occlift.labels.generate import generate_labels
+
+    made = generate_labels(open_dataset(root), labels, config, workers=max(1, usable_cores() // _CORES_PER_LABELLER))
+    if made.failed:
+        token, reason = next(iter(made.failed.items()))
+        raise DataError(f"{len(made.failed)} labels could not be made, {token} because {reason}; see {labels}")
+    return {}
+
+
+def train_easyocc(*, root: Path, labels: Path, out: Path, config: Any, **how_far: Any) -> None:
+    """Trains an EasyOcc."""
+    from occlift.training.occupancy import train
+
+    train(root, labels, out, config, **how_far)
+
+
+def train_rendering(*, root: Path, labels: Path | None, out: Path, config: Any, **how_far: Any) -> None:
+    """Trains a rendering model, with the pseudo-loss if there are labels."""
+    from occlift.training.rendering import train_rendering as train
+
+    train(root, out, config, labels=labels, **how_far)
+
+
+def pretrain(*, root: Path, labels: Path | None, features: Path, out: Path, config: Any, **how_far: Any) -> None:
+    """Pretrains a bird's-eye-view network; without labels, occupancy comes from the lidar."""
+    from occlift.training.occfeat import pretrain as train
+
+    train(root, out, config, labels=labels, feature_cache=features, **how_far)
+
+
+def finetune(*, root: Path, pretrained: Path | None, out: Path, config: Any, **how_far: Any) -> None:
+    """Trains a bird's-eye-view network on a share of the labels."""
+    from occlift.training.bev import finetune as train
+
+    train(root, out, config, pretrained=pretrained, **how_far)
+
+
+def score_network(*, root: Path, truth: Path, checkpoint: Path, predictions: Path) -> dict[str, float]:
+    """Occupancy scores of a trained network."""
+    from occlift.training.occupancy import predict
+
+    predict(root, predictions, checkpoint=checkpoint)
+    return _score(root, truth, predictions)
+
+
+def score_prior(*, root: Path, truth: Path, labels: Path, predictions: Path) -> dict[str, float]:
+    """Occupancy scores of the most frequent class of every voxel in the training labels."""
+    from occlift.evaluation.baselines import prior_predictions
+
+    prior_predictions(root, labels, predictions)
+    return _score(root, truth, predictions)
+
+
+def score_labels(*, root: Path, truth: Path, labels: Path, predictions: Path) -> dict[str, float]:
+    """Occupancy scores of the labels themselves, unknown as free."""
+    from occlift.evaluation.baselines import label_predictions
+
+    label_predictions(root, labels, predictions)
+    return _score(root, truth, predictions)
+
+
+def _score(root: Path, truth: Path, predictions: Path) -> dict[str, float]:
+    """Scores predictions and replaces them by `evaluation.json`, whose histograms are all that scores need."""
+    from occlift.evaluation.occupancy import evaluate
+    from occlift.scenes import open_dataset, split_tokens
+
+    data = open_dataset(root)
+    evaluation = evaluate(predictions, truth, tokens=split_tokens(data, "val"), rays=data)
+    predictions.with_name("evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
+    shutil.rmtree(predictions)
+    return {"frames": evaluation.frames, **evaluation.named()}
+
+
+def score_bev(*, root: Path, checkpoint: Path) -> dict[str, float]:
+    """Bird's-eye-view scores of a fine-tuned network."""
+    from occlift.training.bev import evaluate_bev
+
+    (evaluation,) = evaluate_bev(checkpoint, root)
+    return {"frames": evaluation.frames, **evaluation.named()}
+
+
+def score_corrupted(*, root: Path, checkpoint: Path, score: str) -> dict[str, float]:
+    """The same, and as `<score>_<corruption>` a score under every corruption: the mean over its strengths."""
+    from occlift.training.bev import evaluate_bev
+    from occlift.training.corrupt import CORRUPTIONS, STRENGTHS, Corruption
+
+    found = score_bev(root=root, checkpoint=checkpoint)
+    for name in CORRUPTIONS:
+        corruptions = [Corruption(name=name, strength=strength) for strength in STRENGTHS]
+        evaluations = evaluate_bev(checkpoint, root, corruptions=corruptions)
+        found[f"{score}_{name}"] = fmean(evaluation.named()[score] for evaluation in evaluations)
+    return found

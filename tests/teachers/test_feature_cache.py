@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from truth import TRUTH
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import DataError
@@ -93,11 +94,11 @@ def test_filling_asks_for_what_is_missing_and_reads_nothing(frame: KeyFrame, tmp
 
 def test_same_bytes_every_time_and_a_folder_for_every_teacher(frame: KeyFrame, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        FeatureCache(tmp_path / name, feature_teacher("oracle")).features(frame)
+        FeatureCache(tmp_path / name, feature_teacher("oracle", TRUTH)).features(frame)
     first = files(tmp_path / "a")
     assert len(first) == 7
     assert first == files(tmp_path / "b")
-    other = FeatureCache(tmp_path / "a", feature_teacher("oracle", options={"seed": "1"}))
+    other = FeatureCache(tmp_path / "a", feature_teacher("oracle", TRUTH, options={"seed": "1"}))
     other.features(frame)
     assert len(files(tmp_path / "a")) == 14
     manifest = json.loads((other.folder / "manifest.json").read_text())
@@ -127,7 +128,7 @@ def test_damage_is_an_error_that_says_what_to_do(frame: KeyFrame, tmp_path: Path
 
 def test_features_of_another_image_are_noticed(frame: KeyFrame, tmp_path: Path) -> None:
     copy = tmp_path / "copy.jpg"
-    copy.write_bytes(frame.cameras[0].path.read_bytes())
+    copy.write_bytes(Path(frame.cameras[0].source.name).read_bytes())
     alone = replace(frame, cameras=(replace(frame.cameras[0], path=copy),))
     cache = FeatureCache(tmp_path / "cache", Counting())
     made = cache.features(alone)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import ndimage
+from truth import TRUTH
 
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
@@ -49,7 +50,7 @@ def image_at(folder: Path, token: str = "image", *, height: int = HEIGHT, width:
 
 
 def frame_of(*images: CameraImage) -> KeyFrame:
-    folder = images[0].path.parent
+    folder = Path(images[0].source.name).parent
     lidar = LidarSweep(
         key="sweep",
         source=LidarFile(folder / "sweep.pcd.bin"),
@@ -94,9 +95,9 @@ def log_error(corruption: DepthCorruption, depth_m: np.ndarray, seed: int) -> np
 
 def test_perfect_is_the_truth(tmp_path: Path) -> None:
     image, truth = image_at(tmp_path), scene()
-    write_truth_maps(truth_maps_path(image.source.name), truth)
-    (semantics,) = semantics_teacher("oracle:perfect").semantics(frame_of(image))
-    (depth,) = depth_teacher("oracle:perfect").depth(frame_of(image))
+    write_truth_maps(truth_maps_path(Path(image.source.name)), truth)
+    (semantics,) = semantics_teacher("oracle:perfect", TRUTH).semantics(frame_of(image))
+    (depth,) = depth_teacher("oracle:perfect", TRUTH).depth(frame_of(image))
     assert np.array_equal(semantics.class_id, truth.semantics)
     assert np.array_equal(depth.depth_m, truth.depth_m)
     assert depth.depth_m.dtype == np.float32
@@ -107,12 +108,12 @@ def test_perfect_is_the_truth(tmp_path: Path) -> None:
 def test_errors_depend_on_seed_and_token_alone(tmp_path: Path) -> None:
     images = [image_at(tmp_path, token) for token in ("a", "b")]
     for image in images:
-        write_truth_maps(truth_maps_path(image.source.name), scene())
+        write_truth_maps(truth_maps_path(Path(image.source.name)), scene())
 
     def maps(seed: int, order: list[CameraImage]) -> dict[str, bytes]:
         semantics, depth = (
-            semantics_teacher("oracle:foundation", seed=seed),
-            depth_teacher("oracle:foundation", seed=seed),
+            semantics_teacher("oracle:foundation", TRUTH, seed=seed),
+            depth_teacher("oracle:foundation", TRUTH, seed=seed),
         )
         class_maps, depth_maps = semantics.semantics(frame_of(*order)), depth.depth(frame_of(*order))
         return {
@@ -293,13 +294,13 @@ def test_foundation_is_as_wrong_as_it_says() -> None:
 
 def test_missing_and_damaged_maps_are_named(tmp_path: Path) -> None:
     image, truth = image_at(tmp_path), scene()
-    path = truth_maps_path(image.source.name)
+    path = truth_maps_path(Path(image.source.name))
     assert path.name == "image.truth.npz"
     with pytest.raises(DataError, match=r"image\.truth\.npz.*make the town with --maps"):
-        depth_teacher("oracle:perfect").depth(frame_of(image))
+        depth_teacher("oracle:perfect", TRUTH).depth(frame_of(image))
     write_truth_maps(path, truth)
     with pytest.raises(DataError, match=r"\(224, 400\).*\(100, 400\)"):
-        semantics_teacher("oracle:perfect").semantics(frame_of(image_at(tmp_path, height=100)))
+        semantics_teacher("oracle:perfect", TRUTH).semantics(frame_of(image_at(tmp_path, height=100)))
     wrong = {
         "class 99": dataclasses.replace(truth, semantics=np.full((HEIGHT, WIDTH), 99, np.uint8)),
         "nan": dataclasses.replace(truth, depth_m=np.full((HEIGHT, WIDTH), np.nan, np.float32)),
@@ -325,12 +326,12 @@ def test_an_unknown_teacher_lists_what_exists() -> None:
     assert set(SEMANTICS_TEACHERS) >= {"oracle:perfect", "oracle:foundation"}
     assert set(DEPTH_TEACHERS) >= {"oracle:perfect", "oracle:foundation"}
     with pytest.raises(ConfigError, match=r"classes called 'oracle'.*choose one of oracle:perfect, oracle:foundation"):
-        semantics_teacher("oracle")
+        semantics_teacher("oracle", TRUTH)
 
 
 def test_amounts_of_error_are_options() -> None:
-    depth = depth_teacher("oracle:foundation", seed=3, options={"bleed_px": "0", "sky_depth_m": "none"})
+    depth = depth_teacher("oracle:foundation", TRUTH, seed=3, options={"bleed_px": "0", "sky_depth_m": "none"})
     assert depth == OracleDepth(
-        corruption=dataclasses.replace(FOUNDATION_DEPTH, bleed_px=0.0, sky_depth_m=None), seed=3
+        truth=TRUTH, corruption=dataclasses.replace(FOUNDATION_DEPTH, bleed_px=0.0, sky_depth_m=None), seed=3
     )
-    assert depth_teacher("oracle:perfect") == OracleDepth(corruption=DepthCorruption())
+    assert depth_teacher("oracle:perfect", TRUTH) == OracleDepth(truth=TRUTH, corruption=DepthCorruption())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from truth import TRUTH
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.lidar_file import LidarFile
@@ -82,7 +83,7 @@ def truth(height: int = HEIGHT, width: int = WIDTH) -> TruthMaps:
 
 def write(frame: KeyFrame, maps: TruthMaps) -> None:
     for camera in frame.cameras:
-        write_truth_maps(truth_maps_path(camera.source.name), maps)
+        write_truth_maps(truth_maps_path(Path(camera.source.name)), maps)
 
 
 def at(found: FeatureMap, cell: tuple[int, int]) -> np.ndarray:
@@ -95,7 +96,9 @@ def cosine(found: FeatureMap, one: tuple[int, int], other: tuple[int, int], besi
 
 
 def features(frame: KeyFrame, **options: float) -> list[FeatureMap]:
-    return feature_teacher("oracle", options={name: str(value) for name, value in options.items()}).features(frame)
+    return feature_teacher("oracle", TRUTH, options={name: str(value) for name, value in options.items()}).features(
+        frame
+    )
 
 
 def test_cells_cover_the_image(tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_same_bytes_whatever_was_asked_before(tmp_path: Path) -> None:
 
 
 def test_everything_is_stated(tmp_path: Path) -> None:
-    settings = feature_teacher("oracle", options={"noise_share": "0.5", "channels": "16"}).settings
+    settings = feature_teacher("oracle", TRUTH, options={"noise_share": "0.5", "channels": "16"}).settings
     assert settings["teacher"] == "oracle"
     assert settings["channels"] == 16
     assert settings["noise_share"] == 0.5
@@ -217,7 +220,7 @@ def test_everything_is_stated(tmp_path: Path) -> None:
 def test_towns_have_features(small_town: Path) -> None:
     data = NuScenes.open(small_town)
     frame = data.key_frame(data.key_frame_tokens(data.scenes()[0])[0])
-    found = OracleFeatures(config=OracleFeaturesConfig()).features(frame)
+    found = OracleFeatures(truth=TRUTH, config=OracleFeaturesConfig()).features(frame)
     assert [cell.features.shape for cell in found] == [(64, 6, 11)] * 6
     assert all(np.isfinite(cell.features).all() and cell.features.any(0).all() for cell in found)
 
@@ -233,6 +236,6 @@ def test_errors(tmp_path: Path) -> None:
         ({"noise_share": "nan"}, "expected none below 0"),
     ):
         with pytest.raises(ConfigError, match=message):
-            feature_teacher("oracle", options=options)
+            feature_teacher("oracle", TRUTH, options=options)
     with pytest.raises(ConfigError, match="expected none below 0"):
         OracleFeaturesConfig(class_share=0.0, instance_share=0.0, height_share=0.0, image_share=0.0, noise_share=0.0)

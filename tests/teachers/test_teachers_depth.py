@@ -46,7 +46,7 @@ def camera_at(
 
 
 def frame_of(*cameras: CameraImage) -> KeyFrame:
-    folder = cameras[0].path.parent
+    folder = Path(cameras[0].source.name).parent
     lidar = LidarSweep(
         key="sweep",
         source=LidarFile(folder / "sweep.bin"),
@@ -313,7 +313,7 @@ def test_metric3d_refuses_other_graphs(tmp_path: Path) -> None:
 
 def test_images_of_another_size_than_the_tables_say(tmp_path: Path) -> None:
     camera = replace(camera_at(tmp_path, grey(64, 112)), height=128)
-    with pytest.raises(DataError, match=r"\(64, 112\).*tables say \(128, 112\)"):
+    with pytest.raises(DataError, match=r"64×112 pixels.*says 128×112"):
         metric3d(write_onnx(tmp_path / "a.onnx")).depth(frame_of(camera))
 
 

@@ -88,7 +88,7 @@ def test_a_palette_is_read_as_ids_and_colours_are_refused(tmp_path: Path) -> Non
     frame = alone(frame_at(tmp_path))
     picture = Image.fromarray(class_map(), mode="P")
     picture.putpalette([7] * 768)
-    path = made(tmp_path / "maps/CAM_FRONT_LEFT" / f"{frame.cameras[0].path.stem}.png")
+    path = made(tmp_path / "maps/CAM_FRONT_LEFT" / f"{frame.cameras[0].stem}.png")
     picture.save(path)
     (got,) = semantics_teacher(f"files:{tmp_path / 'maps'}").semantics(frame)
     assert np.array_equal(got.class_id, class_map())
@@ -186,7 +186,7 @@ def test_gaussianflowocc_orders_cameras_differently_for_classes_and_depth(tmp_pa
 
 def test_integers_need_a_unit(tmp_path: Path) -> None:
     frame = alone(frame_at(tmp_path))
-    path = made(tmp_path / "CAM_FRONT_LEFT" / f"{frame.cameras[0].path.stem}.png")
+    path = made(tmp_path / "CAM_FRONT_LEFT" / f"{frame.cameras[0].stem}.png")
     millimetres = np.full((HEIGHT, WIDTH), 40_500, np.uint16)
     millimetres[0] = 0
     Image.fromarray(millimetres).save(path)
@@ -222,7 +222,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     root.mkdir()
     with pytest.raises(DataError, match=r"CAM_FRONT_LEFT/n015.*\.npy: no such file \(nor with \.npz, \.png\)"):
         semantics_teacher(f"files:{root}").semantics(frame)
-    stem = made(root / "CAM_FRONT_LEFT" / frame.cameras[0].path.stem)
+    stem = made(root / "CAM_FRONT_LEFT" / frame.cameras[0].stem)
     wrong = {
         ".npy": (r"not a readable \.npy array", b"\x93NUMPY cut off"),
         ".npz": (r"not a readable \.npz archive", b"PK nothing"),

@@ -287,7 +287,7 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> KeyFrame:
 
 @pytest.fixture(scope="session")
 def images(frame: KeyFrame) -> list[np.ndarray]:
-    return [np.array(Image.open(view.path)) for view in frame.cameras]
+    return [np.array(Image.open(view.source.name)) for view in frame.cameras]
 
 
 def config_of(networks: Path, detector: str = "dino", segmenter: str = "sam2", **options: Any) -> GroundedSamConfig:

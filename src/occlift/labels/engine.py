@@ -8,12 +8,13 @@ to be made. It says label by label what became of it. Which labels there are to 
 from __future__ import annotations
 
 import errno
+import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from occlift.errors import OccliftError
+from occlift.errors import ConfigError, OccliftError
 from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path
 from occlift.labels.folder_lock import worker_of
@@ -22,6 +23,7 @@ from occlift.labels.scene import Outcome, SceneLabeller
 from occlift.runtime.files import sweep
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
+from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,28 +45,44 @@ class LabelJob:
     """Everything that a worker needs to make labels, on whatever machine sees the folders.
 
     Attributes:
-        data: the data set; a process elsewhere opens its own when this is unpickled.
+        data: the data set; or, on the way to another process, pickled (`packed`).
         run: name of the run that holds `out` (`occlift.labels.folder_lock`).
         keep_votes: write the votes beside every label.
-        keep_maps: folder for the teachers' maps; None: they are thrown away.
+        keep_maps: folder for the teachers' maps; None: they are deleted after fusion.
+        semantics, depth: teachers instead of those that the configuration names; None: those.
     """
 
-    data: DrivingDataset
+    data: DrivingDataset | bytes
     out: Path
     config: LabelConfig
     run: str
     keep_votes: bool = False
     keep_maps: Path | None = None
+    semantics: SemanticsTeacher | None = None
+    depth: DepthTeacher | None = None
+
+    def packed(self) -> LabelJob:
+        """The job for another process: a data set that cannot be opened there is an error of the job, not of unpickling.
+
+        Raises:
+            ConfigError: the data set cannot be pickled.
+        """
+        try:
+            return replace(self, data=pickle.dumps(self.data))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(f"the data set cannot be sent to workers ({error}); use workers=1") from error
 
     def labeller(self) -> SceneLabeller:
-        """Loads the teachers."""
-        config, data = self.config, self.data
+        """Loads the teachers, and opens the data set if it came from another process."""
+        config = self.config
+        data = pickle.loads(self.data) if isinstance(self.data, bytes) else self.data
         return SceneLabeller(
             data,
             self.out,
             config,
-            semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options),
-            depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options),
+            self.semantics
+            or semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options),
+            self.depth or depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options),
             keep_votes=self.keep_votes,
             keep_maps=MapFolder(self.keep_maps) if self.keep_maps else None,
         )

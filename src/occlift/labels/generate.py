@@ -28,6 +28,7 @@ from occlift.runtime.files import sweep
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
 from occlift.teachers.registry import depth_teacher, semantics_teacher
+from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 
 _MANIFEST_EVERY_S: Final = 10.0
 
@@ -62,6 +63,8 @@ def generate_labels(
     engine: Engine | None = None,
     keep_votes: bool = False,
     keep_maps: Path | None = None,
+    semantics: SemanticsTeacher | None = None,
+    depth: DepthTeacher | None = None,
 ) -> LabelRun:
     """Makes the labels of all key frames of some scenes, without those that `out` holds already.
 
@@ -73,7 +76,9 @@ def generate_labels(
         workers: processes on this machine, each with teachers of its own; 1: this process.
         engine: who makes the labels instead, such as `occlift.labels.ray_engine.ray_engine`.
         keep_votes: write the votes beside every label.
-        keep_maps: folder for the teachers' maps, for the teacher `files`; by default they are thrown away.
+        keep_maps: folder for the teachers' maps, for the teacher `files`; by default they are deleted after fusion.
+        semantics, depth: teachers of your own, instead of those that the configuration names; their `settings` go into
+            the manifest, and with several workers they are pickled.
 
     Raises:
         ConfigError: a setting is out of range or names no teacher, a scene does not exist, or `out` holds labels of
@@ -93,15 +98,18 @@ def generate_labels(
     if config.moving == "boxes":
         require(data, HasBoxes, "moving objects carried by boxes")
     # Teachers are made here even if workers make their own: what is wrong with them is said before anything starts.
-    semantics = semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options)
-    depth = depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options)
-    identity = config.identity(semantics.settings, depth.settings)
+    identity = config.identity(
+        (
+            semantics or semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options)
+        ).settings,
+        (depth or depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options)).settings,
+    )
     if engine is None:
         engine = local_engine(workers) if workers > 1 else in_process
     with disk_full_said(out, keep_maps), sole_run(out) as name, _sole_keeper(keep_maps, out):
         job = LabelJob(
             data=data, out=out, config=config, run=name, keep_votes=keep_votes,
-            keep_maps=keep_maps,
+            keep_maps=keep_maps, semantics=semantics, depth=depth,
         )  # fmt: skip
         return _run(data, job, scenes, open_manifest(out, identity), engine)
 

@@ -36,7 +36,7 @@ class _Processes:
     """A `Crew` of processes, with a pipe to each: one that is killed takes nothing with it that others need."""
 
     def __init__(self, job: LabelJob, workers: int) -> None:
-        self._job = job
+        self._job = job.packed()
         # numba fills its configuration when it is imported; get_num_threads() would start the threads of this process.
         cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         self._threads = max(1, cores // workers)

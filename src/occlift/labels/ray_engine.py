@@ -56,7 +56,7 @@ def ray_engine(address: str | None = None, *, workers: int, gpus_per_worker: flo
             return
         # The other machines stand somewhere else.
         job = replace(
-            job,
+            job.packed(),
             out=job.out.resolve(),
             keep_maps=job.keep_maps.resolve() if job.keep_maps else None,
         )

@@ -15,6 +15,7 @@ from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import DataError
 from occlift.runtime.npz import write_npz
 from occlift.scenes.frames import KeyFrame
+from occlift.scenes.sources import ImageFile
 from occlift.teachers.feature_cache import FeatureCache
 from occlift.teachers.registry import feature_teacher
 from occlift.teachers.teacher import FeatureMap
@@ -129,7 +130,7 @@ def test_damage_is_an_error_that_says_what_to_do(frame: KeyFrame, tmp_path: Path
 def test_features_of_another_image_are_noticed(frame: KeyFrame, tmp_path: Path) -> None:
     copy = tmp_path / "copy.jpg"
     copy.write_bytes(Path(frame.cameras[0].source.name).read_bytes())
-    alone = replace(frame, cameras=(replace(frame.cameras[0], path=copy),))
+    alone = replace(frame, cameras=(replace(frame.cameras[0], source=ImageFile(copy)),))
     cache = FeatureCache(tmp_path / "cache", Counting())
     made = cache.features(alone)
     assert same(made, cache.features(alone))

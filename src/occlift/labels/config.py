@@ -38,6 +38,9 @@ class LabelConfig:
         decision: how votes become a label.
         confidence: write how sure each voxel is beside its class; as much again on the disk.
         seed: of the teachers' errors.
+
+    >>> LabelConfig(frames=5).window
+    'centred'
     """
 
     semantics: str = "oracle:foundation"

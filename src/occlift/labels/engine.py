@@ -62,7 +62,7 @@ class LabelJob:
     depth: DepthTeacher | None = None
 
     def packed(self) -> LabelJob:
-        """The job for another process: a data set that cannot be opened there is an error of the job, not of unpickling.
+        """The job for another process, where a data set that cannot be opened must be an error of the job itself.
 
         Raises:
             ConfigError: the data set cannot be pickled.

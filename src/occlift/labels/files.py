@@ -34,7 +34,12 @@ class OccupancyLabel:
         semantics: class per voxel; 17 free, 255 unknown.
         mask_lidar: voxels that lidar observed, as occupied or as free.
         mask_camera: voxels that the cameras observe.
-        confidence: how sure a label of ours is, 0..255 for 0..1 (`occlift.labels.decide`); None in truth.
+        confidence: confidence of a label, 0..255 for 0..1 (`occlift.labels.decide`); None in truth.
+
+    >>> semantics = np.full((200, 200, 16), 17, np.uint8)
+    >>> seen = semantics != 255
+    >>> OccupancyLabel(semantics=semantics, mask_lidar=seen, mask_camera=seen).confidence is None
+    True
     """
 
     semantics: UInt8[np.ndarray, "200 200 16"]
@@ -93,6 +98,10 @@ def read_label(path: Path, *, allow_unknown: bool = False) -> OccupancyLabel:
     Raises:
         DataError: the file is missing or damaged, lacks an array, has one of another shape, a class that does not
             exist, or a mask that is not 0/1.
+
+    >>> path = sorted(town.glob("gts/*/*/labels.npz"))[0]
+    >>> read_label(path).semantics.shape
+    (200, 200, 16)
     """
     arrays = read_npz(path, ("semantics", "mask_lidar", "mask_camera"))
     return OccupancyLabel(

@@ -68,6 +68,10 @@ class LabelFolder(Dataset[VoxelLabel]):
 
     Raises:
         DataError: the folder does not exist or holds no label, a token of `tokens` has none, or a token has two.
+
+    >>> labels = LabelFolder(town / "gts")
+    >>> len(labels), labels[0].semantics.shape
+    (8, torch.Size([200, 200, 16]))
     """
 
     def __init__(self, path: str | Path, *, tokens: Sequence[str] | None = None) -> None:

@@ -86,6 +86,12 @@ def generate_labels(
         DataError: the manifest in `out` is damaged, or a table of the data set is.
         AnotherRun: another run is writing into `out` or `keep_maps`.
         OccliftError: the disk is full, or workers die again and again.
+
+    >>> from occlift.scenes import open_dataset
+    >>> config = LabelConfig(semantics="oracle:perfect", depth="oracle:perfect", frames=1)
+    >>> data = open_dataset(town)
+    >>> generate_labels(data, out, config, scenes=data.scenes("val")).done
+    4
     """
     config.check()
     check_for_labels(out)

@@ -51,6 +51,12 @@ class PseudoLoss(nn.Module):
 
     Raises:
         ConfigError: an argument is not of these, or class weights are asked for without counts.
+
+    >>> grid = VoxelGrid(lower_m=(-40.0, -40.0, -1.0), voxel_size_m=(3.2, 3.2, 1.6), shape=(25, 25, 4))
+    >>> loss = PseudoLoss(grid)
+    >>> labels = torch.full((1, 200, 200, 16), 17, dtype=torch.uint8)
+    >>> round(float(loss(torch.zeros(1, 18, 25, 25, 4), labels)), 3) > 0
+    True
     """
 
     class_weight: Tensor

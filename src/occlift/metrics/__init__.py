@@ -6,17 +6,13 @@ when asked for, because torchmetrics takes seconds to load and scoring files nee
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from occlift.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from occlift.metrics.streaming import BevScore, DepthScore, OccupancyScore, RayScore
 
 __all__ = ["BevScore", "DepthScore", "OccupancyScore", "RayScore"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from occlift.metrics import streaming
-
-        return getattr(streaming, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "occlift.metrics.streaming"))

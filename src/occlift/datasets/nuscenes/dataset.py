@@ -226,7 +226,7 @@ class NuScenes:
 
     def __setstate__(self, state: tuple[Path, str]) -> None:
         root, version = state
-        self.__init__(root, version, *load_frames(root / version))  # type: ignore[misc]
+        vars(self).update(vars(NuScenes.open(root, version)))
 
     def _no_scene(self, scene: str) -> DataError:
         return DataError(f"{self.root / self.version}: has no scene {scene!r}; it has {_few(self._scenes)}")

@@ -66,7 +66,7 @@ def test_one_batch_is_learnt_by_heart(architecture: Architecture) -> None:
     model.start_from_prior(torch.tensor([0.01]))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
     history = []
-    for _ in range(80):
+    for _ in range(120):
         output = model(images, rig)
         errors_m = (output.offset_m - offset_m).abs().sum(1, keepdim=True)
         terms = (

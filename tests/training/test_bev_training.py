@@ -182,7 +182,7 @@ def test_scores_follow_from_the_prediction_and_corruptions_change_the_images(sma
     classes = ("vehicle", "drivable_area")
     config = replace(
         FINETUNE, model=replace(NETWORK, classes=classes), validation_every=2, validation_frames=100,
-        optimizer=OptimizerConfig(steps=40, learning_rate=3e-3), cache_bytes=10**9,
+        optimizer=OptimizerConfig(steps=80, learning_rate=3e-3), cache_bytes=10**9,
     )  # fmt: skip
     run = finetune(small_town, tmp_path / "run", config).run
     plain, missing = evaluate_bev(

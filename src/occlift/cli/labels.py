@@ -35,9 +35,9 @@ def label(
     class_min_points: Annotated[tuple[str, ...], arg(help="other thresholds, as class=points")] = (),
     thin_share: Annotated[float, arg(help="share of votes with which thin classes win over the ground")] = 1.0,
     carve: Annotated[float, arg(help="rays passed per ray ended above which a voxel is not occupied")] = float("inf"),
-    stride: Annotated[int, arg(help="every so-many-th pixel gives a point")] = 1,
+    stride: Annotated[int, arg(help="vote with every N-th pixel of every N-th row")] = 1,
     free_stride: Annotated[
-        int | None, arg(help="every so-many-th casts a ray; by default about 4,000 an image")
+        int | None, arg(help="cast a ray from every N-th pixel of every N-th row (default: about 4,000 rays an image)")
     ] = None,
     min_score: Annotated[float, arg(help="pixels whose class is less sure are unknown")] = 0.0,
     min_confidence: Annotated[float, arg(help="pixels whose depth is less sure have none")] = 0.0,

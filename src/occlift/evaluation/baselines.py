@@ -1,4 +1,4 @@
-"""The predictions of those who do not look: prior and labels.
+"""Baselines that use no image at prediction time: the prior, and the labels themselves.
 
 A score says little alone. Beside it belong the *prior* (no image used), a network that was trained *blind*, and the
 *labels* that it was trained on, scored as if they were predictions.

@@ -75,7 +75,7 @@ def _rays_of_worker(
     least: UInt8[np.ndarray, "x y z"], passed: UInt8[np.ndarray, "x y z"],
 ) -> None:  # fmt: skip
     nx, ny, nz = weight.shape
-    # Every so-many-th ray: neighbours take equally long.
+    # Every N-th ray: neighbours take equally long.
     for ray in range(worker, len(origins_m), workers):
         ox, oy, oz = (
             (origins_m[ray, 0] - lower_m[0]) / size_m[0],

@@ -31,7 +31,7 @@ class LabelConfig:
         moving: what becomes of moving classes seen in other key frames. With `keep` everything that drives leaves
             ghosts.
         still_frames: for `moving="still"`: in how many key frames a voxel must show a moving class.
-        stride: every so-many-th pixel of every so-many-th row shows a point.
+        stride: N, to vote with every N-th pixel of every N-th row.
         free_stride: the same for pixels that cast rays; by default as many as make about 4,000 rays of an image.
         min_score: pixels whose class is less sure are unknown.
         min_confidence: pixels whose depth is less sure have none.

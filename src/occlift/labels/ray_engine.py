@@ -183,7 +183,7 @@ def _check_room(there: dict[str, float], address: str, workers: int, gpus_per_wo
         )
     if wanted > gpus or workers > there.get("CPU", 0.0):
         _log.warning(
-            "the cluster has %g GPUs and %g cores; workers that find no room wait for it",
+            "the cluster has %g GPUs and %g cores; workers for which none are free wait",
             gpus,
             there.get("CPU", 0.0),
         )

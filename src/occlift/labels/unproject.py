@@ -24,7 +24,7 @@ def unproject(
 
     Args:
         depth_m: along the optical axis; +inf is taken for a point beyond everything on the pixel's ray.
-        stride: `depth_m` holds every so-many-th pixel of every so-many-th row, from the middle of the first stride on
+        stride: `depth_m` holds every N-th pixel of every N-th row, from the middle of the first stride on
             (`occlift.labels.view.strided`).
 
     Returns:

@@ -31,7 +31,7 @@ def count_votes(
         depth_m: metres along the optical axis; NaN where nothing is known. On the device of `class_id`.
         grid_from_camera: into the frame of the grid, at the image's own time.
         without: classes that do not vote, such as `DYNAMIC_CLASSES` for another key frame than the current one.
-        stride: every so-many-th pixel of every so-many-th row votes, from the middle of the first stride on.
+        stride: N, to vote with every N-th pixel of every N-th row, from the middle of the first stride on.
 
     Returns:
         int64 on the device of the maps.

@@ -14,8 +14,7 @@ from scipy import ndimage
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import transform_points
-from occlift.label_space import DYNAMIC_CLASSES, FREE, UNKNOWN
-from occlift.labels.decide import GROUND_CLASSES
+from occlift.label_space import DYNAMIC_CLASSES, FREE, OCC3D, UNKNOWN
 from occlift.labels.files import OccupancyLabel
 from occlift.metrics.occupancy import Histogram, Mask, OccupancyCounts, histogram, histograms
 
@@ -176,7 +175,7 @@ class Levels:
 
 def top_ground(semantics: UInt8[np.ndarray, "x y z"]) -> Int[np.ndarray, "x y"]:
     """Per column the index z of the highest voxel of the ground (road, other flat, sidewalk, terrain), −1 if none."""
-    ground = np.isin(semantics, GROUND_CLASSES)
+    ground = np.isin(semantics, OCC3D.taxonomy.ids(OCC3D.taxonomy.ground))
     height = semantics.shape[2]
     return np.where(ground.any(axis=2), height - 1 - ground[..., ::-1].argmax(axis=2), -1)
 

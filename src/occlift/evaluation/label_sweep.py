@@ -19,8 +19,7 @@ from occlift.evaluation.audit import json_by_line
 from occlift.evaluation.audit_measures import LabelCounts, count_against_truth, shifted
 from occlift.evaluation.label_tokens import LabelSample, in_time_order, select_labels
 from occlift.evaluation.score_table import ScoreTable
-from occlift.geometry.grids import OCC3D_GRID
-from occlift.label_space import UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig, decide
 from occlift.labels.files import read_truth
@@ -309,9 +308,9 @@ def _check(config: LabelConfig, frames: Sequence[int], min_points: Sequence[int]
         if policy not in get_args(Moving):
             raise ConfigError(f"moving={policy}: expected some of {', '.join(get_args(Moving))}")
     for number in frames or (config.frames,):
-        replace(config, frames=number).check()
+        replace(config, frames=number).check(OCC3D.taxonomy)
     for number in min_points:
-        replace(config.decision, min_points=number).check()
+        replace(config.decision, min_points=number).check(OCC3D.taxonomy)
 
 
 def _votes(
@@ -326,7 +325,7 @@ def _votes(
     without_votes = [sample for sample in samples if not sample.label.with_name(VOTES_NAME).exists()]
     if not (frames or moving or without_votes):
         for sample in samples:
-            found = read_votes(sample.label.with_name(VOTES_NAME), OCC3D_GRID)
+            found = read_votes(sample.label.with_name(VOTES_NAME))
             yield sample, {(config.moving, config.frames): found}
         return
     if data is None:

@@ -28,7 +28,7 @@ ONE_POINT = DecisionConfig(min_points=1)
 
 
 def view(height: int = 60, width: int = 90, *, forward_m: float = 0.0, **fields: object) -> PosedView:
-    """A floor, a wall 8 m ahead of the origin, and a car in front of its left half; no surface lies on voxels' faces."""
+    """A floor, a wall 8 m ahead of the origin, and a car in front of its left half, all off the faces of voxels."""
     v, u = np.mgrid[:height, :width] + 0.5
     focal = 0.7 * width
     down, right = (v - height / 2) / focal, (u - width / 2) / focal

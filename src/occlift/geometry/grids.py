@@ -101,7 +101,7 @@ def _indices(
     points: Float[np.ndarray, "*n axes"], lower_m: Sequence[float], size_m: Sequence[float], shape: Sequence[int]
 ) -> tuple[Int[np.ndarray, "*n axes"], Bool[np.ndarray, "*n"]]:
     scaled = (points - np.asarray(lower_m)) / np.asarray(size_m)
-    inside_grid = np.all((scaled >= 0) & (scaled < np.asarray(shape)), axis=-1)
+    inside_grid = np.asarray(np.all((scaled >= 0) & (scaled < np.asarray(shape)), axis=-1))
     # Casting NaN or huge values to int is undefined; those points are outside anyway.
     index = np.floor(np.where(inside_grid[..., None], scaled, -1.0)).astype(np.int64)
     return index, inside_grid

@@ -51,7 +51,7 @@ class Builder:
     ego_path: Polyline
     ground: Ground
     drive_length_m: float
-    static_parts: list[Float[np.ndarray, "n columns"]] = field(default_factory=list)
+    static_parts: list[Float[np.ndarray, "_ columns"]] = field(default_factory=list)
     things: list[TownObject] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)
 

@@ -72,12 +72,11 @@ def run_in_processes(function: Callable[..., Result], arguments: Mapping[str, An
 
 @contextlib.contextmanager
 def _process(rank: int, *, environment: Mapping[str, str]) -> Any:
-    process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Occ3D-nuScenes labels and predictions on the disk.
+"""Labels and predictions on the disk, in the layout of Occ3D.
 
 A label is `<folder>/<scene>/<sample token>/labels.npz` with `semantics` (class ids), `mask_lidar` and `mask_camera`
 (0/1), uint8 arrays of [200, 200, 16] in `OCC3D_GRID`; a prediction is `<folder>/<sample token>.npz` with `semantics`

@@ -23,7 +23,7 @@ class TownObject:
         instance: number within the scene, from 1.
         path: the curve; a standing object uses its pose at `start_m`.
         speed_m_s: signed along the curve; negative drives it backwards, facing backwards.
-        attribute: nuScenes attribute name, "" for none.
+        attribute: name of an attribute in the tables, "" for none.
     """
 
     instance: int

@@ -135,7 +135,7 @@ def finetune(
     """Trains on the share of the labels and leaves a run folder, as `occlift.training.occupancy.train` does.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         out: the run folder: `run.json`, `labelled.json`, `losses.csv`, `last.ckpt`.
         pretrained: a checkpoint whose weights are loaded by name; None: random weights, or those of the backbone.
         resume: a checkpoint of a run with the same configuration.

@@ -121,7 +121,7 @@ def pretrain(
     """Pretrains and leaves a run folder, as `occlift.training.occupancy.train` does.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
         labels: in Occ3D's layout, of the training split: where occupancy comes from labels.
         feature_cache: folder where the teacher's features are kept in half precision and looked up; with workers, those

@@ -84,7 +84,7 @@ class TrainConfig:
 
     @classmethod
     def full(cls) -> TrainConfig:
-        """The paper's network on all known voxels; the schedule is 12 epochs of nuScenes at four frames a step."""
+        """The paper's network on all known voxels; the schedule is the paper's 12 epochs at four frames a step."""
         return cls(
             model=EasyOccConfig.full(),
             loss=OccupancyLossConfig(class_weighting="inverse_log", max_voxels=None, max_lovasz_voxels=None),
@@ -111,7 +111,7 @@ def train(
     """Trains an EasyOcc on labels in Occ3D's layout and leaves a run folder.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         labels: of the training split.
         out: the run folder: `run.json` (config, versions, seed, label manifest), `losses.csv`, `last.ckpt`.
         validation_labels: a folder to score against while training; the scores are logged and decide nothing.

@@ -110,7 +110,7 @@ def train_rendering(
     """Trains a rendering model and leaves a run folder, as `occlift.training.occupancy.train` does.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         labels: of the training split, for the pseudo-loss.
         out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
         resume: a checkpoint of a run with the same configuration.

@@ -19,13 +19,12 @@ from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
 from occlift.losses.occupancy import OccupancyLossConfig, UnknownVoxels
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
-from occlift.runtime.precision import Precision, lightning_precision
+from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
-from occlift.teachers.torch_model import torch_device
 from occlift.training.augment import AugmentConfig
-from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
+from occlift.training.loop import TrainRun, check_start, fit, prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run_folder import claim_run_folder, peak_memory_bytes
 

@@ -17,7 +17,7 @@ import numpy as np
 from occlift.errors import ConfigError
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
-from occlift.runtime.precision import Precision
+from occlift.runtime.devices import Precision
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.teachers.registry import depth_teacher, semantics_teacher

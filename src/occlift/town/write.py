@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from occlift.datasets import table_writer
-from occlift.errors import ConfigError
+from occlift.runtime.folders import check_same, is_claimed, read_record
 from occlift.runtime.progress import track
 from occlift.runtime.threads import limit_kernel_threads, usable_cores
 from occlift.town.config import TownConfig
@@ -58,6 +58,7 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
 
     Raises:
         ConfigError: `out` holds something else, or a town of another configuration.
+        DataError: `town.json` is damaged.
     """
     _claim(out, config)
     marks = [finished_mark(out, config.scene_name(number)) for number in range(config.scenes)]
@@ -100,22 +101,11 @@ def _write_scene(out: Path, config: TownConfig, number: int) -> None:
 
 def _claim(out: Path, config: TownConfig) -> None:
     """Makes `out` the folder of this town, or finds that it is."""
-    wanted = {"format": _FORMAT, **asdict(config)}
+    # As JSON gives it back.
+    wanted = json.loads(json.dumps({"format": _FORMAT, **asdict(config)}))
     path = out / "town.json"
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise ConfigError(f"{path}: not readable as JSON ({error}); delete {out} and build again") from error
-        if found != wanted:
-            differs = ", ".join(
-                f"{key} is {found.get(key)!r} there, {wanted.get(key)!r} here"
-                for key in sorted(wanted.keys() | found.keys())
-                if found.get(key) != wanted.get(key)
-            )
-            raise ConfigError(f"{out} holds another town ({differs}); choose another folder or delete that one")
+    if is_claimed(out, path.name, contents="town"):
+        check_same(out, read_record(path), wanted, contents="a town")
         return
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no town; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     table_writer.write_json(path, wanted)

@@ -24,6 +24,7 @@ from occlift.label_space import CLASS_NAMES, FREE
 from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction
 from occlift.labels.generate import generate_labels
+from occlift.runtime.folders import check_same, read_record
 from occlift.runtime.progress import track
 from occlift.runtime.threads import usable_cores
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
@@ -187,12 +188,8 @@ class _Stages:
         wanted = json.loads(json.dumps({**asdict(config), "train": config.train.to_dict()}))
         self._record: dict[str, Any] = {"config": wanted, "stages": {}}
         if self._path.exists():
-            try:
-                found = json.loads(self._path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise DataError(f"{self._path}: not readable ({error}); delete {out} and run again") from error
-            if found.get("config") != wanted:
-                raise ConfigError(f"{out} holds a demo of another configuration; delete it or choose another --out")
+            found = read_record(self._path)
+            check_same(out, found.get("config", {}), wanted, contents="a demo")
             self._record = found
         _write(self._path, json.dumps(self._record, indent=1))
 

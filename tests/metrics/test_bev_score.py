@@ -259,6 +259,7 @@ def test_logits_and_nan_are_no_probabilities(value: float) -> None:
         bev_counts(prediction=prediction, truth=TRUTH[None], ignored=IGNORED[None])
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_shapes_and_types_are_checked() -> None:
     with pytest.raises(DataError, match=r"\[\.\.\., 1, x, y\].*has an axis too"):
         bev_counts(prediction=PROBABILITY, truth=TRUTH, ignored=IGNORED)

@@ -292,6 +292,7 @@ def test_foundation_is_as_wrong_as_it_says() -> None:
     assert 0.88 < np.mean(right) < 0.99
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_missing_and_damaged_maps_are_named(tmp_path: Path) -> None:
     image, truth = image_at(tmp_path), scene()
     path = truth_maps_path(Path(image.source.name))

@@ -17,20 +17,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """How long, how fast, where, and on what."""
+    """Schedule, hardware and files of a training."""
 
-    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None
-    steps: Annotated[int | None, arg(help="length of the schedule; by default the recipe's")] = None
-    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None
-    batch_size: Annotated[int | None, arg(help="key frames per process and step; by default the recipe's")] = None
-    learning_rate: Annotated[float | None, arg(help="the highest; by default the recipe's")] = None
-    seed: int = 0
-    checkpoint_every: Annotated[int | None, arg(help="steps between two checkpoints")] = None
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1
-    workers: Annotated[int, arg(help="reading processes per training process")] = 0
-    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers)")] = None
-    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None
+    out: Annotated[Path | None, arg(help="folder of the run", help_behavior_hint="(default: runs/RECIPE)")] = None
+    steps: Annotated[
+        int | None, arg(help="number of steps of the schedule", help_behavior_hint="(default: from the recipe)")
+    ] = None
+    max_steps: Annotated[
+        int | None, arg(help="step of the schedule to stop after", help_behavior_hint="(default: the last)")
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        arg(help="number of key frames per process and step", help_behavior_hint="(default: from the recipe)"),
+    ] = None
+    learning_rate: Annotated[
+        float | None, arg(help="peak learning rate", help_behavior_hint="(default: from the recipe)")
+    ] = None
+    seed: Annotated[int, arg(help="random seed of the training")] = 0
+    checkpoint_every: Annotated[
+        int | None, arg(help="number of steps between two checkpoints", help_behavior_hint="(default: from the recipe)")
+    ] = None
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], arg(help="arithmetic; auto is bf16 where the hardware computes in it")
+    ] = "auto"
+    devices: Annotated[
+        int, arg(help="number of training processes; more than one train with DistributedDataParallel")
+    ] = 1
+    workers: Annotated[int, arg(help="number of reading processes per training process")] = 0
+    pretrained: Annotated[
+        str | None,
+        arg(help="name or folder of backbone weights (transformers)", help_behavior_hint="(default: random weights)"),
+    ] = None
+    resume: Annotated[
+        Path | None, arg(help="checkpoint to resume from", help_behavior_hint="(default: start anew)")
+    ] = None
 
     def folder(self, recipe: str) -> Path:
         """Of the run."""

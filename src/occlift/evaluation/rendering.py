@@ -28,15 +28,13 @@ from occlift.geometry.cameras import CameraRig
 from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.metrics.depth import MAX_DEPTH_M, MIN_DEPTH_M, DepthSums, depth_sums
 from occlift.metrics.occupancy import histogram, mean_iou
-from occlift.runtime.precision import Precision, lightning_precision
+from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.lidar_depth import lidar_depth_map
 from occlift.scenes.rigs import rig_of
 from occlift.teachers.registry import semantics_teacher
-from occlift.teachers.torch_model import torch_device
-from occlift.training.loop import default_device
 
 if TYPE_CHECKING:
     from occlift.models.rendering import RenderingConfig

@@ -1,7 +1,7 @@
 """Voxel grids and grids on the ground: where a voxel or a cell lies, and which one a point falls into.
 
 Volumes are indexed [x, y, z], bird's-eye views [x, y]; index = ⌊(p − lower) / size⌋; the centre of voxel or cell i lies
-at lower + (i + 0.5) · size (Occ3D-nuScenes).
+at lower + (i + 0.5) · size (Occ3D).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _indices(
     points: Float[np.ndarray, "*n axes"], lower_m: Sequence[float], size_m: Sequence[float], shape: Sequence[int]
 ) -> tuple[Int[np.ndarray, "*n axes"], Bool[np.ndarray, "*n"]]:
     scaled = (points - np.asarray(lower_m)) / np.asarray(size_m)
-    inside_grid = np.all((scaled >= 0) & (scaled < np.asarray(shape)), axis=-1)
+    inside_grid = np.asarray(np.all((scaled >= 0) & (scaled < np.asarray(shape)), axis=-1))
     # Casting NaN or huge values to int is undefined; those points are outside anyway.
     index = np.floor(np.where(inside_grid[..., None], scaled, -1.0)).astype(np.int64)
     return index, inside_grid
@@ -112,7 +112,7 @@ def _axis_centers(lower_m: float, size_m: float, count: int) -> Float[np.ndarray
 
 
 OCC3D_GRID: Final = VoxelGrid(lower_m=(-40.0, -40.0, -1.0), voxel_size_m=(0.4, 0.4, 0.4), shape=(200, 200, 16))
-"""Occ3D-nuScenes: the ego frame at the lidar's time stamp, x forward, y left, z up."""
+"""Occ3D: the ego frame at the lidar's time stamp, x forward, y left, z up."""
 
 BEV_GRID: Final = BevGrid(lower_m=(-50.0, -50.0), cell_size_m=(0.5, 0.5), shape=(200, 200))
-"""Bird's-eye-view segmentation on nuScenes: the ego frame at the lidar's time stamp, x forward, y left."""
+"""Bird's-eye-view segmentation, as it is usually scored: the ego frame at the lidar's time stamp, x forward, y left."""

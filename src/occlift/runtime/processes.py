@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -70,14 +71,34 @@ def run_in_processes(function: Callable[..., Result], arguments: Mapping[str, An
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
+def end_with_caller() -> None:
+    """Ends this process as soon as the one that started it is gone, however that ended.
+
+    That one started it by `multiprocessing`, or holds the other end of its standard input, a pipe.
+    """
+    parent = parent_process()
+    wait = _read_to_the_end if parent is None else parent.join
+
+    def watch() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _read_to_the_end() -> None:
+    # Not through sys.stdin: an interpreter that ends while a thread holds its lock aborts.
+    while os.read(0, 1 << 16):
+        pass
+
+
 @contextlib.contextmanager
 def _process(rank: int, *, environment: Mapping[str, str]) -> Any:
-    process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -127,7 +148,7 @@ def _serve() -> int:
     """What a started process does."""
     rank = int(os.environ["RANK"])
     function, arguments, folder, shown = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    end_with_caller()
     try:
         with shown_progress() if shown and rank == 0 else contextlib.nullcontext():
             result = function(**arguments)
@@ -139,13 +160,6 @@ def _serve() -> int:
     if rank == 0:
         (Path(folder) / "result").write_bytes(pickle.dumps(result))
     return 0
-
-
-def _end_with_the_caller() -> None:
-    # Not through sys.stdin: an interpreter that ends while a thread holds its lock aborts.
-    while os.read(0, 1 << 16):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

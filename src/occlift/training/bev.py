@@ -20,14 +20,13 @@ from occlift.errors import ConfigError
 from occlift.losses.bev import BevLossConfig
 from occlift.metrics.bev import BevCounts
 from occlift.models.bev_network import Architecture, BevNetworkConfig
-from occlift.runtime.precision import Precision, lightning_precision
+from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.runtime.progress import note, track
 from occlift.scenes.dataset import open_dataset, split_tokens
-from occlift.teachers.torch_model import torch_device
 from occlift.training.corrupt import Corruption
 from occlift.training.label_share import labelled_tokens
-from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
+from occlift.training.loop import TrainRun, check_start, fit, prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run_folder import claim_run_folder
 
@@ -135,7 +134,7 @@ def finetune(
     """Trains on the share of the labels and leaves a run folder, as `occlift.training.occupancy.train` does.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         out: the run folder: `run.json`, `labelled.json`, `losses.csv`, `last.ckpt`.
         pretrained: a checkpoint whose weights are loaded by name; None: random weights, or those of the backbone.
         resume: a checkpoint of a run with the same configuration.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol, Union
 
 from occlift.errors import ConfigError
 from occlift.runtime.allocator import keep_freed_memory
+from occlift.runtime.devices import Precision, default_device, lightning_precision
 from occlift.runtime.differences import differences
-from occlift.runtime.precision import Precision, lightning_precision
 from occlift.runtime.threads import launch_kernel_threads
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run_folder import LAST_CHECKPOINT
@@ -319,10 +319,3 @@ def quiet_lightning() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def default_device() -> str:
-    """An accelerator where there is one, else the CPU, as torch and Lightning name them."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

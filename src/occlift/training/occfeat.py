@@ -16,11 +16,11 @@ from occlift.errors import ConfigError
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHeadConfig
-from occlift.runtime.precision import Precision
+from occlift.runtime.devices import Precision, default_device
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.scenes.dataset import open_dataset, split_tokens
 from occlift.teachers.registry import feature_teacher
-from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
+from occlift.training.loop import TrainRun, check_start, fit, prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run_folder import claim_run_folder
 from occlift.training.volume_targets import Untouched
@@ -121,7 +121,7 @@ def pretrain(
     """Pretrains and leaves a run folder, as `occlift.training.occupancy.train` does.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
         labels: in Occ3D's layout, of the training split: where occupancy comes from labels.
         feature_cache: folder where the teacher's features are kept in half precision and looked up; with workers, those

@@ -19,13 +19,12 @@ from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
 from occlift.losses.occupancy import OccupancyLossConfig, UnknownVoxels
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
-from occlift.runtime.precision import Precision, lightning_precision
+from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
-from occlift.teachers.torch_model import torch_device
 from occlift.training.augment import AugmentConfig
-from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
+from occlift.training.loop import TrainRun, check_start, fit, prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run_folder import claim_run_folder, peak_memory_bytes
 
@@ -84,7 +83,7 @@ class TrainConfig:
 
     @classmethod
     def full(cls) -> TrainConfig:
-        """The paper's network on all known voxels; the schedule is 12 epochs of nuScenes at four frames a step."""
+        """The paper's network on all known voxels; the schedule is the paper's 12 epochs at four frames a step."""
         return cls(
             model=EasyOccConfig.full(),
             loss=OccupancyLossConfig(class_weighting="inverse_log", max_voxels=None, max_lovasz_voxels=None),
@@ -111,7 +110,7 @@ def train(
     """Trains an EasyOcc on labels in Occ3D's layout and leaves a run folder.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         labels: of the training split.
         out: the run folder: `run.json` (config, versions, seed, label manifest), `losses.csv`, `last.ckpt`.
         validation_labels: a folder to score against while training; the scores are logged and decide nothing.

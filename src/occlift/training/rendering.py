@@ -17,7 +17,7 @@ import numpy as np
 from occlift.errors import ConfigError
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
-from occlift.runtime.precision import Precision
+from occlift.runtime.devices import Precision
 from occlift.runtime.processes import run_in_processes, started_by_others
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.teachers.registry import depth_teacher, semantics_teacher
@@ -110,7 +110,7 @@ def train_rendering(
     """Trains a rendering model and leaves a run folder, as `occlift.training.occupancy.train` does.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         labels: of the training split, for the pseudo-loss.
         out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
         resume: a checkpoint of a run with the same configuration.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import occlift
-from occlift.errors import ConfigError, DataError
+from occlift.errors import ConfigError
 from occlift.runtime.differences import differences
+from occlift.runtime.folders import check_same, read_record
 
 LAST_CHECKPOINT: Final = "last.ckpt"
 _RECORD_NAME: Final = "run.json"
@@ -37,11 +38,7 @@ def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path | None, 
     identity = {"config": config, "labels_sha256": digest}
     record = out / _RECORD_NAME
     if record.exists():
-        if unlike := differences(_record(record), identity):
-            raise ConfigError(
-                f"{out} holds a run with another configuration or other labels ({unlike}): choose another folder, or "
-                "remove this one"
-            )
+        check_same(out, _record(record), identity, contents="a run")
         if resume is None and (out / LAST_CHECKPOINT).exists():
             raise ConfigError(
                 f"{out} holds a run with this configuration: resume from {out / LAST_CHECKPOINT}, choose another "
@@ -64,11 +61,8 @@ def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path | None, 
 
 def _record(path: Path) -> dict[str, Any]:
     """What makes a run the one that it is."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found.get(key) for key in ("config", "labels_sha256")}
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not readable ({error}); remove the folder or choose another") from error
+    found = read_record(path)
+    return {key: found.get(key) for key in ("config", "labels_sha256")}
 
 
 def peak_memory_bytes() -> int:

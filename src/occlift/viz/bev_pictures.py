@@ -74,7 +74,7 @@ def show_targets(root: Path, token: str, out: Path, targets: Targets) -> TargetP
     """Draws what a pretraining is asked to predict of one key frame: on the images, and from above.
 
     Args:
-        root: a nuScenes-format data set.
+        root: the folder of a data set.
         token: of the sample.
         out: gets `occupancy_on_images.png` and `occupancy.png`, coloured by height, and with a teacher
             `features_on_images.png` and `features.png`: voxels of like features in one colour, the more alike two

@@ -62,7 +62,7 @@ def show(
     """Draws one key frame as PNG files into the folder `out`.
 
     Args:
-        root: of a nuScenes-format data set.
+        root: the folder of a data set.
         token: of the sample.
         out: made if missing; files of the same names are replaced.
         labels: a folder in Occ3D's layout; without it the voxels that lidar hits are drawn as occupancy.

@@ -14,8 +14,7 @@ from scipy import ndimage
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import transform_points
-from occlift.label_space import DYNAMIC_CLASSES, FREE, UNKNOWN
-from occlift.labels.decide import GROUND_CLASSES
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.labels.files import OccupancyLabel
 from occlift.metrics.occupancy import Histogram, Mask, OccupancyCounts, histogram, histograms
 
@@ -102,37 +101,41 @@ def count_against_truth(
     semantics: UInt8[np.ndarray, "x y z"],
     truth: UInt8[np.ndarray, "x y z"],
     masks: Mapping[Mask, Bool[np.ndarray, "x y z"] | None],
+    *,
+    taxonomy: Taxonomy = OCC3D.taxonomy,
 ) -> LabelCounts:
     """The histograms of one label, from which every score follows (`occlift.metrics.occupancy`).
 
     Args:
-        semantics: of the label, 0..17 or 255 (unknown).
+        semantics: of the label, class ids and 255 (unknown).
         masks: per mask the voxels of the truth that it evaluates; None: all.
 
     Raises:
-        DataError: the truth is no class 0..17 where it is evaluated, or shapes differ.
+        DataError: the truth is no class where it is evaluated, or shapes differ.
     """
     is_known = semantics != UNKNOWN
-    filled = np.where(is_known, semantics, np.uint8(FREE))
+    filled = np.where(is_known, semantics, np.uint8(taxonomy.free))
+    classes = taxonomy.num_classes
+    known = {
+        mask: histogram(
+            truth=truth, prediction=filled, evaluated=is_known if among is None else is_known & among,
+            num_classes=classes,
+        )
+        for mask, among in masks.items()
+    }  # fmt: skip
+    whole = histograms(truth=truth, prediction=filled, evaluated=masks, num_classes=classes)
     return LabelCounts(
-        unknown_as_free=OccupancyCounts(histograms=histograms(truth=truth, prediction=filled, evaluated=masks)),
-        known=OccupancyCounts(
-            histograms={
-                mask: histogram(
-                    truth=truth, prediction=filled, evaluated=is_known if among is None else is_known & among
-                )
-                for mask, among in masks.items()
-            }
-        ),
+        unknown_as_free=OccupancyCounts(histograms=whole, taxonomy=taxonomy),
+        known=OccupancyCounts(histograms=known, taxonomy=taxonomy),
     )
 
 
-def precision(h: Histogram) -> Float[np.ndarray, "18"]:
+def precision(h: Histogram) -> Float[np.ndarray, "classes"]:
     """Per class c the share of the voxels called c that are c, h[c,c] / Σ_a h[a,c], per cent; NaN where none is."""
     return _per_cents(np.diagonal(h), h.sum(axis=0))
 
 
-def recall(h: Histogram) -> Float[np.ndarray, "18"]:
+def recall(h: Histogram) -> Float[np.ndarray, "classes"]:
     """Per class c the share of the voxels that are c and are called c, h[c,c] / Σ_b h[c,b], per cent; NaN where none
     is."""
     return _per_cents(np.diagonal(h), h.sum(axis=1))
@@ -174,35 +177,39 @@ class Levels:
         }
 
 
-def top_ground(semantics: UInt8[np.ndarray, "x y z"]) -> Int[np.ndarray, "x y"]:
-    """Per column the index z of the highest voxel of the ground (road, other flat, sidewalk, terrain), −1 if none."""
-    ground = np.isin(semantics, GROUND_CLASSES)
+def top_ground(semantics: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxonomy = OCC3D.taxonomy) -> Int[np.ndarray, "x y"]:
+    """Per column the index z of the highest voxel of a ground class, −1 if none."""
+    ground = taxonomy.table(taxonomy.ground)[semantics]
     height = semantics.shape[2]
     return np.where(ground.any(axis=2), height - 1 - ground[..., ::-1].argmax(axis=2), -1)
 
 
-def ground_offsets(semantics: UInt8[np.ndarray, "x y z"], truth: UInt8[np.ndarray, "x y z"]) -> Levels:
+def ground_offsets(
+    semantics: UInt8[np.ndarray, "x y z"], truth: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxonomy = OCC3D.taxonomy
+) -> Levels:
     """By how many voxels the label's ground lies above (+) or below (−) the truth's, over the columns that have ground
     in both.
 
     A column's ground is its highest ground voxel. A label's ground is thicker than truth's, because depth is not exact:
     single columns err upwards, the median does not, and is what a shift has to undo (with the opposite sign).
     """
-    mine, theirs = top_ground(semantics), top_ground(truth)
+    mine, theirs = (top_ground(volume, taxonomy=taxonomy) for volume in (semantics, truth))
     height = semantics.shape[2]
     found = (mine - theirs)[(mine >= 0) & (theirs >= 0)]
     return Levels(first=1 - height, counts=np.bincount(found + height - 1, minlength=2 * height - 1))
 
 
-def ground_levels(semantics: UInt8[np.ndarray, "x y z"], grid: VoxelGrid, *, near_m: float = NEAR_M) -> Levels:
+def ground_levels(
+    semantics: UInt8[np.ndarray, "x y z"], *, space: LabelSpace = OCC3D, near_m: float = NEAR_M
+) -> Levels:
     """The index z of the highest ground voxel of each column whose centre has |x| and |y| below `near_m` (metres).
 
     In a grid of the ego frame these are the columns around the car: with ego frames as nuScenes has them, on the road
     below the rear axle, their median is the voxel that holds z = 0 (`level_height_m`).
     """
-    centers_m = grid.centers()[:, :, 0, :2]
-    levels = top_ground(semantics)[(np.abs(centers_m) < near_m).all(axis=-1)]
-    return Levels(first=0, counts=np.bincount(levels[levels >= 0], minlength=grid.shape[2]))
+    centers_m = space.grid.centers()[:, :, 0, :2]
+    levels = top_ground(semantics, taxonomy=space.taxonomy)[(np.abs(centers_m) < near_m).all(axis=-1)]
+    return Levels(first=0, counts=np.bincount(levels[levels >= 0], minlength=space.grid.shape[2]))
 
 
 def level_height_m(level: float, grid: VoxelGrid) -> float:
@@ -210,7 +217,7 @@ def level_height_m(level: float, grid: VoxelGrid) -> float:
     return grid.lower_m[2] + (level + 0.5) * grid.voxel_size_m[2]
 
 
-def shifted(volume: np.ndarray, voxels: int, *, fill: Any) -> np.ndarray:
+def shift(volume: np.ndarray, voxels: int, *, fill: Any) -> np.ndarray:
     """A volume [x, y, z] whose content is moved up (+) or down (−) by whole voxels.
 
     Args:
@@ -223,16 +230,16 @@ def shifted(volume: np.ndarray, voxels: int, *, fill: Any) -> np.ndarray:
     return moved
 
 
-def shifted_label(label: OccupancyLabel, voxels: int) -> OccupancyLabel:
+def shift_label(label: OccupancyLabel, voxels: int) -> OccupancyLabel:
     """A label moved up (+) or down (−) by whole voxels, for truth whose road lies elsewhere than the ego frame says.
 
     What comes in is unknown: outside of both masks, with no confidence.
     """
     return OccupancyLabel(
-        semantics=shifted(label.semantics, voxels, fill=UNKNOWN),
-        mask_lidar=shifted(label.mask_lidar, voxels, fill=False),
-        mask_camera=shifted(label.mask_camera, voxels, fill=False),
-        confidence=None if label.confidence is None else shifted(label.confidence, voxels, fill=0),
+        semantics=shift(label.semantics, voxels, fill=UNKNOWN),
+        mask_lidar=shift(label.mask_lidar, voxels, fill=False),
+        mask_camera=shift(label.mask_camera, voxels, fill=False),
+        confidence=None if label.confidence is None else shift(label.confidence, voxels, fill=0),
     )
 
 
@@ -294,8 +301,9 @@ class NeighbourAgreement:
 def neighbour_agreement(
     earlier: UInt8[np.ndarray, "x y z"],
     later: UInt8[np.ndarray, "x y z"],
-    grid: VoxelGrid,
     later_from_earlier: Float[np.ndarray, "4 4"],
+    *,
+    space: LabelSpace = OCC3D,
 ) -> NeighbourAgreement:
     """Compares two labels of a scene on the voxels that both know, in the grid of the earlier one.
 
@@ -303,12 +311,13 @@ def neighbour_agreement(
     Unless the ego moved by whole voxels, this resampling alone costs agreement, the more the thinner things are:
     compare with what truth reaches.
     """
+    grid, taxonomy = space.grid, space.taxonomy
     mine = earlier != UNKNOWN
     index, inside_grid = grid.indices(transform_points(later_from_earlier, grid.centers()[mine]))
     a, b = earlier[mine][inside_grid], later[tuple(index[inside_grid].T)]
     a, b = a[b != UNKNOWN], b[b != UNKNOWN]
-    is_dynamic = np.isin(np.arange(256), list(DYNAMIC_CLASSES))
-    is_static = (np.arange(256) < FREE) & ~is_dynamic
+    is_dynamic = taxonomy.table(taxonomy.moving)
+    is_static = (np.arange(256) < taxonomy.free) & ~is_dynamic
 
     def of_kind(kind: Bool[np.ndarray, "256"]) -> KindAgreement:
         both = kind[a] & kind[b]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from occlift.evaluation.score_table import shown
+from occlift.evaluation.score_table import format_score
 from occlift.metrics.occupancy import ABSENT_RULES, class_sets
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         table.add_column(column, justify="left" if column == "mask" else "right")
     for mask in counts.histograms:
         scores = [counts.mean_iou(mask, classes=classes, absent=absent) for absent in ABSENT_RULES for classes in sets]
-        table.add_row(mask, *map(shown, (counts.geometric_iou(mask), *scores)))
+        table.add_row(mask, *map(format_score, (counts.geometric_iou(mask), *scores)))
     console.print(table)
     console.print(
         "mIoU: mean over the classes that occur in truth or prediction; absent = 0 divides by all "
@@ -45,7 +45,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         )
         for column in ("RayIoU", "at 1 m", "at 2 m", "at 4 m"):
             table.add_column(column, justify="right")
-        table.add_row(*(shown(named[key]) for key in ("ray_iou", "ray_iou_1m", "ray_iou_2m", "ray_iou_4m")))
+        table.add_row(*(format_score(named[key]) for key in ("ray_iou", "ray_iou_1m", "ray_iou_2m", "ray_iou_4m")))
         console.print(table)
     _print_left_out(console, evaluation.without_prediction, "prediction")
     _print_left_out(console, evaluation.without_truth, "truth")
@@ -62,7 +62,7 @@ def print_bev(evaluations: Sequence[BevEvaluation]) -> None:
     for evaluation in evaluations:
         corruption = evaluation.corruption
         what = "as they are" if corruption is None else f"{corruption.name} {corruption.strength}"
-        table.add_row(what, *map(shown, evaluation.named().values()))
+        table.add_row(what, *map(format_score, evaluation.named().values()))
     console.print(table)
     console.print(
         "filtered: cells of objects that the images show to less than 40 % are left out. Predicted: more probable than "
@@ -82,10 +82,10 @@ def print_audit(audit: Audit) -> None:
             table.add_column(column, justify="left" if column in ("mask", "voxels") else "right")
         for name, counted in (("all", counts.unknown_as_free), ("known", counts.known)):
             for mask in counted.histograms:
-                unknown = shown(counts.unknown_share(mask)) if counted is counts.unknown_as_free else ""
+                unknown = format_score(counts.unknown_share(mask)) if counted is counts.unknown_as_free else ""
                 scores = [counted.mean_iou(mask, classes=classes) for classes in sets]
                 scores = [counted.geometric_iou(mask), *scores, counted.mean_iou(mask, absent="zero")]
-                table.add_row(mask, name, unknown, *map(shown, scores))
+                table.add_row(mask, name, unknown, *map(format_score, scores))
         console.print(table)
         console.print("all: what a label does not know counts as free; known: only what the label knows.")
         mask = next(iter(counts.unknown_as_free.histograms))
@@ -94,7 +94,7 @@ def print_audit(audit: Audit) -> None:
             table.add_column(column, justify="left" if column == "class" else "right")
         per_class = (audit.precision(mask), audit.recall(mask), counts.unknown_as_free.class_iou(mask))
         for name in per_class[0]:
-            table.add_row(name, *(shown(score[name]) for score in per_class))
+            table.add_row(name, *(format_score(score[name]) for score in per_class))
         console.print(table)
     moved = f", moved by {audit.shift_voxels:+d} voxels" if audit.shift_voxels else ""
     console.print(
@@ -127,7 +127,7 @@ def print_audit(audit: Audit) -> None:
         for name, found in (("labels", audit.neighbours), ("truth", audit.truth_neighbours)):
             if found:
                 kinds = (found.static, found.dynamic)
-                table.add_row(name, *(shown(score) for kind in kinds for score in (kind.iou, kind.equal_share)))
+                table.add_row(name, *(format_score(score) for kind in kinds for score in (kind.iou, kind.equal_share)))
         console.print(table)
     _print_left_out(console, audit.without_label, "label")
     _print_left_out(console, audit.without_truth, "truth")
@@ -152,7 +152,7 @@ def print_comparison(scores: ScoreTable) -> None:
         table.add_column(column.replace(", ", "\n").replace("camera mask", "camera"), justify="right", no_wrap=True)
     for name, values, marks in zip(scores.rows, scores.values, scores.best, strict=True):
         cells = [
-            f"[bold]{shown(value)}*[/]" if mark else f"{shown(value)} "
+            f"[bold]{format_score(value)}*[/]" if mark else f"{format_score(value)} "
             for value, mark in zip(values, marks, strict=True)
         ]
         table.add_row(name, *cells)
@@ -188,7 +188,7 @@ def print_demo(run: DemoRun) -> None:
     for row in run.rows:
         masked, unmasked = row.with_camera_mask, row.without_mask
         values = (masked.iou, *masked.miou, unmasked.iou, *unmasked.miou)
-        table.add_row(row.name, *map(shown, (*values, row.ray_iou)))
+        table.add_row(row.name, *map(format_score, (*values, row.ray_iou)))
     console = Console()
     console.print(table)
     for row in run.rows:

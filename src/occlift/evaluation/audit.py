@@ -46,12 +46,12 @@ from occlift.scenes.dataset import DrivingDataset
 FORMAT: Final = "occlift audit"
 
 SHIFT_KEY: Final = "shift_voxels"
-"""In the manifest of a folder of shifted labels: by how many voxels they were moved up."""
+"""Key in the manifest of shifted labels: number of voxels by which they were moved up."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """What is known about some labels.
+    """Measures of the labels in a folder.
 
     Attributes:
         labels: folder of the labels.
@@ -65,7 +65,8 @@ class Audit:
         ground_offset: the ground's height against that of the truth, in voxels.
         truth_ground: as `ground`, of the truth.
         neighbours: agreement of neighbouring key frames; None without a data set, which has the poses.
-        truth_neighbours: the same for the truth, over its `mask_lidar` if that is asked for: what resampling leaves.
+        truth_neighbours: agreement of neighbouring truth, over its `mask_lidar` if that is asked for: the upper bound
+            that resampling leaves.
         without_label, without_truth: samples that were left out.
         space: grid and classes of labels and truth.
     """
@@ -97,7 +98,7 @@ class Audit:
 
     @property
     def ground_offset_m(self) -> float:
-        """How far the labels' ground lies above the truth's, metres; NaN without truth or ground."""
+        """Height of the labels' ground above that of the truth, metres; NaN without truth or ground."""
         return self.ground_offset.median * self.space.grid.voxel_size_m[2] if self.ground_offset else float("nan")
 
     def precision(self, mask: Mask) -> dict[str, float]:
@@ -177,7 +178,7 @@ def audit(
         truth: a folder of the same layout; None: only what needs no truth.
         data: the data set, whose poses say how neighbouring key frames lie; None: no agreement of neighbours.
         tokens: the samples of a split; by default all that have a label.
-        masks: of the truth, over which is counted; truth without the file's mask of that name is refused.
+        masks: masks of the truth over which is counted; truth without the mask of that name is refused.
         shift_voxels: move the labels up by so many voxels first, for truth whose road lies elsewhere.
         allow_missing: leave samples out that lack label or truth, instead of refusing.
         space: grid and classes of labels and truth.

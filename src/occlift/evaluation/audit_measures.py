@@ -1,5 +1,6 @@
-"""What can be said about labels: against truth, voxel by voxel; where their ground lies; and how far they agree among
-themselves. Pure functions of arrays. Whatever is kept are counts, which add up over key frames; shares are taken last.
+"""Measures of labels: agreement with truth, height of the ground, agreement between neighbouring key frames.
+
+Pure functions of arrays. What is kept are counts, which add up over key frames; shares are computed last.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from occlift.labels.files import OccupancyLabel
 from occlift.metrics.occupancy import Histogram, Mask, OccupancyCounts, histogram, histograms
 
 NEAR_M: Final = 10.0
-"""How far from the ego, along x and along y, its own ground is looked for: further off the street may climb."""
+"""Largest |x| and |y| at which the ground around the ego is measured: further off the street may climb."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Agreement:
 
     Attributes:
         compared: known in the label, and in the mask if there is one.
-        equal: of those, the same class or free in both.
+        equal: of the compared, those with the same class or free in both.
         on_boundary: of those that differ, the ones that touch a boundary in the truth: among the 3×3×3 voxels around
             them there are two classes (free being one).
     """
@@ -39,7 +40,7 @@ class Agreement:
 
     @property
     def share_equal(self) -> float:
-        """Of the voxels compared; 1 if there were none."""
+        """Share of equal voxels among those compared; 1 if there were none."""
         return self.equal / self.compared if self.compared else 1.0
 
     @property
@@ -57,7 +58,7 @@ def agreement(
     """Compares a label with the truth on the voxels it knows.
 
     Args:
-        semantics: of the label; voxels of class 255 are not compared.
+        semantics: classes of the label; unknown voxels (255) are not compared.
         truth: without 255.
         among: compare only these, such as the truth's `mask_camera`. What lies beyond the grid is taken to be like its
             outermost voxels; where boundaries matter, leave those out.
@@ -107,7 +108,7 @@ def count_against_truth(
     """The histograms of one label, from which every score follows (`occlift.metrics.occupancy`).
 
     Args:
-        semantics: of the label, class ids and 255 (unknown).
+        semantics: classes of the label, 255 where unknown.
         masks: per mask the voxels of the truth that it evaluates; None: all.
 
     Raises:
@@ -143,7 +144,7 @@ def recall(h: Histogram) -> Float[np.ndarray, "classes"]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Levels:
-    """How often whole numbers of voxels were found, heights or differences of heights.
+    """Histogram of heights, or of differences of heights, in whole voxels.
 
     Attributes:
         first: the number that `counts[0]` counts; the next ones follow in steps of 1.
@@ -187,8 +188,8 @@ def top_ground(semantics: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxonomy = OC
 def ground_offsets(
     semantics: UInt8[np.ndarray, "x y z"], truth: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxonomy = OCC3D.taxonomy
 ) -> Levels:
-    """By how many voxels the label's ground lies above (+) or below (−) the truth's, over the columns that have ground
-    in both.
+    """Histogram of the height of the label's ground above (+) or below (−) that of the truth, in voxels, over the
+    columns that have ground in both.
 
     A column's ground is its highest ground voxel. A label's ground is thicker than truth's, because depth is not exact:
     single columns err upwards, the median does not, and is what a shift has to undo (with the opposite sign).
@@ -245,11 +246,11 @@ def shift_label(label: OccupancyLabel, voxels: int) -> OccupancyLabel:
 
 @dataclass(frozen=True, kw_only=True)
 class KindAgreement:
-    """How far two labels agree where things of one kind (static, or moving by themselves) stand.
+    """Agreement of two labels on the voxels of static classes, or on those of moving classes.
 
     Attributes:
-        both, either: voxels, of those known in both labels, that are occupied by this kind in both, in at least one.
-        equal: of `both`, of the same class.
+        both, either: number of voxels, known in both labels, that such classes occupy in both, in at least one.
+        equal: number of voxels of `both` with the same class.
     """
 
     both: int = 0
@@ -274,14 +275,15 @@ class KindAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourAgreement:
-    """How far labels of neighbouring key frames agree about the same places.
+    """Agreement of labels of neighbouring key frames about the same places.
 
     Attributes:
-        pairs: of labels.
-        known: voxels that both know.
-        static: of classes that stand still. Labels of what does not move should agree: what differs is error, or the
+        pairs: number of pairs of labels.
+        known: number of voxels that both labels know.
+        static: agreement on classes that stand still. Their labels should agree: what differs is error, or the
             resampling of thin things.
-        dynamic: of classes that may move. Half a second is a car's length: this is no measure of quality by itself.
+        dynamic: agreement on classes that may move. Half a second is a car's length: this is no measure of quality by
+            itself.
     """
 
     pairs: int = 0

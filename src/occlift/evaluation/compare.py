@@ -18,7 +18,7 @@ from occlift.label_space import Taxonomy
 from occlift.metrics.occupancy import AbsentClass, Mask, class_sets, score_name
 
 PerClass = Literal["camera", "lidar", "none", "rays"]
-"""Whose IoU per class: that of a mask, or RayIoU."""
+"""Which IoU per class: over the voxels of a mask, or RayIoU."""
 
 _MASK_WORDS: Final = {"camera": "camera mask", "lidar": "lidar mask", "none": "no mask"}
 
@@ -39,7 +39,7 @@ class Comparison:
         """A row per run: masked mIoU, unmasked mIoU and RayIoU, with the geometric IoUs; best per column.
 
         Args:
-            masks: of the columns.
+            masks: masks of the columns.
             absent: how classes count that occur neither in truth nor in prediction.
         """
         columns: dict[str, str] = {}
@@ -148,7 +148,7 @@ def compare(paths: Sequence[Path], names: Sequence[str] = ()) -> Comparison:
 
     Args:
         paths: JSON files of `occlift evaluate`.
-        names: of the runs; by default the files' names, with their folders where those are equal.
+        names: names of the runs; by default those of the files, with their folders where those are equal.
 
     Raises:
         ConfigError: there is no file, not one name for each, or their grids or classes differ.
@@ -183,7 +183,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _best(values: Sequence[float | None]) -> tuple[bool, ...]:
-    """Which are the largest; none where there is no competition."""
+    """Which values are the largest; none where there is only one, or all are 0."""
     numbers = [value for value in values if value is not None]
     if len(values) < 2 or not numbers or max(numbers) == 0:
         return (False,) * len(values)

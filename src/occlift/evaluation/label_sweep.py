@@ -221,7 +221,7 @@ _MOVING_WORDS: Final[Mapping[Moving, str]] = {
 }
 
 _AXES: Final = {"frames": "key frames fused", "min_points": "points that make a voxel occupied"}
-"""What the x axis of a figure says."""
+"""Labels of the x axis."""
 
 
 def sweep(

@@ -34,11 +34,11 @@ class Evaluation:
     """Scores of predictions against truth.
 
     Attributes:
-        predictions: where the predictions lay.
-        truth: where the truth lay.
+        predictions: folder of the predictions.
+        truth: folder of the truth.
         tokens: the samples that were scored, sorted.
         counts: histograms per mask, and what follows from them.
-        rays: the same for RayIoU; None if it was not asked for.
+        rays: histogram of RayIoU; None if it was not asked for.
         without_prediction: samples that were left out because nobody predicted them.
         without_truth: samples that were left out because they have no truth.
         space: grid and classes of predictions and truth.
@@ -55,7 +55,7 @@ class Evaluation:
 
     @property
     def frames(self) -> int:
-        """How many key frames were scored."""
+        """Number of key frames that were scored."""
         return len(self.tokens)
 
     @property
@@ -273,7 +273,7 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 class _RayOrigins:
-    """Where the rays of a key frame start; remembers the lidar poses of one scene."""
+    """Origins of the rays of a key frame; caches the lidar poses of one scene."""
 
     def __init__(self, data: DrivingDataset, grid: VoxelGrid) -> None:
         self._data, self._grid = data, grid
@@ -308,7 +308,7 @@ def _require_none_missing(
 
 
 def space_field(space: LabelSpace) -> dict[str, Any]:
-    """What results in JSON say about their space: nothing where it is Occ3D's."""
+    """The field of results in JSON that states their label space; no field for Occ3D's."""
     return {} if space == OCC3D else {"space": space.to_dict()}
 
 

@@ -4,9 +4,9 @@
 (`scenes.lidar_depth`); what is counted, and how, `metrics.depth` says. Guesses: one depth for all pixels, and a flat
 ground.
 
-*Classes*: of every ray, against the class maps of a teacher: on a town `oracle:perfect`, the truth. A ray whose opacity
-is below one half shows the sky. mIoU as in `metrics.occupancy`, with rays in the place of voxels.
-The guess: the most frequent class of every ray in the class maps of the training split.
+*Classes*: the class of every ray against the class maps of a teacher (on a town `oracle:perfect`, the truth). A ray
+whose opacity is below one half shows the sky. mIoU as in `metrics.occupancy`, with rays in the place of voxels. The
+guess: the most frequent class of every ray in the class maps of the training split.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RenderedEvaluation:
         constant_m: that depth: the median of the lidar in the training split.
         ground: errors of the flat ground of the ego frame, up to 80 m.
         classes: histogram [truth, prediction] of the rendered classes over rays.
-        frequent: the same of the class that the ray shows most often.
+        frequent: histogram of the class that a ray shows most often in the training split.
         taxonomy: classes of the histograms; free is the sky.
     """
 
@@ -105,7 +105,7 @@ def evaluate_rendering(
     Pixels that the network's window of the image leaves out (sky, cut away at the top) are not evaluated.
 
     Args:
-        checkpoint: of a training of the rendering model.
+        checkpoint: checkpoint of a rendering model.
         split: split of the data set to score; unless `tokens` lists the key frames.
         train_split: split that the guesses are made from.
         semantics: name of the teacher whose class maps are taken for true.

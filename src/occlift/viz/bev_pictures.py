@@ -21,7 +21,7 @@ from occlift.scenes.dataset import DrivingDataset, require_lidar
 from occlift.scenes.rigs import single_rigs
 from occlift.training.volume_targets import OCCUPIED, OPEN, Untouched
 from occlift.viz.bev_maps import agreement_image, agreement_legend, probability_image
-from occlift.viz.canvas import captioned, panel, readable_name, stacked
+from occlift.viz.canvas import add_caption, panel, readable_name, stack
 from occlift.viz.occupancy import colored_groups, height_levels, scale_bar, top_view, voxel_size_px
 from occlift.viz.overlay import draw_occupancy, resize
 from occlift.viz.show import PANEL_WIDTH, camera_caption, read_images
@@ -33,10 +33,10 @@ _PIXELS_PER_VOXEL: Final = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TargetPictures:
-    """What `show_targets` wrote and found.
+    """Result of `show_targets`: written files and numbers of voxels.
 
     Attributes:
-        paths: of the PNG files.
+        paths: paths of the PNG files.
         occupied: target voxels that are occupied.
         open: target voxels that are empty.
         unknown: target voxels that the loss leaves out.
@@ -52,11 +52,11 @@ class TargetPictures:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Which targets are drawn; the meaning is that of `occlift.training.occfeat.PretrainConfig`.
+    """Which targets are drawn; fields as in the configuration of a pretraining.
 
     Attributes:
         labels: a folder in Occ3D's layout that occupancy comes from; None: from the lidar.
-        teacher: of features; None: occupancy alone.
+        teacher: name of the teacher of features; None: occupancy alone.
     """
 
     labels: Path | None = None
@@ -72,10 +72,10 @@ class Targets:
 
 
 def show_targets(data: DrivingDataset, token: str, out: Path, targets: Targets) -> TargetPictures:
-    """Draws what a pretraining is asked to predict of one key frame: on the images, and from above.
+    """Draws the targets of a pretraining for one key frame: on the images, and from above.
 
     Args:
-        token: of the key frame.
+        token: token of the key frame.
         out: gets `occupancy_on_images.png` and `occupancy.png`, coloured by height, and with a teacher
             `features_on_images.png` and `features.png`: voxels of like features in one colour, the more alike two
             groups are, the more alike their colours.
@@ -115,7 +115,7 @@ def show_targets(data: DrivingDataset, token: str, out: Path, targets: Targets) 
     for name, (ids, groups) in volumes.items():
         space = LabelSpace(grid=grid, taxonomy=groups)
         drawn = [
-            captioned(Image.fromarray(draw_occupancy(image, rig, ids, space=space)), caption)
+            add_caption(Image.fromarray(draw_occupancy(image, rig, ids, space=space)), caption)
             for image, rig, caption in zip(reduced, small, track(names, f"drawing {name}"), strict=True)
         ]
         above = top_view(ids, space=space, pixels_per_voxel=_PIXELS_PER_VOXEL)
@@ -154,10 +154,10 @@ def _group_features(
 
 
 def show_prediction(data: DrivingDataset, checkpoint: Path, token: str, out: Path) -> Path:
-    """Draws what a fine-tuned network sees of one key frame, from above, beside the truth and under the images.
+    """Draws what a fine-tuned network predicts for one key frame, from above, beside the truth and under the images.
 
     Args:
-        checkpoint: of `occlift.training.bev.finetune`.
+        checkpoint: checkpoint of a fine-tuned bird's-eye-view network.
         out: gets `bev-<token>.png`: the images; per class its probability, and which cells were found, missed or
             invented.
 
@@ -182,20 +182,20 @@ def show_prediction(data: DrivingDataset, checkpoint: Path, token: str, out: Pat
         truth, ignored = (tensor[0, number].numpy() for tensor in (batch.truth, batch.ignored))
         agreement = agreement_image(probability[number] > THRESHOLD, truth, ignored, BEV_GRID)
         maps += [
-            captioned(probability_image(probability[number], BEV_GRID), f"{readable_name(name)}: probability"),
-            captioned(agreement, f"{readable_name(name)}: at {THRESHOLD:g}"),
+            add_caption(probability_image(probability[number], BEV_GRID), f"{readable_name(name)}: probability"),
+            add_caption(agreement, f"{readable_name(name)}: at {THRESHOLD:g}"),
         ]
     below = panel(maps, 2)
     key_frame = data.key_frame(token)
     height, width = round(below.width / 3 * config.image_height / config.image_width), below.width // 3 - 11
     images = panel(
         [
-            captioned(Image.fromarray(resize(image, height, width)), camera_caption(camera.camera))
+            add_caption(Image.fromarray(resize(image, height, width)), camera_caption(camera.camera))
             for image, camera in zip(read_images(key_frame), key_frame.cameras, strict=True)
         ],
         3,
     )
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"bev-{token}.png"
-    stacked((images, below, agreement_legend(below.width))).save(path)
+    stack((images, below, agreement_legend(below.width))).save(path)
     return path

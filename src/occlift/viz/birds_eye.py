@@ -23,7 +23,7 @@ ToPixel = Callable[[Sequence[float] | np.ndarray], tuple[float, float]]
 
 SUPERSAMPLING: Final = 2
 CAMERA_WEDGE_M: Final = 11.0
-"""How far the drawn fields of view reach."""
+"""Length of the drawn fields of view."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +33,7 @@ class Box:
     Attributes:
         ego_from_box: 4×4, the origin at the centre, x along the length.
         size_lwh_m: length (x), width (y), height (z), metres.
-        class_id: of a semantic class, for the colour; `None` for an object of no class.
+        class_id: semantic class, for the colour; `None` for an object of no class.
     """
 
     ego_from_box: Float[np.ndarray, "4 4"]
@@ -103,7 +103,7 @@ def birds_eye_image(
 
 
 def pixel_in_birds_eye(x_m: float, y_m: float, *, reach_m: float = 50.0, size_px: int = 1000) -> tuple[float, float]:
-    """Where (x, y) of the ego frame lies in `birds_eye_image`: (u, v)."""
+    """Pixel (u, v) of a point (x, y) of the ego frame in `birds_eye_image`."""
     scale = size_px / (2 * reach_m)
     return (reach_m - y_m) * scale, (reach_m - x_m) * scale
 

@@ -1,4 +1,4 @@
-"""What all pictures share: a font, captions, class colours, legends, and panels of several pictures."""
+"""Parts of all pictures: a font, captions, class colours, legends, and panels of several pictures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def readable_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def captioned(picture: Image.Image, caption: str, *, size_px: int = 15) -> Image.Image:
+def add_caption(picture: Image.Image, caption: str, *, size_px: int = 15) -> Image.Image:
     """The picture with a caption above it on a strip of paper."""
     strip_px = size_px + 10
     canvas = Image.new("RGB", (picture.width, picture.height + strip_px), PAPER)
@@ -65,7 +65,7 @@ def panel(pictures: Sequence[Image.Image], columns: int, *, gap_px: int = 8) -> 
     return canvas
 
 
-def stacked(pictures: Sequence[Image.Image], *, gap_px: int = 8) -> Image.Image:
+def stack(pictures: Sequence[Image.Image], *, gap_px: int = 8) -> Image.Image:
     """Pictures of any size below one another, centred on paper."""
     width = max(picture.width for picture in pictures)
     height = sum(picture.height for picture in pictures) + gap_px * (len(pictures) - 1)

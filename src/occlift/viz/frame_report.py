@@ -16,7 +16,7 @@ from occlift.label_space import OCC3D, LabelSpace
 from occlift.runtime.threads import usable_cores
 from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.rigs import single_rigs
-from occlift.viz.canvas import captioned, legend, panel, stacked
+from occlift.viz.canvas import add_caption, legend, panel, stack
 from occlift.viz.occupancy import perspective_image, top_view_with_ruler
 from occlift.viz.overlay import resize
 from occlift.viz.report import ReportFrame, VolumePictures
@@ -24,7 +24,7 @@ from occlift.viz.scene import write_scene_html
 from occlift.viz.show import camera_caption, read_images
 
 IMAGE_WIDTH: Final = 480
-"""Of a camera image in the report, pixels."""
+"""Width of a camera image in the report, pixels."""
 
 NAMED_PACKAGES: Final = ("occlift", "torch", "numpy", "numba", "lightning", "transformers")
 
@@ -66,11 +66,11 @@ def overview_image(frame: ReportFrame, *, space: LabelSpace = OCC3D, width: int 
         sizes = [(cell, round(picture.height / picture.width * cell)) for picture in pictures]
         return panel([picture.resize(size) for picture, size in zip(pictures, sizes, strict=True)], len(pictures))
 
-    images = [captioned(picture, name) for name, picture in frame.images]
+    images = [add_caption(picture, name) for name, picture in frame.images]
     rows = [row(images[start : start + 3]) for start in range(0, len(images), 3)]
-    rows.append(row([captioned(volume.perspective, volume.name, size_px=26) for volume in frame.volumes]))
+    rows.append(row([add_caption(volume.perspective, volume.name, size_px=26) for volume in frame.volumes]))
     rows.append(row([volume.above for volume in frame.volumes]))
-    return stacked([*rows, legend(width - 40, taxonomy=space.taxonomy)], gap_px=0)
+    return stack([*rows, legend(width - 40, taxonomy=space.taxonomy)], gap_px=0)
 
 
 def write_frame_scene(

@@ -31,7 +31,7 @@ class Rectangles:
     Attributes:
         corners: in voxels from the grid's lower corner, counter-clockwise seen from outside.
         spans: the corners again, as voxels along the rectangle's two sides (texture coordinates).
-        class_id: of the voxels.
+        class_id: class of the voxels.
         axis: 0, 1, 2: the normal's axis.
         side: 1 where the normal points along it, else 0.
     """

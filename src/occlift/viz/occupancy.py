@@ -185,8 +185,8 @@ def top_view(
     unknown_share = np.where(any_occupied, 0.0, (semantics == UNKNOWN).mean(axis=2))
 
     voxel_px = voxel_size_px(grid, pixels_per_voxel)
-    enlarged = seen_from_above(colors, voxel_px)
-    share = seen_from_above(unknown_share, voxel_px)
+    enlarged = enlarge_from_above(colors, voxel_px)
+    share = enlarge_from_above(unknown_share, voxel_px)
     lines = hatch(*share.shape)
     strength = np.clip(share * np.where(lines, 1.0, 0.35), 0.0, 1.0)[..., None]
     enlarged += (np.asarray(UNKNOWN_COLOR) - enlarged) * strength
@@ -235,7 +235,7 @@ def voxel_size_px(grid: VoxelGrid, pixels_per_voxel: int) -> tuple[int, int]:
 
 
 def pixel_from_above(point: tuple[float, float], grid: VoxelGrid, pixels_per_voxel: int) -> tuple[float, float]:
-    """Where (x, y), metres in the grid's frame, lies in `top_view`: (u, v)."""
+    """Pixel (u, v) of a point (x, y), metres in the grid's frame, in `top_view`."""
     v, u = (
         (grid.upper_m[axis] - point[axis]) / grid.voxel_size_m[axis] * pixels
         for axis, pixels in enumerate(voxel_size_px(grid, pixels_per_voxel))
@@ -342,7 +342,7 @@ def _half_edge_m(grid: VoxelGrid) -> float:
     return max(upper - lower for lower, upper in zip(grid.lower_m[:2], grid.upper_m[:2], strict=True)) / 2
 
 
-def seen_from_above(columns: np.ndarray, voxel_px: tuple[int, int]) -> np.ndarray:
+def enlarge_from_above(columns: np.ndarray, voxel_px: tuple[int, int]) -> np.ndarray:
     """[x, y, ...] as image rows and columns: forward up, left to the left, every column enlarged."""
     image = columns[::-1, ::-1]
     return image.repeat(voxel_px[0], axis=0).repeat(voxel_px[1], axis=1).astype(np.float64)

@@ -98,7 +98,7 @@ def draw_occupancy(
     Args:
         camera: a rig of this one camera, for images of this size (reduce both first: one ray is cast per pixel).
         semantics: class ids and 255 on the space's grid, in the ego frame of the key frame.
-        opacity: of the class colours.
+        opacity: opacity of the class colours.
     """
     _check_camera(image, camera)
     grid = space.grid

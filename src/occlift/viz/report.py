@@ -23,7 +23,7 @@ from occlift.viz.curves import Curve, curve_svg
 from occlift.viz.style import REPORT_CSS
 
 Role = Literal["baseline", "reference", "model"]
-"""What a row of the score table is: `reference` rows (the labels' own score) take part in no comparison."""
+"""Kind of a row of the score table: `reference` rows (the labels' own score) take part in no comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +98,9 @@ class Report:
         title: the headline.
         summary: one or two sentences below it.
         command: that made the run, exactly.
-        rows: of the score table, in order.
+        rows: rows of the score table, in order.
         frames: validation frames with pictures.
-        curves: of the training.
+        curves: curves of the training.
         stages: in the order in which they ran.
         facts: name and value: data, versions, machine.
         links: relative file names of things that lie beside the report, with a text each.

@@ -50,7 +50,7 @@ def write_scene_html(
         volumes: by the name on their button; class ids and 255 on the space's grid.
         cameras: rigs of one camera each to draw, in the grid's frame.
         images: one for each camera, drawn small in its frustum; may be empty.
-        title: of the page.
+        title: title of the page.
 
     Raises:
         ConfigError: viser is not installed.

@@ -21,7 +21,7 @@ from occlift.scenes.dataset import DrivingDataset, HasBoxes, require_lidar
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
 from occlift.scenes.rigs import single_rigs
 from occlift.viz.birds_eye import Box, birds_eye_image
-from occlift.viz.canvas import PAPER, captioned, legend, panel, readable_name, stacked
+from occlift.viz.canvas import PAPER, add_caption, legend, panel, readable_name, stack
 from occlift.viz.occupancy import height_levels, perspective_image, top_view_with_ruler
 from occlift.viz.overlay import draw_lidar, draw_occupancy, resize
 
@@ -31,10 +31,10 @@ PANEL_WIDTH: Final = 800
 
 @dataclass(frozen=True, kw_only=True)
 class ShowRun:
-    """What `show` wrote and found.
+    """Result of `show`: written files, and checks of lidar and boxes.
 
     Attributes:
-        paths: of the PNG files: lidar on the images, occupancy on the images, bird's-eye view, occupancy.
+        paths: paths of the PNG files: lidar on the images, occupancy on the images, bird's-eye view, occupancy.
         occupancy_from: what was drawn as occupancy.
         num_lidar_points: in the sweep; 0 without lidar.
         ground_height_m: z of the ground about the ego in the ego frame, by lidar; 0 if the ego frame lies on it.
@@ -56,7 +56,7 @@ def show(
     """Draws one key frame as PNG files into the folder `out`.
 
     Args:
-        token: of the key frame.
+        token: token of the key frame.
         out: made if missing; files of the same names are replaced.
         labels: a folder in Occ3D's layout; without it the voxels that lidar hits are drawn as occupancy.
         space: grid and classes of the labels; voxels that lidar hits are drawn on this grid, too.
@@ -90,9 +90,9 @@ def show(
         small = rig.resized(round(PANEL_WIDTH * rig.height / rig.width), PANEL_WIDTH)
         reduced = resize(image, small.height, small.width)
         drawn = draw_lidar(reduced, small, points_ego)
-        with_lidar.append(captioned(Image.fromarray(drawn), name))
+        with_lidar.append(add_caption(Image.fromarray(drawn), name))
         drawn = draw_occupancy(reduced, small, semantics, space=drawn_space)
-        with_occupancy.append(captioned(Image.fromarray(drawn), name))
+        with_occupancy.append(add_caption(Image.fromarray(drawn), name))
 
     above = top_view_with_ruler(semantics, space=drawn_space, size_px=600)
     perspective = perspective_image(semantics, space=drawn_space, height=600, width=1066)
@@ -105,7 +105,7 @@ def show(
         "birds_eye.png": birds_eye_image(
             points_ego, boxes=boxes, cameras=rigs, camera_names=names, taxonomy=space.taxonomy
         ),
-        "occupancy.png": both if labels is None else stacked((both, legend(both.width, taxonomy=space.taxonomy))),
+        "occupancy.png": both if labels is None else stack((both, legend(both.width, taxonomy=space.taxonomy))),
     }
     out.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():

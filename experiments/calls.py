@@ -79,17 +79,19 @@ def score_network(*, root: Path, truth: Path, checkpoint: Path, predictions: Pat
 
 def score_prior(*, root: Path, truth: Path, labels: Path, predictions: Path) -> dict[str, float]:
     """Occupancy scores of the most frequent class of every voxel in the training labels."""
-    from occlift.evaluation.baselines import prior_predictions
+    from occlift.evaluation.baselines import write_prior
+    from occlift.scenes import open_dataset
 
-    prior_predictions(root, labels, predictions)
+    write_prior(open_dataset(root), labels, predictions)
     return _score(root, truth, predictions)
 
 
 def score_labels(*, root: Path, truth: Path, labels: Path, predictions: Path) -> dict[str, float]:
     """Occupancy scores of the labels themselves, unknown as free."""
-    from occlift.evaluation.baselines import label_predictions
+    from occlift.evaluation.baselines import write_labels_as_predictions
+    from occlift.scenes import open_dataset
 
-    label_predictions(root, labels, predictions)
+    write_labels_as_predictions(open_dataset(root), labels, predictions)
     return _score(root, truth, predictions)
 
 

@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 
 from occlift.errors import ConfigError, DataError
-from occlift.evaluation.baselines import label_predictions, prior_predictions
+from occlift.evaluation.baselines import write_labels_as_predictions, write_prior
 from occlift.evaluation.occupancy import Evaluation, evaluate
-from occlift.label_space import CLASS_NAMES, FREE
 from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction
 from occlift.labels.generate import generate_labels
+from occlift.metrics.occupancy import class_sets
 from occlift.runtime.folders import check_same, read_record
 from occlift.runtime.progress import track
 from occlift.runtime.threads import usable_cores
@@ -137,8 +137,8 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     with stages.timed("predictions", f"{len(tokens)} unseen key frames") as clock:
         clock.reused = not fresh and all(prediction_path(p, t).exists() for p in predictions.values() for t in tokens)
         if not clock.reused:
-            prior_predictions(town, labels, predictions["prior"])
-            label_predictions(town, labels, predictions["labels"])
+            write_prior(data, labels, predictions["prior"])
+            write_labels_as_predictions(data, labels, predictions["labels"])
             for name, run in runs.items():
                 predict(town, predictions[name], checkpoint=run / LAST_CHECKPOINT)
     with stages.timed("scores", "camera mask, lidar mask, no mask, rays"):
@@ -243,8 +243,7 @@ def _row(name: str, role: Role, evaluation: Evaluation, note: str) -> ScoreRow:
     means = {
         mask: Scores(
             iou=scores.geometric_iou(mask),
-            miou_17=scores.mean_iou(mask, classes=17),
-            miou_15=scores.mean_iou(mask, classes=15),
+            miou=tuple(scores.mean_iou(mask, classes=classes) for classes in class_sets(scores.taxonomy)),
         )
         for mask in ("camera", "none")
     }
@@ -253,12 +252,12 @@ def _row(name: str, role: Role, evaluation: Evaluation, note: str) -> ScoreRow:
     return ScoreRow(
         name=name, role=role, with_camera_mask=means["camera"], without_mask=means["none"], note=note,
         ray_iou=evaluation.rays.named()["ray_iou"],
-        class_iou=tuple(None if np.isnan(per_class[c]) else per_class[c] for c in CLASS_NAMES[:FREE]),
+        class_iou=tuple(None if np.isnan(per_class[c]) else per_class[c] for c in scores.taxonomy.names),
     )  # fmt: skip
 
 
 def _ratio(rows: tuple[ScoreRow, ...]) -> float:
-    score = {row.name: row.with_camera_mask.miou_17 for row in rows}
+    score = {row.name: row.with_camera_mask.miou[0] for row in rows}
     return score["EasyOcc"] / max(score["prior"], score["blind"])
 
 

@@ -26,7 +26,7 @@ from occlift.evaluation.audit_measures import (
     neighbour_agreement,
     precision,
     recall,
-    shifted,
+    shift,
 )
 from occlift.evaluation.label_sweep import label_config, sweep
 from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
@@ -36,11 +36,13 @@ from occlift.label_space import (
     DRIVEABLE_SURFACE,
     FREE,
     MANMADE,
+    OCC3D,
     SIDEWALK,
     TERRAIN,
     TRUCK,
     UNKNOWN,
     VEGETATION,
+    LabelSpace,
 )
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
@@ -120,7 +122,7 @@ def test_ground_is_the_highest_ground_voxel_of_a_column() -> None:
     assert offsets.shares() == {0: pytest.approx(100 / 6), 1: pytest.approx(400 / 6), 5: pytest.approx(100 / 6)}
     assert offsets.median == 1
     # Centres within 1 m of the origin: x = ±0.5, y = ±0.5; one of these four columns has no ground.
-    levels = ground_levels(label, grid, near_m=1.0)
+    levels = ground_levels(label, space=LabelSpace(grid=grid, taxonomy=OCC3D.taxonomy), near_m=1.0)
     assert levels.counts.tolist() == [0, 0, 0, 3, 0, 0, 0, 0]
     assert level_height_m(levels.median, grid) == pytest.approx(-1.0 + 3.5 * 0.4)
 
@@ -136,7 +138,7 @@ def test_a_shift_brings_in_what_is_unknown() -> None:
         -9: [255] * 4,
     }
     for voxels, values in expected.items():
-        assert shifted(column, voxels, fill=UNKNOWN).ravel().tolist() == values
+        assert shift(column, voxels, fill=UNKNOWN).ravel().tolist() == values
     assert column.ravel().tolist() == [0, 1, 2, 3]
 
 
@@ -147,6 +149,7 @@ def test_labels_of_a_static_world_agree_along_motions_by_whole_voxels(
     steps: tuple[int, int, int], turn_rad: float
 ) -> None:
     grid = VoxelGrid(lower_m=(-4.0, -4.0, -1.0), voxel_size_m=(0.4, 0.4, 0.4), shape=(20, 20, 8))
+    space = LabelSpace(grid=grid, taxonomy=OCC3D.taxonomy)
     rng = np.random.default_rng(5)
     world = rng.choice([FREE, MANMADE, TERRAIN, VEGETATION, CAR], (60, 60, 24)).astype(np.uint8)
     earlier_from_later = rigid_transform(rotation_about_z(turn_rad), np.array(steps) * 0.4)
@@ -161,21 +164,22 @@ def test_labels_of_a_static_world_agree_along_motions_by_whole_voxels(
 
     earlier, later = seen(np.eye(4)), seen(earlier_from_later)
     assert (earlier == later).mean() < 0.5
-    found = neighbour_agreement(earlier, later, grid, later_from_earlier)
+    found = neighbour_agreement(earlier, later, later_from_earlier, space=space)
     overlap = np.prod([n - abs(s) for n, s in zip(grid.shape, steps, strict=True)])
     assert (found.pairs, found.known) == (1, overlap)
     for kind in (found.static, found.dynamic):
         assert (kind.iou, kind.equal_share) == (100.0, 100.0)
-    wrong = neighbour_agreement(earlier, later, grid, np.linalg.inv(later_from_earlier))
+    wrong = neighbour_agreement(earlier, later, np.linalg.inv(later_from_earlier), space=space)
     assert wrong.static.iou < 80
 
 
 def test_neighbours_are_compared_where_both_know_and_by_kind() -> None:
     grid = VoxelGrid(lower_m=(0.0, 0.0, 0.0), voxel_size_m=(1.0, 1.0, 1.0), shape=(10, 1, 1))
+    space = LabelSpace(grid=grid, taxonomy=OCC3D.taxonomy)
     #                     0        1        2     3     4      5     6        7     8        9
     earlier = np.array([MANMADE, MANMADE, FREE, FREE, CAR, CAR, UNKNOWN, MANMADE, MANMADE, FREE], np.uint8)
     later = np.array([MANMADE, TERRAIN, MANMADE, FREE, FREE, TRUCK, CAR, UNKNOWN, CAR, FREE], np.uint8)
-    found = neighbour_agreement(earlier.reshape(10, 1, 1), later.reshape(10, 1, 1), grid, np.eye(4))
+    found = neighbour_agreement(earlier.reshape(10, 1, 1), later.reshape(10, 1, 1), np.eye(4), space=space)
     assert found.known == 8
     # Static at 0, 1 in both; at 0, 1, 2, 8 in either. Moving at 5 in both (car, truck); at 4, 5, 8 in either.
     assert (found.static.both, found.static.either, found.static.equal) == (2, 4, 1)

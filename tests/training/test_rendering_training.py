@@ -16,7 +16,7 @@ from test_rendering import frames_of
 from occlift.cli.rendering import train_rendering as train_rendering_command
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
-from occlift.evaluation.rendering import _ground_depth_m, _most_frequent, _resampled, evaluate_rendering
+from occlift.evaluation.rendering import _ground_depth_m, _most_frequent, _sample_at_pixels, evaluate_rendering
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction, write_label
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
@@ -122,7 +122,7 @@ def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp
     predict(small_town, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
     found = read_prediction(prediction_path(tmp_path / "predictions", token))
     assert found.shape == (200, 200, 16)
-    shown = evaluate_rendering(small_town, run.checkpoint, tokens=[token], precision="fp32")
+    shown = evaluate_rendering(NuScenes.open(small_town), run.checkpoint, tokens=[token], precision="fp32")
     assert shown.frames == 1
     assert shown.depth.pixels == shown.constant.pixels == shown.ground.pixels > 500
     written = json.loads(shown.to_json())
@@ -209,14 +209,14 @@ def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path)
     )  # fmt: skip
     run = train(small_town, small_town / "gts", tmp_path / "run", config)
     with pytest.raises(ConfigError, match="expected a rendering model"):
-        evaluate_rendering(small_town, run.checkpoint)
+        evaluate_rendering(NuScenes.open(small_town), run.checkpoint)
 
 
 def test_rendered_depth_is_read_at_the_pixels_of_the_whole_image() -> None:
     """Rays cover the lower right quarter of the image, two pixels each; depth grows by 1 m per ray to the right."""
     depth_m = torch.arange(4.0)[None].expand(3, 4) + 10
     cells_from_full = torch.tensor([[0.5, 0, -4.0], [0, 0.5, -3.0], [0, 0, 1]], dtype=torch.float64)
-    found, inside = _resampled(depth_m, cells_from_full, 12, 16)
+    found, inside = _sample_at_pixels(depth_m, cells_from_full, 12, 16)
     expected = np.zeros((12, 16), bool)
     expected[6:, 8:] = True
     assert np.array_equal(inside, expected)
@@ -238,7 +238,7 @@ def test_the_ground_lies_at_zero(small_town: Path) -> None:
 
 def test_the_guess_is_what_a_ray_shows_most_often(small_town: Path) -> None:
     frames = frames_of(small_town, neighbours=False)
-    found = _most_frequent(frames)
+    found = _most_frequent(frames, OCC3D.taxonomy)
     maps = np.stack([frames[i].class_id[0].numpy() for i in range(len(frames))])
     for at in ((0, 5, 3), (2, 0, 7), (4, 3, 10)):
         values, counts = np.unique(maps[(slice(None), *at)], return_counts=True)

@@ -20,7 +20,7 @@ from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
-from occlift.evaluation.baselines import label_predictions, prior_predictions
+from occlift.evaluation.baselines import write_labels_as_predictions, write_prior
 from occlift.evaluation.occupancy import Evaluation, evaluate
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.transforms import rigid_transform, rotation_about_z
@@ -413,8 +413,8 @@ def test_a_loss_that_is_not_finite_names_step_and_term(few_frames: Path) -> None
 
 def test_baselines_and_their_scores(few_frames: Path, tmp_path: Path) -> None:
     gts = few_frames / "gts"
-    assert prior_predictions(few_frames, gts, tmp_path / "prior") == 2
-    assert label_predictions(few_frames, gts, tmp_path / "labels") == 2
+    assert write_prior(NuScenes.open(few_frames), gts, tmp_path / "prior") == 2
+    assert write_labels_as_predictions(NuScenes.open(few_frames), gts, tmp_path / "labels") == 2
     perfect = evaluate(tmp_path / "labels", gts, tokens=TOKENS["scene-b"])
     assert perfect.frames == 2
     assert {v for n, v in perfect.counts.named().items() if "zero" not in n} == {100.0}
@@ -437,8 +437,8 @@ def test_the_prior_does_not_count_unknown_and_labels_decide(few_frames: Path, tm
             mask = semantics != UNKNOWN
             label = OccupancyLabel(semantics=semantics, mask_lidar=mask, mask_camera=mask)
             write_label(label_path(tmp_path / "sparse", scene, token), label)
-    prior_predictions(few_frames, tmp_path / "sparse", tmp_path / "prior")
-    label_predictions(few_frames, tmp_path / "sparse", tmp_path / "labels")
+    write_prior(NuScenes.open(few_frames), tmp_path / "sparse", tmp_path / "prior")
+    write_labels_as_predictions(NuScenes.open(few_frames), tmp_path / "sparse", tmp_path / "labels")
     for folder in ("prior", "labels"):
         prediction = read_prediction(prediction_path(tmp_path / folder, "b0"))
         assert prediction[0, 0, 0] == CAR
@@ -446,7 +446,7 @@ def test_the_prior_does_not_count_unknown_and_labels_decide(few_frames: Path, tm
 
 
 def test_predictions_must_be_complete(few_frames: Path, tmp_path: Path) -> None:
-    label_predictions(few_frames, few_frames / "gts", tmp_path / "labels")
+    write_labels_as_predictions(NuScenes.open(few_frames), few_frames / "gts", tmp_path / "labels")
     prediction_path(tmp_path / "labels", "b1").rename(prediction_path(tmp_path / "labels", "z9"))
     with pytest.raises(DataError, match=r"1 without a prediction in .*: b1"):
         evaluate(tmp_path / "labels", few_frames / "gts", tokens=TOKENS["scene-b"])

@@ -51,7 +51,9 @@ def test_targets_are_drawn_on_the_images_and_from_above(
     small_town: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = split_tokens(NuScenes.open(small_town), "all")[0]
-    run = show_targets(small_town, token, tmp_path, Targets(teacher="oracle", teacher_options={"channels": "8"}))
+    run = show_targets(
+        NuScenes.open(small_town), token, tmp_path, Targets(teacher="oracle", teacher_options={"channels": "8"})
+    )
     assert [path.name for path in run.paths] == [
         "occupancy_on_images.png", "occupancy.png", "features_on_images.png", "features.png"
     ]  # fmt: skip
@@ -78,9 +80,10 @@ def test_a_network_is_drawn_and_a_blind_one_is_given_grey_images(small_town: Pat
     network = replace(BevNetworkConfig.demo("simple_bev"), image_height=48, image_width=88, classes=("vehicle",))
     config = replace(FinetuneConfig.demo(), model=network, blind=True, split="all", optimizer=OptimizerConfig(steps=2))
     run = finetune(small_town, tmp_path / "run", config).run
-    token, another, *_ = split_tokens(NuScenes.open(small_town), "all")
-    path = show_prediction(run.checkpoint, small_town, token, tmp_path)
-    show_prediction(run.checkpoint, small_town, another, tmp_path)
+    data = NuScenes.open(small_town)
+    token, another, *_ = split_tokens(data, "all")
+    path = show_prediction(data, run.checkpoint, token, tmp_path)
+    show_prediction(data, run.checkpoint, another, tmp_path)
     assert {file.name for file in tmp_path.glob("*.png")} == {f"bev-{token}.png", f"bev-{another}.png"}
     picture = np.asarray(Image.open(path))
     assert picture.shape[0] > 600

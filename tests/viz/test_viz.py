@@ -25,20 +25,24 @@ from occlift.label_space import (
     DRIVEABLE_SURFACE,
     FREE,
     MANMADE,
+    OCC3D,
     PEDESTRIAN,
     TERRAIN,
     UNKNOWN,
+    LabelSpace,
 )
+from occlift.scenes import open_dataset
 from occlift.viz.birds_eye import Box, birds_eye_image, pixel_in_birds_eye
 from occlift.viz.canvas import UNKNOWN_COLOR, class_palette, legend, legend_entries, panel
 from occlift.viz.curves import Curve, Series, curve_svg
 from occlift.viz.mesh import visible_rectangles, volume_glb
-from occlift.viz.occupancy import CHASE_VIEW, height_levels, perspective_image, pixel_from_above, top_view
+from occlift.viz.occupancy import chase_view, height_levels, perspective_image, pixel_from_above, top_view
 from occlift.viz.overlay import depth_colors, draw_classes, draw_depth, draw_lidar, draw_occupancy, draw_points
 from occlift.viz.report import Report, ReportFrame, ScoreRow, Scores, Stage, VolumePictures, report_html
 from occlift.viz.scene import write_scene_html
 
 SMALL_GRID = VoxelGrid(lower_m=(-4.0, -4.0, -1.0), voxel_size_m=(1.0, 1.0, 0.5), shape=(8, 8, 4))
+SMALL_SPACE = LabelSpace(grid=SMALL_GRID, taxonomy=OCC3D.taxonomy)
 # Camera axes (x right, y down, z forward) of a camera that looks along the ego's x.
 EGO_FROM_FORWARD_CAMERA = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 
@@ -78,9 +82,9 @@ def test_points_occupy_exactly_the_voxels_that_hold_them() -> None:
 def test_a_voxel_appears_at_its_projected_pixel(voxel: tuple[int, int, int], class_id: int) -> None:
     semantics = volume()
     semantics[voxel] = class_id
-    picture = np.asarray(perspective_image(semantics, OCC3D_GRID, height=540, width=960, ego=False)).astype(float)
+    picture = np.asarray(perspective_image(semantics, height=540, width=960, ego=False)).astype(float)
     drawn = np.argwhere(picture.min(axis=2) < 250)
-    pixels, _ = CHASE_VIEW.project(OCC3D_GRID.centers()[voxel][None], 540, 960)
+    pixels, _ = chase_view(OCC3D_GRID).project(OCC3D_GRID.centers()[voxel][None], 540, 960)
     u, v = pixels[0]
     assert abs(drawn[:, 1].mean() + 0.5 - u) < 1.0
     assert abs(drawn[:, 0].mean() + 0.5 - v) < 1.0
@@ -92,7 +96,7 @@ def test_a_voxel_appears_at_its_projected_pixel(voxel: tuple[int, int, int], cla
 def test_free_and_unknown_voxels_are_not_drawn_in_perspective() -> None:
     semantics = volume()
     semantics[100:] = UNKNOWN
-    picture = perspective_image(semantics, OCC3D_GRID, height=60, width=100, ego=False)
+    picture = perspective_image(semantics, height=60, width=100, ego=False)
     assert np.asarray(picture).min() == 255
 
 
@@ -101,7 +105,7 @@ def test_a_voxel_in_front_hides_the_one_behind_it() -> None:
     behind[150:152, 99:101, 0:2] = BUS
     both[150:152, 99:101, 0:2] = BUS
     both[140:142, 90:110, 0:14] = MANMADE
-    pictures = [np.asarray(perspective_image(s, OCC3D_GRID, height=270, width=480, ego=False)) for s in (behind, both)]
+    pictures = [np.asarray(perspective_image(s, height=270, width=480, ego=False)) for s in (behind, both)]
     yellow = [((p[..., 0] > 150) & (p[..., 2] < 120)).sum() for p in pictures]
     assert yellow[0] > 10
     assert yellow[1] == 0
@@ -111,18 +115,16 @@ def test_the_sun_throws_shadows() -> None:
     semantics = volume()
     semantics[:, :, 0] = TERRAIN
     semantics[120:124, 98:102, 1:12] = MANMADE
-    with_shadow = np.asarray(perspective_image(semantics, OCC3D_GRID, height=135, width=240, ego=False)).astype(int)
-    without = np.asarray(
-        perspective_image(semantics, OCC3D_GRID, height=135, width=240, ego=False, shadows=False)
-    ).astype(int)
+    with_shadow = np.asarray(perspective_image(semantics, height=135, width=240, ego=False)).astype(int)
+    without = np.asarray(perspective_image(semantics, height=135, width=240, ego=False, shadows=False)).astype(int)
     darker = (without - with_shadow).sum(axis=2)
     assert darker.min() >= 0
     assert 20 < (darker > 30).sum() < 2000
 
 
 def test_the_ego_marker_stands_at_the_origin() -> None:
-    plain = np.asarray(perspective_image(volume(), OCC3D_GRID, height=270, width=480))
-    u, v = CHASE_VIEW.project(np.array([[0.8, 0.0, 1.55]]), 270, 480)[0][0]
+    plain = np.asarray(perspective_image(volume(), height=270, width=480))
+    u, v = chase_view(OCC3D_GRID).project(np.array([[0.8, 0.0, 1.55]]), 270, 480)[0][0]
     assert plain[int(v), int(u)].max() < 110
 
 
@@ -134,7 +136,7 @@ def test_top_view_shows_the_highest_class_where_it_belongs() -> None:
     semantics[:, :, 0] = TERRAIN
     semantics[150, 40, 3] = CAR
     semantics[150, 40, 2] = BUS
-    picture = np.asarray(top_view(semantics, OCC3D_GRID, pixels_per_voxel=3, ego=False)).astype(float)
+    picture = np.asarray(top_view(semantics, pixels_per_voxel=3, ego=False)).astype(float)
     assert picture.shape == (600, 600, 3)
     x_m, y_m, _ = OCC3D_GRID.centers()[150, 40, 0]
     u, v = pixel_from_above((x_m, y_m), OCC3D_GRID, 3)
@@ -147,7 +149,7 @@ def test_top_view_shows_the_highest_class_where_it_belongs() -> None:
 def test_top_view_tells_unknown_from_free() -> None:
     semantics = volume()
     semantics[:100] = UNKNOWN
-    picture = np.asarray(top_view(semantics, OCC3D_GRID, pixels_per_voxel=3, ego=False))
+    picture = np.asarray(top_view(semantics, pixels_per_voxel=3, ego=False))
     free, unknown = picture[20:280, 20:580], picture[320:580, 20:580]
     assert (free == 255).all()
     colors = {tuple(int(c) for c in color) for color in unknown.reshape(-1, 3)}
@@ -159,11 +161,10 @@ def test_top_view_tells_unknown_from_free() -> None:
 def test_height_levels_keep_the_occupied_voxels() -> None:
     occupied = np.zeros(OCC3D_GRID.shape, dtype=bool)
     occupied[3, 4, [0, 15]] = True
-    ids, palette = height_levels(occupied)
-    np.testing.assert_array_equal(ids < FREE, occupied)
+    ids, levels = height_levels(occupied)
+    np.testing.assert_array_equal(ids < levels.free, occupied)
     assert ids[3, 4, 0] != ids[3, 4, 15]
-    assert palette.shape == (256, 3)
-    assert len({tuple(color) for color in palette[:FREE].tolist()}) == FREE
+    assert len(set(levels.palette)) == levels.num_classes
 
 
 # --- on images ------------------------------------------------------------------------------------------------------
@@ -172,7 +173,7 @@ def test_height_levels_keep_the_occupied_voxels() -> None:
 def test_a_lidar_point_lands_on_its_analytic_pixel() -> None:
     image = np.zeros((90, 160, 3), dtype=np.uint8)
     # 10 m in front of the camera, 2 m to the left, 1 m above it: u = 80 − 100·2/10, v = 45 − 100·1/10.
-    drawn = draw_lidar(image, forward_rig(), 0, np.array([[11.0, 2.0, 2.5], [-5.0, 0.0, 1.0]]), radius_px=0)
+    drawn = draw_lidar(image, forward_rig(), np.array([[11.0, 2.0, 2.5], [-5.0, 0.0, 1.0]]), radius_px=0)
     np.testing.assert_array_equal(np.argwhere(drawn.any(axis=2)), [[35, 60]])
     np.testing.assert_array_equal(drawn[35, 60], depth_colors(np.array([10.0]))[0])
     assert not image.any(), "the input is left alone"
@@ -183,7 +184,7 @@ def test_ego_motion_between_lidar_and_image_moves_the_point() -> None:
     moved = rig.ego_from_camera.clone()
     moved[0, 0, 3] -= 1.0  # the camera fired when the ego was still 1 m further back
     earlier = CameraRig(intrinsics_px=rig.intrinsics_px, ego_from_camera=moved, height=rig.height, width=rig.width)
-    drawn = draw_lidar(np.zeros((90, 160, 3), np.uint8), earlier, 0, np.array([[11.0, 2.2, 2.6]]), radius_px=0)
+    drawn = draw_lidar(np.zeros((90, 160, 3), np.uint8), earlier, np.array([[11.0, 2.2, 2.6]]), radius_px=0)
     np.testing.assert_array_equal(np.argwhere(drawn.any(axis=2)), [[35, 60]])
 
 
@@ -208,7 +209,7 @@ def test_occupancy_covers_the_projection_of_its_voxel() -> None:
     voxel = (127, 105, 5)
     semantics[voxel] = CAR
     image = np.full((90, 160, 3), 100, dtype=np.uint8)
-    drawn = draw_occupancy(image, forward_rig(), 0, semantics, OCC3D_GRID, opacity=1.0)
+    drawn = draw_occupancy(image, forward_rig(), semantics, opacity=1.0)
     center = OCC3D_GRID.centers()[voxel]
     depth_m = center[0] - 0.2 - 1.0  # of the face that the camera sees
     u, v = 80 - 100 * center[1] / depth_m, 45 - 100 * (center[2] - 1.5) / depth_m
@@ -224,7 +225,7 @@ def test_the_voxel_about_the_camera_is_looked_through() -> None:
     index, _ = OCC3D_GRID.indices(np.array([1.0, 0.0, 1.5]))
     semantics[tuple(index)] = MANMADE
     image = np.full((90, 160, 3), 100, dtype=np.uint8)
-    np.testing.assert_array_equal(draw_occupancy(image, forward_rig(), 0, semantics, OCC3D_GRID), image)
+    np.testing.assert_array_equal(draw_occupancy(image, forward_rig(), semantics), image)
 
 
 def test_class_and_depth_maps() -> None:
@@ -263,7 +264,9 @@ def test_box_holds_points_in_its_own_axes() -> None:
 
 def test_birds_eye_shows_points_and_boxes_where_they_are() -> None:
     picture = np.asarray(
-        birds_eye_image(np.array([[20.0, -30.0, 1.0]]), boxes=[turned_box()], rig=forward_rig(), camera_names=["front"])
+        birds_eye_image(
+            np.array([[20.0, -30.0, 1.0]]), boxes=[turned_box()], cameras=[forward_rig()], camera_names=["front"]
+        )
     ).astype(int)
     u, v = pixel_in_birds_eye(20.0, -30.0)
     assert u > 500 > v
@@ -305,7 +308,7 @@ NASTY = '<script>alert("x")</script> & friends'
 
 
 def score_row(name: str, role: str, miou: float) -> ScoreRow:
-    scores = Scores(iou=40.0, miou_17=miou, miou_15=miou + 1)
+    scores = Scores(iou=40.0, miou=(miou, miou + 1))
     return ScoreRow(
         name=name,
         role=role,  # type: ignore[arg-type]
@@ -385,7 +388,7 @@ def test_report_escapes_every_text(report_page: str) -> None:
 
 def test_report_marks_the_best_contender_and_states_the_ratio(report_page: str) -> None:
     assert "2.00×" in report_page
-    best = re.findall(r'<td class="best">([\d.]+)</td>', report_page)
+    best = re.findall(r'<td class="best[^"]*">([\d.]+)</td>', report_page)
     assert "14.00" in best
     assert "40.00" in best, "all IoU are equal: each contender is best"
     labels = re.search(r'<tr class="reference">.*?</tr>', report_page)
@@ -438,7 +441,7 @@ def test_faces_of_one_class_in_a_row_become_one_rectangle() -> None:
 def test_glb_is_well_formed_and_in_metres() -> None:
     semantics = volume(SMALL_GRID)
     semantics[2, 3, 1] = CAR
-    blob = volume_glb(semantics, SMALL_GRID)
+    blob = volume_glb(semantics, space=SMALL_SPACE)
     assert blob[:4] == b"glTF"
     assert int.from_bytes(blob[8:12], "little") == len(blob)
     length = int.from_bytes(blob[12:16], "little")
@@ -453,7 +456,7 @@ def test_glb_is_well_formed_and_in_metres() -> None:
 
 
 def test_an_empty_volume_is_an_empty_scene() -> None:
-    blob = volume_glb(volume(SMALL_GRID), SMALL_GRID)
+    blob = volume_glb(volume(SMALL_GRID), space=SMALL_SPACE)
     assert int.from_bytes(blob[8:12], "little") == len(blob)
 
 
@@ -466,8 +469,8 @@ def test_scene_is_one_page_with_a_button_per_volume(tmp_path: Path, capfd: pytes
     write_scene_html(
         path,
         {"truth": semantics, "<label>": semantics},
-        SMALL_GRID,
-        rig=rig,
+        space=SMALL_SPACE,
+        cameras=[rig],
         images=[Image.new("RGB", (160, 90), (1, 2, 3))],
         title=NASTY,
     )
@@ -484,7 +487,7 @@ def test_scene_is_one_page_with_a_button_per_volume(tmp_path: Path, capfd: pytes
 def test_missing_viser_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(ConfigError, match=r"pip install 'occlift\[view\]'"):
-        write_scene_html(tmp_path / "scene.html", {"truth": volume(SMALL_GRID)}, SMALL_GRID)
+        write_scene_html(tmp_path / "scene.html", {"truth": volume(SMALL_GRID)}, space=SMALL_SPACE)
 
 
 # --- the real frame -------------------------------------------------------------------------------------------------
@@ -494,7 +497,7 @@ def test_show_draws_the_real_frame(real_frame: Path, tmp_path: Path) -> None:
     from occlift.viz.show import show
 
     token = json.loads((real_frame / "v1.0-mini/sample.json").read_text())[0]["token"]
-    run = show(real_frame, token, tmp_path / "out")
+    run = show(open_dataset(real_frame), token, tmp_path / "out")
     assert [path.name for path in run.paths] == [
         "lidar_on_images.png",
         "occupancy_on_images.png",
@@ -520,7 +523,7 @@ def test_show_draws_labels(real_frame: Path, tmp_path: Path) -> None:
     seen = np.ones(semantics.shape, dtype=bool)
     path = label_path(tmp_path / "labels", "scene-0061", token)
     write_label(path, OccupancyLabel(semantics=semantics, mask_lidar=seen, mask_camera=seen))
-    run = show(real_frame, token, tmp_path / "out", labels=tmp_path / "labels")
+    run = show(open_dataset(real_frame), token, tmp_path / "out", labels=tmp_path / "labels")
     assert run.occupancy_from == "labels of labels"
     with Image.open(tmp_path / "out/occupancy_on_images.png") as picture:
         front = np.asarray(picture.convert("RGB")).astype(int)[: picture.height // 2]

@@ -20,14 +20,15 @@ def show(
     labels: Annotated[Path | None, arg(help="folder of the labels to draw; without it the lidar's voxels")] = None,
 ) -> None:
     """Draw one key frame: lidar and occupancy on the images, and from above."""
+    from occlift.scenes.dataset import open_dataset
     from occlift.viz.show import show as run_show
 
-    run = run_show(Path(root), token, out, labels=labels)
+    run = run_show(open_dataset(root), token, out, labels=labels)
     for path in run.paths:
         print(path)
     print(
         f"{run.num_lidar_points} lidar points; ground at z = {run.ground_height_m:+.2f} m in the ego frame; "
-        f"{run.num_boxes_agreeing} of {run.num_boxes} boxes hold as many points as the table says"
+        f"{run.num_boxes_agreeing} of {run.num_boxes} boxes hold as many points as the data set says"
     )
 
 
@@ -48,6 +49,7 @@ def show_targets(
     """Draw what a pretraining would be asked to predict of one key frame, on the images and from above."""
     from occlift.errors import ConfigError
     from occlift.models.occfeat import OccFeatHeadConfig
+    from occlift.scenes.dataset import open_dataset
     from occlift.viz.bev_pictures import Targets
     from occlift.viz.bev_pictures import show_targets as run_show
 
@@ -57,7 +59,7 @@ def show_targets(
         labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=named_values(teacher_option),
         grid=OccFeatHeadConfig(horizontal_stride=stride).grid,
     )  # fmt: skip
-    run = run_show(Path(root), token, out, targets)
+    run = run_show(open_dataset(root), token, out, targets)
     for path in run.paths:
         print(path)
     print(
@@ -73,6 +75,7 @@ def show_bev(
     out: Annotated[Path, arg(help="folder of the picture")] = Path("runs/show"),
 ) -> None:
     """Draw what a fine-tuned network predicts for one key frame: probabilities, hits, misses and false alarms."""
+    from occlift.scenes.dataset import open_dataset
     from occlift.viz.bev_pictures import show_prediction
 
-    print(show_prediction(checkpoint, Path(root), token, out))
+    print(show_prediction(open_dataset(root), checkpoint, token, out))

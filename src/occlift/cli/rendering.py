@@ -87,10 +87,11 @@ def evaluate_rendering(
     """Score what is rendered: depth against lidar, classes against class maps, each beside guesses."""
     from occlift.cli.tables import print_rendered
     from occlift.evaluation.rendering import evaluate_rendering as run_evaluation
+    from occlift.scenes.dataset import open_dataset
 
     run = run_evaluation(
-        root, checkpoint, split=split, train_split=train_split, tokens=tokens or None, semantics=semantics,
-        train_semantics=train_semantics, precision=precision, device=device,
+        open_dataset(root), checkpoint, split=split, train_split=train_split, tokens=tokens or None,
+        semantics=semantics, train_semantics=train_semantics, precision=precision, device=device,
     )  # fmt: skip
     print_rendered(run)
     if json is not None:

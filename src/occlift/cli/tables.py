@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from occlift.evaluation.score_table import shown
+from occlift.evaluation.score_table import format_score
+from occlift.metrics.occupancy import ABSENT_RULES, class_sets
 
 if TYPE_CHECKING:
     from occlift.demo import DemoRun
@@ -25,23 +26,26 @@ def print_evaluation(evaluation: Evaluation) -> None:
     console = Console()
     counts = evaluation.counts
     table = Table(title=f"{evaluation.frames} key frames, per cent", title_justify="left")
-    for column in ("mask", "IoU", "mIoU 17", "mIoU 15", "mIoU 17, absent = 0", "mIoU 15, absent = 0"):
+    sets = tuple(class_sets(counts.taxonomy))
+    means = [f"mIoU {classes}{rule}" for rule in ("", ", absent = 0") for classes in sets]
+    for column in ("mask", "IoU", *means):
         table.add_column(column, justify="left" if column == "mask" else "right")
     for mask in counts.histograms:
-        means = [
-            counts.mean_iou(mask, classes=classes, absent=absent)
-            for absent in ("skipped", "zero")
-            for classes in (17, 15)
-        ]
-        table.add_row(mask, *map(shown, (counts.geometric_iou(mask), *means)))
+        scores = [counts.mean_iou(mask, classes=classes, absent=absent) for absent in ABSENT_RULES for classes in sets]
+        table.add_row(mask, *map(format_score, (counts.geometric_iou(mask), *scores)))
     console.print(table)
-    console.print("mIoU: mean over the classes that occur in truth or prediction; absent = 0 divides by all 17 or 15.")
+    console.print(
+        "mIoU: mean over the classes that occur in truth or prediction; absent = 0 divides by all "
+        f"{' or '.join(map(str, sets))}."
+    )
     if evaluation.rays:
         named = evaluation.rays.named()
-        table = Table(title="RayIoU, no mask, 17 classes, absent skipped, per cent", title_justify="left")
+        table = Table(
+            title=f"RayIoU, no mask, {counts.taxonomy.free} classes, absent skipped, per cent", title_justify="left"
+        )
         for column in ("RayIoU", "at 1 m", "at 2 m", "at 4 m"):
             table.add_column(column, justify="right")
-        table.add_row(*(shown(named[key]) for key in ("ray_iou", "ray_iou_1m", "ray_iou_2m", "ray_iou_4m")))
+        table.add_row(*(format_score(named[key]) for key in ("ray_iou", "ray_iou_1m", "ray_iou_2m", "ray_iou_4m")))
         console.print(table)
     _print_left_out(console, evaluation.without_prediction, "prediction")
     _print_left_out(console, evaluation.without_truth, "truth")
@@ -58,7 +62,7 @@ def print_bev(evaluations: Sequence[BevEvaluation]) -> None:
     for evaluation in evaluations:
         corruption = evaluation.corruption
         what = "as they are" if corruption is None else f"{corruption.name} {corruption.strength}"
-        table.add_row(what, *map(shown, evaluation.named().values()))
+        table.add_row(what, *map(format_score, evaluation.named().values()))
     console.print(table)
     console.print(
         "filtered: cells of objects that the images show to less than 40 % are left out. Predicted: more probable than "
@@ -72,26 +76,25 @@ def print_audit(audit: Audit) -> None:
     counts = audit.counts
     if counts:
         table = Table(title=f"{len(audit.tokens)} labels against truth, per cent", title_justify="left")
-        for column in ("mask", "voxels", "unknown", "IoU", "mIoU 17", "mIoU 15", "mIoU 17, absent = 0"):
+        sets = tuple(class_sets(audit.space.taxonomy))
+        means = [f"mIoU {classes}" for classes in sets]
+        for column in ("mask", "voxels", "unknown", "IoU", *means, f"{means[0]}, absent = 0"):
             table.add_column(column, justify="left" if column in ("mask", "voxels") else "right")
         for name, counted in (("all", counts.unknown_as_free), ("known", counts.known)):
             for mask in counted.histograms:
-                unknown = shown(counts.unknown_share(mask)) if counted is counts.unknown_as_free else ""
-                means = (
-                    counted.mean_iou(mask),
-                    counted.mean_iou(mask, classes=15),
-                    counted.mean_iou(mask, absent="zero"),
-                )
-                table.add_row(mask, name, unknown, *map(shown, (counted.geometric_iou(mask), *means)))
+                unknown = format_score(counts.unknown_share(mask)) if counted is counts.unknown_as_free else ""
+                scores = [counted.mean_iou(mask, classes=classes) for classes in sets]
+                scores = [counted.geometric_iou(mask), *scores, counted.mean_iou(mask, absent="zero")]
+                table.add_row(mask, name, unknown, *map(format_score, scores))
         console.print(table)
         console.print("all: what a label does not know counts as free; known: only what the label knows.")
         mask = next(iter(counts.unknown_as_free.histograms))
         table = Table(title=f"Per class, mask {mask}, unknown as free, per cent", title_justify="left")
         for column in ("class", "precision", "recall", "IoU"):
             table.add_column(column, justify="left" if column == "class" else "right")
-        scores = (audit.precision(mask), audit.recall(mask), counts.unknown_as_free.class_iou(mask))
-        for name in scores[0]:
-            table.add_row(name, *(shown(score[name]) for score in scores))
+        per_class = (audit.precision(mask), audit.recall(mask), counts.unknown_as_free.class_iou(mask))
+        for name in per_class[0]:
+            table.add_row(name, *(format_score(score[name]) for score in per_class))
         console.print(table)
     moved = f", moved by {audit.shift_voxels:+d} voxels" if audit.shift_voxels else ""
     console.print(
@@ -124,7 +127,7 @@ def print_audit(audit: Audit) -> None:
         for name, found in (("labels", audit.neighbours), ("truth", audit.truth_neighbours)):
             if found:
                 kinds = (found.static, found.dynamic)
-                table.add_row(name, *(shown(score) for kind in kinds for score in (kind.iou, kind.equal_share)))
+                table.add_row(name, *(format_score(score) for kind in kinds for score in (kind.iou, kind.equal_share)))
         console.print(table)
     _print_left_out(console, audit.without_label, "label")
     _print_left_out(console, audit.without_truth, "truth")
@@ -149,7 +152,7 @@ def print_comparison(scores: ScoreTable) -> None:
         table.add_column(column.replace(", ", "\n").replace("camera mask", "camera"), justify="right", no_wrap=True)
     for name, values, marks in zip(scores.rows, scores.values, scores.best, strict=True):
         cells = [
-            f"[bold]{shown(value)}*[/]" if mark else f"{shown(value)} "
+            f"[bold]{format_score(value)}*[/]" if mark else f"{format_score(value)} "
             for value, mark in zip(values, marks, strict=True)
         ]
         table.add_row(name, *cells)
@@ -184,8 +187,8 @@ def print_demo(run: DemoRun) -> None:
     table.add_column("RayIoU", justify="right")
     for row in run.rows:
         masked, unmasked = row.with_camera_mask, row.without_mask
-        values = (masked.iou, masked.miou_17, masked.miou_15, unmasked.iou, unmasked.miou_17, unmasked.miou_15)
-        table.add_row(row.name, *map(shown, (*values, row.ray_iou)))
+        values = (masked.iou, *masked.miou, unmasked.iou, *unmasked.miou)
+        table.add_row(row.name, *map(format_score, (*values, row.ray_iou)))
     console = Console()
     console.print(table)
     for row in run.rows:
@@ -213,9 +216,9 @@ def print_rendered(run: RenderedEvaluation) -> None:
         "of the ego frame, 80 m above the horizon"
     )
     table = Table(title="Classes of rays, sky included, per cent", title_justify="left")
-    for column in ("", "mIoU 17", "right"):
+    for column in ("", f"mIoU {run.taxonomy.free}", "right"):
         table.add_column(column, justify="right" if column else "left")
     for label, scores in run.class_scores().items():
-        table.add_row(label, f"{scores['miou_17']:.2f}", f"{scores['right']:.2f}")
+        table.add_row(label, *(f"{score:.2f}" for score in scores.values()))
     console.print(table)
     console.print("frequent: what the ray shows most often in the training class maps")

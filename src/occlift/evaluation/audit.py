@@ -1,4 +1,4 @@
-"""What a folder of labels is worth: against truth if there is any, and by itself.
+"""Measures the quality of a folder of labels: against truth if there is any, and by itself.
 
 Definitions stand where they are computed: `occlift.evaluation.audit_measures` and `occlift.metrics.occupancy`.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.audit_measures import (
@@ -29,15 +29,15 @@ from occlift.evaluation.audit_measures import (
     neighbour_agreement,
     precision,
     recall,
-    shifted,
-    shifted_label,
+    shift,
+    shift_label,
 )
 from occlift.evaluation.label_tokens import LabelSample, in_time_order, select_labels
-from occlift.geometry.grids import OCC3D_GRID
+from occlift.evaluation.occupancy import space_field
 from occlift.geometry.transforms import inverse
-from occlift.label_space import CLASS_NAMES, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
 from occlift.labels.files import OccupancyTruth, label_path, read_confidence, read_label, read_truth, write_label
-from occlift.labels.manifest import MANIFEST_NAME, open_manifest, read_manifest
+from occlift.labels.manifest import MANIFEST_NAME, check_label_space, open_manifest, read_manifest
 from occlift.metrics.occupancy import MASKS, Mask
 from occlift.runtime.npz import MissingArray
 from occlift.runtime.progress import track
@@ -46,33 +46,36 @@ from occlift.scenes.dataset import DrivingDataset
 FORMAT: Final = "occlift audit"
 
 SHIFT_KEY: Final = "shift_voxels"
-"""In the manifest of a folder of shifted labels: by how many voxels they were moved up."""
+"""Key in the manifest of shifted labels: number of voxels by which they were moved up."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
-    """What is known about some labels.
+    """Measures of the labels in a folder.
 
     Attributes:
-        labels: where they lay.
-        truth: where the truth lay; None: there was none.
-        shift_voxels: they were moved up by so many voxels before everything but the agreement of neighbours.
+        labels: folder of the labels.
+        truth: folder of the truth; None: there was none.
+        shift_voxels: number of voxels by which the labels were moved up before everything but the agreement of
+            neighbours.
         tokens: the samples, sorted.
-        voxels: how many are of class 0..17, and (last) unknown.
+        voxels: number of voxels per class, free included, and (last) of unknown ones.
         ground: levels (index z) of the labels' ground around the ego.
         counts: against truth.
         ground_offset: the ground's height against that of the truth, in voxels.
         truth_ground: as `ground`, of the truth.
         neighbours: agreement of neighbouring key frames; None without a data set, which has the poses.
-        truth_neighbours: the same for the truth, over its `mask_lidar` if that is asked for: what resampling leaves.
+        truth_neighbours: agreement of neighbouring truth, over its `mask_lidar` if that is asked for: the upper bound
+            that resampling leaves.
         without_label, without_truth: samples that were left out.
+        space: grid and classes of labels and truth.
     """
 
     labels: str
     truth: str | None
     shift_voxels: int
     tokens: tuple[str, ...]
-    voxels: Int[np.ndarray, "19"]
+    voxels: Int[np.ndarray, "classes_and_unknown"]
     ground: Levels
     counts: LabelCounts | None = None
     ground_offset: Levels | None = None
@@ -81,39 +84,44 @@ class Audit:
     truth_neighbours: NeighbourAgreement | None = None
     without_label: tuple[str, ...] = ()
     without_truth: tuple[str, ...] = ()
+    space: LabelSpace = OCC3D
 
     @property
     def unknown_share_of_grid(self) -> float:
-        """Per cent of all voxels."""
+        """Share of unknown voxels in the labels, per cent."""
         return 100.0 * float(self.voxels[-1]) / float(self.voxels.sum())
 
     @property
     def ground_height_m(self) -> float:
-        """Of the centres of the voxels of the labels' ground around the ego, metres in the ego frame; NaN if none."""
-        return level_height_m(self.ground.median, OCC3D_GRID)
+        """Height of the labels' ground around the ego (voxel centres), metres in the ego frame; NaN if none."""
+        return level_height_m(self.ground.median, self.space.grid)
 
     @property
     def ground_offset_m(self) -> float:
-        """How far the labels' ground lies above the truth's, metres; NaN without truth or ground."""
-        return self.ground_offset.median * OCC3D_GRID.voxel_size_m[2] if self.ground_offset else float("nan")
+        """Height of the labels' ground above that of the truth, metres; NaN without truth or ground."""
+        return self.ground_offset.median * self.space.grid.voxel_size_m[2] if self.ground_offset else float("nan")
 
     def precision(self, mask: Mask) -> dict[str, float]:
-        """Per class name, unknown taken as free; NaN where nothing is called so."""
+        """Precision per class name, unknown taken as free; NaN where nothing is called so."""
         assert self.counts, "precision needs truth"
-        return _by_class(precision(self.counts.unknown_as_free.histograms[mask]))
+        return self._by_class(precision(self.counts.unknown_as_free.histograms[mask]))
 
     def recall(self, mask: Mask) -> dict[str, float]:
-        """Per class name, unknown taken as free; NaN where the truth has none."""
+        """Recall per class name, unknown taken as free; NaN where the truth has none."""
         assert self.counts, "recall needs truth"
-        return _by_class(recall(self.counts.unknown_as_free.histograms[mask]))
+        return self._by_class(recall(self.counts.unknown_as_free.histograms[mask]))
+
+    def _by_class(self, scores: Float[np.ndarray, "classes"]) -> dict[str, float]:
+        return dict(zip(self.space.taxonomy.all_names, scores.tolist(), strict=True))
 
     def to_json(self) -> str:
-        """Everything, NaN (nothing to say) as null."""
+        """Everything, NaN (nothing to say) as null; the space unless it is Occ3D's."""
         counts = self.counts
         masks = list(counts.unknown_as_free.histograms) if counts else []
-        names = (*CLASS_NAMES, "unknown")
+        names = (*self.space.taxonomy.all_names, "unknown")
         plain: dict[str, Any] = {
             "format": FORMAT,
+            **space_field(self.space),
             "labels": self.labels,
             "truth": self.truth,
             "frames": len(self.tokens),
@@ -132,7 +140,7 @@ class Audit:
             plain |= {
                 "ground_offset": {"median_m": self.ground_offset_m, **_levels(self.ground_offset)},
                 "truth_ground": {
-                    "height_m": level_height_m(self.truth_ground.median, OCC3D_GRID),
+                    "height_m": level_height_m(self.truth_ground.median, self.space.grid),
                     **_levels(self.truth_ground),
                 },
                 "truth_neighbours": _neighbours(self.truth_neighbours),
@@ -162,51 +170,58 @@ def audit(
     masks: Sequence[Mask] = MASKS,
     shift_voxels: int = 0,
     allow_missing: bool = False,
+    space: LabelSpace = OCC3D,
 ) -> Audit:
-    """Looks at all labels of a folder, `<labels>/<scene>/<token>/labels.npz`, ours or anybody's.
+    """Audits all labels of a folder, `<labels>/<scene>/<token>/labels.npz`, ours or anybody's.
 
     Args:
         truth: a folder of the same layout; None: only what needs no truth.
         data: the data set, whose poses say how neighbouring key frames lie; None: no agreement of neighbours.
         tokens: the samples of a split; by default all that have a label.
-        masks: of the truth, over which is counted; truth without the file's mask of that name is refused.
+        masks: masks of the truth over which is counted; truth without the mask of that name is refused.
         shift_voxels: move the labels up by so many voxels first, for truth whose road lies elsewhere.
         allow_missing: leave samples out that lack label or truth, instead of refusing.
+        space: grid and classes of labels and truth.
 
     Raises:
+        ConfigError: the labels' manifest says that they have another grid or other classes.
         DataError: a sample lacks its label or its truth, the data set does not know it, or a file is damaged.
     """
+    check_label_space(labels, space)
     selection = select_labels(labels, truth, tokens=tokens, allow_missing=allow_missing)
-    voxels = np.zeros(len(CLASS_NAMES) + 1, np.int64)
-    ground = truth_ground = ground_levels(np.full(OCC3D_GRID.shape, UNKNOWN, np.uint8), OCC3D_GRID)
+    taxonomy = space.taxonomy
+    voxels = np.zeros(taxonomy.num_classes + 1, np.int64)
+    ground = truth_ground = ground_levels(np.full(space.grid.shape, UNKNOWN, np.uint8), space=space)
     counts: LabelCounts | None = None
     offset: Levels | None = None
     mine = theirs = NeighbourAgreement()
     before: tuple[LabelSample, UInt8[np.ndarray, "x y z"], OccupancyTruth | None] | None = None
     for is_neighbour, sample in track(_with_neighbours(selection.samples, data), "audit", total=len(selection.samples)):
-        unshifted = read_truth(sample.label, ()).semantics
-        semantics = shifted(unshifted, shift_voxels, fill=UNKNOWN)
+        unshifted = read_truth(sample.label, (), space=space).semantics
+        semantics = shift(unshifted, shift_voxels, fill=UNKNOWN)
         found = np.bincount(semantics.ravel(), minlength=256)
-        voxels += np.append(found[: len(CLASS_NAMES)], found[UNKNOWN])
-        ground += ground_levels(semantics, OCC3D_GRID)
+        voxels += np.append(found[: taxonomy.num_classes], found[UNKNOWN])
+        ground += ground_levels(semantics, space=space)
         frame = None
         if sample.truth:
-            frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"])
+            frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"], space=space)
             try:
-                counted = count_against_truth(semantics, frame.semantics, {m: frame.masks.get(m) for m in masks})
+                counted = count_against_truth(
+                    semantics, frame.semantics, {m: frame.masks.get(m) for m in masks}, taxonomy=taxonomy
+                )
             except DataError as error:
                 raise DataError(f"{sample.truth}: {error}") from error
             counts = counts + counted if counts else counted
-            here = ground_offsets(semantics, frame.semantics)
+            here = ground_offsets(semantics, frame.semantics, taxonomy=taxonomy)
             offset = offset + here if offset else here
-            truth_ground += ground_levels(frame.semantics, OCC3D_GRID)
+            truth_ground += ground_levels(frame.semantics, space=space)
         if data and before and is_neighbour:
             global_from_earlier = data.key_frame(before[0].token).global_from_ego
             global_from_later = data.key_frame(sample.token).global_from_ego
             later_from_earlier = inverse(global_from_later) @ global_from_earlier
-            mine += neighbour_agreement(before[1], unshifted, OCC3D_GRID, later_from_earlier)
+            mine += neighbour_agreement(before[1], unshifted, later_from_earlier, space=space)
             if frame and before[2]:
-                theirs += neighbour_agreement(_seen(before[2]), _seen(frame), OCC3D_GRID, later_from_earlier)
+                theirs += neighbour_agreement(_observed(before[2]), _observed(frame), later_from_earlier, space=space)
         before = sample, unshifted, frame
     return Audit(
         labels=str(labels),
@@ -222,33 +237,36 @@ def audit(
         truth_neighbours=theirs if data and truth else None,
         without_label=selection.without_label,
         without_truth=selection.without_truth,
+        space=space,
     )
 
 
-def write_shifted(labels: Path, out: Path, voxels: int) -> int:
+def write_shifted(labels: Path, out: Path, voxels: int, *, space: LabelSpace = OCC3D) -> int:
     """Writes all labels of a folder once more, moved up (+) or down (−) by whole voxels; returns how many.
 
     Votes are not moved: the decision stands. The manifest in `out` is that of `labels` with the shift noted in its
     configuration, so that a training on shifted labels can be told from one on others.
 
     Raises:
-        ConfigError: `out` is `labels`, or holds other labels.
+        ConfigError: `out` is `labels` or holds other labels, or the manifest says that the labels have another grid or
+            other classes.
         DataError: there are no labels, or a file is damaged.
     """
     if out.resolve() == labels.resolve():
         raise ConfigError(f"{out}: shifted labels need a folder of their own")
     samples = select_labels(labels, None).samples
+    check_label_space(labels, space)
     source = read_manifest(labels) if (labels / MANIFEST_NAME).exists() else None
     config = dict(source.config) if source else {}
-    manifest = open_manifest(out, {**config, SHIFT_KEY: voxels + config.get(SHIFT_KEY, 0)})
+    manifest = open_manifest(out, {**config, SHIFT_KEY: voxels + config.get(SHIFT_KEY, 0)}, space)
     manifest.labels.update(source.labels if source else {sample.token: {"state": "done"} for sample in samples})
     manifest.write(out)
     for sample in track(samples, "shift"):
-        label = read_label(sample.label, allow_unknown=True)
+        label = read_label(sample.label, allow_unknown=True, space=space)
         # Labels of other projects have none.
         with contextlib.suppress(MissingArray):
-            label = replace(label, confidence=read_confidence(sample.label))
-        write_label(label_path(out, sample.scene, sample.token), shifted_label(label, voxels))
+            label = replace(label, confidence=read_confidence(sample.label, space=space))
+        write_label(label_path(out, sample.scene, sample.token), shift_label(label, voxels), space=space)
     return len(samples)
 
 
@@ -269,14 +287,10 @@ def _with_neighbours(samples: Sequence[LabelSample], data: DrivingDataset | None
         before = sample.scene, position
 
 
-def _seen(truth: OccupancyTruth) -> UInt8[np.ndarray, "x y z"]:
+def _observed(truth: OccupancyTruth) -> UInt8[np.ndarray, "x y z"]:
     """Truth that calls unknown what no lidar observed, as a label does."""
     observed = truth.masks.get("lidar")
     return truth.semantics if observed is None else np.where(observed, truth.semantics, np.uint8(UNKNOWN))
-
-
-def _by_class(scores: np.ndarray) -> dict[str, float]:
-    return dict(zip(CLASS_NAMES, scores.tolist(), strict=True))
 
 
 def _levels(levels: Levels) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""What can be said about labels: against truth, voxel by voxel; where their ground lies; and how far they agree among
-themselves. Pure functions of arrays. Whatever is kept are counts, which add up over key frames; shares are taken last.
+"""Measures of labels: agreement with truth, height of the ground, agreement between neighbouring key frames.
+
+Pure functions of arrays. What is kept are counts, which add up over key frames; shares are computed last.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from scipy import ndimage
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import transform_points
-from occlift.label_space import DYNAMIC_CLASSES, FREE, OCC3D, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.labels.files import OccupancyLabel
 from occlift.metrics.occupancy import Histogram, Mask, OccupancyCounts, histogram, histograms
 
 NEAR_M: Final = 10.0
-"""How far from the ego, along x and along y, its own ground is looked for: further off the street may climb."""
+"""Largest |x| and |y| at which the ground around the ego is measured: further off the street may climb."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Agreement:
 
     Attributes:
         compared: known in the label, and in the mask if there is one.
-        equal: of those, the same class or free in both.
+        equal: of the compared, those with the same class or free in both.
         on_boundary: of those that differ, the ones that touch a boundary in the truth: among the 3×3×3 voxels around
             them there are two classes (free being one).
     """
@@ -39,7 +40,7 @@ class Agreement:
 
     @property
     def share_equal(self) -> float:
-        """Of the voxels compared; 1 if there were none."""
+        """Share of equal voxels among those compared; 1 if there were none."""
         return self.equal / self.compared if self.compared else 1.0
 
     @property
@@ -57,7 +58,7 @@ def agreement(
     """Compares a label with the truth on the voxels it knows.
 
     Args:
-        semantics: of the label; voxels of class 255 are not compared.
+        semantics: classes of the label; unknown voxels (255) are not compared.
         truth: without 255.
         among: compare only these, such as the truth's `mask_camera`. What lies beyond the grid is taken to be like its
             outermost voxels; where boundaries matter, leave those out.
@@ -101,37 +102,41 @@ def count_against_truth(
     semantics: UInt8[np.ndarray, "x y z"],
     truth: UInt8[np.ndarray, "x y z"],
     masks: Mapping[Mask, Bool[np.ndarray, "x y z"] | None],
+    *,
+    taxonomy: Taxonomy = OCC3D.taxonomy,
 ) -> LabelCounts:
     """The histograms of one label, from which every score follows (`occlift.metrics.occupancy`).
 
     Args:
-        semantics: of the label, 0..17 or 255 (unknown).
+        semantics: classes of the label, 255 where unknown.
         masks: per mask the voxels of the truth that it evaluates; None: all.
 
     Raises:
-        DataError: the truth is no class 0..17 where it is evaluated, or shapes differ.
+        DataError: the truth is no class where it is evaluated, or shapes differ.
     """
     is_known = semantics != UNKNOWN
-    filled = np.where(is_known, semantics, np.uint8(FREE))
+    filled = np.where(is_known, semantics, np.uint8(taxonomy.free))
+    classes = taxonomy.num_classes
+    known = {
+        mask: histogram(
+            truth=truth, prediction=filled, evaluated=is_known if among is None else is_known & among,
+            num_classes=classes,
+        )
+        for mask, among in masks.items()
+    }  # fmt: skip
+    whole = histograms(truth=truth, prediction=filled, evaluated=masks, num_classes=classes)
     return LabelCounts(
-        unknown_as_free=OccupancyCounts(histograms=histograms(truth=truth, prediction=filled, evaluated=masks)),
-        known=OccupancyCounts(
-            histograms={
-                mask: histogram(
-                    truth=truth, prediction=filled, evaluated=is_known if among is None else is_known & among
-                )
-                for mask, among in masks.items()
-            }
-        ),
+        unknown_as_free=OccupancyCounts(histograms=whole, taxonomy=taxonomy),
+        known=OccupancyCounts(histograms=known, taxonomy=taxonomy),
     )
 
 
-def precision(h: Histogram) -> Float[np.ndarray, "18"]:
+def precision(h: Histogram) -> Float[np.ndarray, "classes"]:
     """Per class c the share of the voxels called c that are c, h[c,c] / Σ_a h[a,c], per cent; NaN where none is."""
     return _per_cents(np.diagonal(h), h.sum(axis=0))
 
 
-def recall(h: Histogram) -> Float[np.ndarray, "18"]:
+def recall(h: Histogram) -> Float[np.ndarray, "classes"]:
     """Per class c the share of the voxels that are c and are called c, h[c,c] / Σ_b h[c,b], per cent; NaN where none
     is."""
     return _per_cents(np.diagonal(h), h.sum(axis=1))
@@ -139,7 +144,7 @@ def recall(h: Histogram) -> Float[np.ndarray, "18"]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Levels:
-    """How often whole numbers of voxels were found, heights or differences of heights.
+    """Histogram of heights, or of differences of heights, in whole voxels.
 
     Attributes:
         first: the number that `counts[0]` counts; the next ones follow in steps of 1.
@@ -173,35 +178,39 @@ class Levels:
         }
 
 
-def top_ground(semantics: UInt8[np.ndarray, "x y z"]) -> Int[np.ndarray, "x y"]:
-    """Per column the index z of the highest voxel of the ground (road, other flat, sidewalk, terrain), −1 if none."""
-    ground = np.isin(semantics, OCC3D.taxonomy.ids(OCC3D.taxonomy.ground))
+def top_ground(semantics: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxonomy = OCC3D.taxonomy) -> Int[np.ndarray, "x y"]:
+    """Per column the index z of the highest voxel of a ground class, −1 if none."""
+    ground = taxonomy.table(taxonomy.ground)[semantics]
     height = semantics.shape[2]
     return np.where(ground.any(axis=2), height - 1 - ground[..., ::-1].argmax(axis=2), -1)
 
 
-def ground_offsets(semantics: UInt8[np.ndarray, "x y z"], truth: UInt8[np.ndarray, "x y z"]) -> Levels:
-    """By how many voxels the label's ground lies above (+) or below (−) the truth's, over the columns that have ground
-    in both.
+def ground_offsets(
+    semantics: UInt8[np.ndarray, "x y z"], truth: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxonomy = OCC3D.taxonomy
+) -> Levels:
+    """Histogram of the height of the label's ground above (+) or below (−) that of the truth, in voxels, over the
+    columns that have ground in both.
 
     A column's ground is its highest ground voxel. A label's ground is thicker than truth's, because depth is not exact:
     single columns err upwards, the median does not, and is what a shift has to undo (with the opposite sign).
     """
-    mine, theirs = top_ground(semantics), top_ground(truth)
+    mine, theirs = (top_ground(volume, taxonomy=taxonomy) for volume in (semantics, truth))
     height = semantics.shape[2]
     found = (mine - theirs)[(mine >= 0) & (theirs >= 0)]
     return Levels(first=1 - height, counts=np.bincount(found + height - 1, minlength=2 * height - 1))
 
 
-def ground_levels(semantics: UInt8[np.ndarray, "x y z"], grid: VoxelGrid, *, near_m: float = NEAR_M) -> Levels:
+def ground_levels(
+    semantics: UInt8[np.ndarray, "x y z"], *, space: LabelSpace = OCC3D, near_m: float = NEAR_M
+) -> Levels:
     """The index z of the highest ground voxel of each column whose centre has |x| and |y| below `near_m` (metres).
 
     In a grid of the ego frame these are the columns around the car: with ego frames below the rear axle, on the road
     below the rear axle, their median is the voxel that holds z = 0 (`level_height_m`).
     """
-    centers_m = grid.centers()[:, :, 0, :2]
-    levels = top_ground(semantics)[(np.abs(centers_m) < near_m).all(axis=-1)]
-    return Levels(first=0, counts=np.bincount(levels[levels >= 0], minlength=grid.shape[2]))
+    centers_m = space.grid.centers()[:, :, 0, :2]
+    levels = top_ground(semantics, taxonomy=space.taxonomy)[(np.abs(centers_m) < near_m).all(axis=-1)]
+    return Levels(first=0, counts=np.bincount(levels[levels >= 0], minlength=space.grid.shape[2]))
 
 
 def level_height_m(level: float, grid: VoxelGrid) -> float:
@@ -209,7 +218,7 @@ def level_height_m(level: float, grid: VoxelGrid) -> float:
     return grid.lower_m[2] + (level + 0.5) * grid.voxel_size_m[2]
 
 
-def shifted(volume: np.ndarray, voxels: int, *, fill: Any) -> np.ndarray:
+def shift(volume: np.ndarray, voxels: int, *, fill: Any) -> np.ndarray:
     """A volume [x, y, z] whose content is moved up (+) or down (−) by whole voxels.
 
     Args:
@@ -222,26 +231,26 @@ def shifted(volume: np.ndarray, voxels: int, *, fill: Any) -> np.ndarray:
     return moved
 
 
-def shifted_label(label: OccupancyLabel, voxels: int) -> OccupancyLabel:
+def shift_label(label: OccupancyLabel, voxels: int) -> OccupancyLabel:
     """A label moved up (+) or down (−) by whole voxels, for truth whose road lies elsewhere than the ego frame says.
 
     What comes in is unknown: outside of both masks, with no confidence.
     """
     return OccupancyLabel(
-        semantics=shifted(label.semantics, voxels, fill=UNKNOWN),
-        mask_lidar=shifted(label.mask_lidar, voxels, fill=False),
-        mask_camera=shifted(label.mask_camera, voxels, fill=False),
-        confidence=None if label.confidence is None else shifted(label.confidence, voxels, fill=0),
+        semantics=shift(label.semantics, voxels, fill=UNKNOWN),
+        mask_lidar=shift(label.mask_lidar, voxels, fill=False),
+        mask_camera=shift(label.mask_camera, voxels, fill=False),
+        confidence=None if label.confidence is None else shift(label.confidence, voxels, fill=0),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class KindAgreement:
-    """How far two labels agree where things of one kind (static, or moving by themselves) stand.
+    """Agreement of two labels on the voxels of static classes, or on those of moving classes.
 
     Attributes:
-        both, either: voxels, of those known in both labels, that are occupied by this kind in both, in at least one.
-        equal: of `both`, of the same class.
+        both, either: number of voxels, known in both labels, that such classes occupy in both, in at least one.
+        equal: number of voxels of `both` with the same class.
     """
 
     both: int = 0
@@ -266,14 +275,15 @@ class KindAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class NeighbourAgreement:
-    """How far labels of neighbouring key frames agree about the same places.
+    """Agreement of labels of neighbouring key frames about the same places.
 
     Attributes:
-        pairs: of labels.
-        known: voxels that both know.
-        static: of classes that stand still. Labels of what does not move should agree: what differs is error, or the
+        pairs: number of pairs of labels.
+        known: number of voxels that both labels know.
+        static: agreement on classes that stand still. Their labels should agree: what differs is error, or the
             resampling of thin things.
-        dynamic: of classes that may move. Half a second is a car's length: this is no measure of quality by itself.
+        dynamic: agreement on classes that may move. Half a second is a car's length: this is no measure of quality by
+            itself.
     """
 
     pairs: int = 0
@@ -293,8 +303,9 @@ class NeighbourAgreement:
 def neighbour_agreement(
     earlier: UInt8[np.ndarray, "x y z"],
     later: UInt8[np.ndarray, "x y z"],
-    grid: VoxelGrid,
     later_from_earlier: Float[np.ndarray, "4 4"],
+    *,
+    space: LabelSpace = OCC3D,
 ) -> NeighbourAgreement:
     """Compares two labels of a scene on the voxels that both know, in the grid of the earlier one.
 
@@ -302,12 +313,13 @@ def neighbour_agreement(
     Unless the ego moved by whole voxels, this resampling alone costs agreement, the more the thinner things are:
     compare with what truth reaches.
     """
+    grid, taxonomy = space.grid, space.taxonomy
     mine = earlier != UNKNOWN
     index, inside_grid = grid.indices(transform_points(later_from_earlier, grid.centers()[mine]))
     a, b = earlier[mine][inside_grid], later[tuple(index[inside_grid].T)]
     a, b = a[b != UNKNOWN], b[b != UNKNOWN]
-    is_dynamic = np.isin(np.arange(256), list(DYNAMIC_CLASSES))
-    is_static = (np.arange(256) < FREE) & ~is_dynamic
+    is_dynamic = taxonomy.table(taxonomy.moving)
+    is_static = (np.arange(256) < taxonomy.free) & ~is_dynamic
 
     def of_kind(kind: Bool[np.ndarray, "256"]) -> KindAgreement:
         both = kind[a] & kind[b]

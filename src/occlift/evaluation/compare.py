@@ -14,34 +14,39 @@ from typing import Final, Literal
 from occlift.errors import ConfigError
 from occlift.evaluation.occupancy import Evaluation, read_evaluation
 from occlift.evaluation.score_table import ScoreTable
-from occlift.label_space import CLASS_COLORS, CLASS_NAMES, FREE
-from occlift.metrics.occupancy import AbsentClass, Mask, score_name
+from occlift.label_space import Taxonomy
+from occlift.metrics.occupancy import AbsentClass, Mask, class_sets, score_name
 
 PerClass = Literal["camera", "lidar", "none", "rays"]
-"""Whose IoU per class: that of a mask, or RayIoU."""
+"""Which IoU per class: over the voxels of a mask, or RayIoU."""
 
 _MASK_WORDS: Final = {"camera": "camera mask", "lidar": "lidar mask", "none": "no mask"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Evaluations with names that tell them apart."""
+    """Evaluations of one label space, with names that tell them apart."""
 
     names: tuple[str, ...]
     evaluations: tuple[Evaluation, ...]
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Classes of all evaluations."""
+        return self.evaluations[0].space.taxonomy
 
     def table(self, *, masks: Sequence[Mask] = ("camera", "none"), absent: AbsentClass = "skipped") -> ScoreTable:
         """A row per run: masked mIoU, unmasked mIoU and RayIoU, with the geometric IoUs; best per column.
 
         Args:
-            masks: of the columns.
+            masks: masks of the columns.
             absent: how classes count that occur neither in truth nor in prediction.
         """
         columns: dict[str, str] = {}
         for mask in masks:
             columns[f"iou_{mask}"] = f"IoU, {_MASK_WORDS[mask]}"
-            columns[score_name(mask, 17, absent)] = f"mIoU 17, {_MASK_WORDS[mask]}"
-            columns[score_name(mask, 15, absent)] = f"mIoU 15, {_MASK_WORDS[mask]}"
+            for classes in class_sets(self.taxonomy):
+                columns[score_name(mask, classes, absent)] = f"mIoU {classes}, {_MASK_WORDS[mask]}"
         # RayIoU has one rule for absent classes, that of its public code: skipped.
         columns["ray_iou"] = "RayIoU"
         scores = [evaluation.named() for evaluation in self.evaluations]
@@ -60,18 +65,18 @@ class Comparison:
         )
 
     def class_table(self, which: PerClass) -> ScoreTable:
-        """A row per class 0..16, a column per run; best per class.
+        """A row per semantic class, a column per run; best per class.
 
         Raises:
             ConfigError: a run was not scored in this way.
         """
         per_run = [self._class_iou(name, e, which) for name, e in zip(self.names, self.evaluations, strict=True)]
-        values = tuple(tuple(_number(scores[name]) for scores in per_run) for name in CLASS_NAMES[:FREE])
+        values = tuple(tuple(_number(scores[name]) for scores in per_run) for name in self.taxonomy.names)
         return ScoreTable(
             title=f"{self._frames()}, {_what(which)} per class, per cent",
             corner="class",
             columns=self.names,
-            rows=CLASS_NAMES[:FREE],
+            rows=self.taxonomy.names,
             values=values,
             best=tuple(_best(row) for row in values),
             notes=self.notes(),
@@ -90,9 +95,9 @@ class Comparison:
             path,
             title=table.title,
             runs=self.names,
-            classes=CLASS_NAMES[:FREE],
+            classes=self.taxonomy.names,
             values=tuple(zip(*table.values, strict=True)),
-            colors=CLASS_COLORS[:FREE],
+            colors=self.taxonomy.palette[:-1],
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -143,18 +148,20 @@ def compare(paths: Sequence[Path], names: Sequence[str] = ()) -> Comparison:
 
     Args:
         paths: JSON files of `occlift evaluate`.
-        names: of the runs; by default the files' names, with their folders where those are equal.
+        names: names of the runs; by default those of the files, with their folders where those are equal.
 
     Raises:
-        ConfigError: there is no file, or not one name for each.
+        ConfigError: there is no file, not one name for each, or their grids or classes differ.
         DataError: a file is missing or something else.
     """
     if not paths:
         raise ConfigError("nothing to compare: name the JSON files that `occlift evaluate --json` wrote")
     if names and len(names) != len(paths):
         raise ConfigError(f"{len(names)} names for {len(paths)} files; expected one for each")
-    shown_names = tuple(names) or _short_names(paths)
-    return Comparison(names=shown_names, evaluations=tuple(read_evaluation(path) for path in paths))
+    evaluations = tuple(read_evaluation(path) for path in paths)
+    for path, evaluation in zip(paths[1:], evaluations[1:], strict=True):
+        evaluations[0].space.check_same(evaluation.space, f"the evaluation {paths[0]}", f"the evaluation {path}")
+    return Comparison(names=tuple(names) or _short_names(paths), evaluations=evaluations)
 
 
 def _short_names(paths: Sequence[Path]) -> tuple[str, ...]:
@@ -176,7 +183,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _best(values: Sequence[float | None]) -> tuple[bool, ...]:
-    """Which are the largest; none where there is no competition."""
+    """Which values are the largest; none where there is only one, or all are 0."""
     numbers = [value for value in values if value is not None]
     if len(values) < 2 or not numbers or max(numbers) == 0:
         return (False,) * len(values)

@@ -1,4 +1,4 @@
-"""How good labels would be with another number of frames, another threshold, another policy about what moves.
+"""Scores of labels under other numbers of frames, thresholds and policies for moving classes.
 
 Figures 3 and 4 of EasyOcc (arXiv 2509.26087): IoU and mIoU of labels against truth over the number of fused frames, and
 over the points that make a voxel occupied. Teachers look at every key frame once. The window grows outwards from the
@@ -16,10 +16,11 @@ from typing import Any, Final, get_args
 
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.audit import json_by_line
-from occlift.evaluation.audit_measures import LabelCounts, count_against_truth, shifted
+from occlift.evaluation.audit_measures import LabelCounts, count_against_truth, shift
 from occlift.evaluation.label_tokens import LabelSample, in_time_order, select_labels
+from occlift.evaluation.occupancy import space_field
 from occlift.evaluation.score_table import ScoreTable
-from occlift.label_space import OCC3D, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig, decide
 from occlift.labels.files import read_truth
@@ -39,12 +40,13 @@ _MASK_WORDS: Final[Mapping[Mask, str]] = {"camera": "camera mask", "lidar": "lid
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SweepPoint:
-    """Labels made in one way, against truth.
+    """Labels made with one combination of settings, against truth.
 
     Attributes:
-        frames: key frames fused.
-        min_points: points that make a voxel occupied.
-        moving: what became of moving classes in other frames.
+        frames: number of key frames fused.
+        min_points: number of points that make a voxel occupied.
+        moving: policy for moving classes in other frames.
+        counts: histograms against truth.
     """
 
     frames: int
@@ -55,16 +57,17 @@ class SweepPoint:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sweep:
-    """Labels made in several ways, against truth.
+    """Labels made with several combinations of settings, against truth.
 
     Attributes:
-        labels: whose configuration was varied.
-        truth: where the truth lay.
+        labels: folder of the labels whose configuration was varied.
+        truth: folder of the truth.
         tokens: the samples, sorted.
-        config: of `labels`; everything that was not varied is as there.
-        shift_voxels: the labels were moved up by so many voxels before they were scored.
+        config: configuration of `labels`; everything that was not varied is as there.
+        shift_voxels: number of voxels by which the labels were moved up before they were scored.
         points: every combination, by policy, then frames, then threshold.
         without_label, without_truth: samples that were left out.
+        space: grid and classes of labels and truth.
     """
 
     labels: str
@@ -75,15 +78,17 @@ class Sweep:
     points: tuple[SweepPoint, ...]
     without_label: tuple[str, ...] = ()
     without_truth: tuple[str, ...] = ()
+    space: LabelSpace = OCC3D
 
     @property
     def masks(self) -> tuple[Mask, ...]:
-        """Over which was counted."""
+        """Masks over which was counted."""
         return tuple(self.points[0].counts.unknown_as_free.histograms)
 
     def table(self) -> ScoreTable:
-        """A row per way of making labels: IoU and mIoU per mask, unknown taken as free; best per column."""
-        columns = [(mask, what) for mask in self.masks if mask != "lidar" for what in ("IoU", "mIoU 17")]
+        """A row per combination of settings: IoU and mIoU per mask, unknown taken as free; best per column."""
+        whats = ("IoU", f"mIoU {self.space.taxonomy.free}")
+        columns = [(mask, what) for mask in self.masks if mask != "lidar" for what in whats]
         values = [[_score(point, mask, what) for mask, what in columns] for point in self.points]
         best = [max((row[i] for row in values if not math.isnan(row[i])), default=None) for i in range(len(columns))]
         return ScoreTable(
@@ -117,6 +122,7 @@ class Sweep:
         return json_by_line(
             {
                 "format": FORMAT,
+                **space_field(self.space),
                 "labels": self.labels,
                 "truth": self.truth,
                 "config": self.config.identity({}, {}),
@@ -192,14 +198,18 @@ class Sweep:
             note,
             (
                 curve("geometric IoU", "per cent", lambda p: _score(p, mask, "IoU")),
-                curve("mIoU, 17 classes, absent skipped", "per cent", lambda p: _score(p, mask, "mIoU 17")),
+                curve(
+                    f"mIoU, {self.space.taxonomy.free} classes, absent skipped",
+                    "per cent",
+                    lambda p: _score(p, mask, "mIoU"),
+                ),
                 curve("unknown in the label", "per cent of the mask", lambda p: p.counts.unknown_share(mask)),
             ),
         )
         return path
 
     def _values(self, name: str) -> list[Any]:
-        """Of a setting, in the order of the points."""
+        """Values of a setting, in the order of the points."""
         return list(dict.fromkeys(getattr(point, name) for point in self.points))
 
 
@@ -211,7 +221,7 @@ _MOVING_WORDS: Final[Mapping[Moving, str]] = {
 }
 
 _AXES: Final = {"frames": "key frames fused", "min_points": "points that make a voxel occupied"}
-"""What the x axis of a figure says."""
+"""Labels of the x axis."""
 
 
 def sweep(
@@ -229,9 +239,9 @@ def sweep(
 ) -> Sweep:
     """Scores the labels of a folder as they would be under every combination of some settings.
 
-    Teachers and all other settings are those in the folder's manifest. If only the threshold is varied and the folder
-    holds votes (`occlift label --keep-votes`), neither data set nor teachers are needed. Otherwise teachers look at
-    every image once; what is held in memory are the views of the widest window.
+    Teachers, grid, classes and all other settings are those in the folder's manifest. If only the threshold is varied
+    and the folder holds votes (`occlift label --keep-votes`), neither data set nor teachers are needed. Otherwise
+    teachers look at every image once; what is held in memory are the views of the widest window.
 
     Args:
         data: the data set that the labels were made from.
@@ -246,21 +256,24 @@ def sweep(
             settings have changed since the labels were made (says what differs).
         DataError: there is no manifest, a sample lacks its label or its truth, or maps or files are missing or damaged.
     """
-    config = label_config(labels)
-    _check(config, frames, min_points, moving)
+    config, space = label_config(labels), read_manifest(labels).space
+    _check(config, space.taxonomy, frames, min_points, moving)
     selection = select_labels(labels, truth, tokens=tokens, allow_missing=allow_missing)
     thresholds = sorted(set(min_points)) or [config.decision.min_points]
     total: dict[tuple[Moving, int, int], LabelCounts] = {}
-    votes = _votes(labels, selection.samples, config, data, frames, moving)
+    votes = _votes(labels, selection.samples, config, space, data, frames, moving)
     for sample, ways in track(votes, "sweep", total=len(selection.samples)):
         assert sample.truth, "selected with truth"
-        frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"])
+        frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"], space=space)
         for (policy, number), found in ways.items():
             for threshold in thresholds:
-                semantics = decide(found, replace(config.decision, min_points=threshold)).semantics
-                semantics = shifted(semantics, shift_voxels, fill=UNKNOWN)
+                decision = replace(config.decision, min_points=threshold)
+                semantics = decide(found, decision, space.taxonomy).semantics
+                semantics = shift(semantics, shift_voxels, fill=UNKNOWN)
                 try:
-                    counts = count_against_truth(semantics, frame.semantics, {m: frame.masks.get(m) for m in masks})
+                    counts = count_against_truth(
+                        semantics, frame.semantics, {m: frame.masks.get(m) for m in masks}, taxonomy=space.taxonomy
+                    )
                 except DataError as error:
                     raise DataError(f"{sample.truth}: {error}") from error
                 way = policy, number, threshold
@@ -277,6 +290,7 @@ def sweep(
         ),
         without_label=selection.without_label,
         without_truth=selection.without_truth,
+        space=space,
     )
 
 
@@ -299,7 +313,13 @@ def label_config(labels: Path) -> LabelConfig:
         ) from error
 
 
-def _check(config: LabelConfig, frames: Sequence[int], min_points: Sequence[int], moving: Sequence[Moving]) -> None:
+def _check(
+    config: LabelConfig,
+    taxonomy: Taxonomy,
+    frames: Sequence[int],
+    min_points: Sequence[int],
+    moving: Sequence[Moving],
+) -> None:
     if not (frames or min_points or moving):
         raise ConfigError("nothing to sweep over: name values of frames, min_points or moving")
     if frames and config.window == "scene":
@@ -308,15 +328,16 @@ def _check(config: LabelConfig, frames: Sequence[int], min_points: Sequence[int]
         if policy not in get_args(Moving):
             raise ConfigError(f"moving={policy}: expected some of {', '.join(get_args(Moving))}")
     for number in frames or (config.frames,):
-        replace(config, frames=number).check(OCC3D.taxonomy)
+        replace(config, frames=number).check(taxonomy)
     for number in min_points:
-        replace(config.decision, min_points=number).check(OCC3D.taxonomy)
+        replace(config.decision, min_points=number).check(taxonomy)
 
 
 def _votes(
     labels: Path,
     samples: Sequence[LabelSample],
     config: LabelConfig,
+    space: LabelSpace,
     data: DrivingDataset | None,
     frames: Sequence[int],
     moving: Sequence[Moving],
@@ -325,7 +346,7 @@ def _votes(
     without_votes = [sample for sample in samples if not sample.label.with_name(VOTES_NAME).exists()]
     if not (frames or moving or without_votes):
         for sample in samples:
-            found = read_votes(sample.label.with_name(VOTES_NAME))
+            found = read_votes(sample.label.with_name(VOTES_NAME), space=space)
             yield sample, {(config.moving, config.frames): found}
         return
     if data is None:
@@ -335,11 +356,13 @@ def _votes(
             else f"{labels}: {len(without_votes)} labels have no {VOTES_NAME} beside them; name the data set (--root), "
             "or make labels with --keep-votes"
         )
-    semantics = semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options)
+    semantics = semantics_teacher(
+        config.semantics, data, seed=config.seed, options=config.semantics_options, taxonomy=space.taxonomy
+    )
     depth = depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options)
     # Refuses if the teachers that these names stand for have changed since.
-    open_manifest(labels, config.identity(semantics.settings, depth.settings))
-    labeller = SceneLabeller(data, labels, config, semantics, depth)
+    open_manifest(labels, config.identity(semantics.settings, depth.settings), space)
+    labeller = SceneLabeller(data, labels, config, semantics, depth, space=space)
     for scene, placed in groupby(in_time_order(samples, data), key=lambda entry: entry[1].scene):
         for position, sample in placed:
             yield (

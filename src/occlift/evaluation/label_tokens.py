@@ -16,7 +16,7 @@ class LabelSample:
 
     Attributes:
         scene: its name.
-        token: of the sample.
+        token: token of the key frame.
         label, truth: paths of `labels.npz`.
     """
 

@@ -17,13 +17,14 @@ import numpy as np
 from jaxtyping import Float
 
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import NUM_CLASSES
+from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import prediction_path, read_prediction, read_truth
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
 from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape, ray_origins
 from occlift.runtime.devices import torch_device
 from occlift.runtime.progress import track
-from occlift.scenes.dataset import DrivingDataset
+from occlift.scenes.dataset import DrivingDataset, require_lidar
 
 FORMAT: Final = "occlift evaluation"
 
@@ -33,13 +34,14 @@ class Evaluation:
     """Scores of predictions against truth.
 
     Attributes:
-        predictions: where the predictions lay.
-        truth: where the truth lay.
+        predictions: folder of the predictions.
+        truth: folder of the truth.
         tokens: the samples that were scored, sorted.
         counts: histograms per mask, and what follows from them.
-        rays: the same for RayIoU; None if it was not asked for.
+        rays: histogram of RayIoU; None if it was not asked for.
         without_prediction: samples that were left out because nobody predicted them.
         without_truth: samples that were left out because they have no truth.
+        space: grid and classes of predictions and truth.
     """
 
     predictions: str
@@ -49,10 +51,11 @@ class Evaluation:
     rays: RayCounts | None = None
     without_prediction: tuple[str, ...] = ()
     without_truth: tuple[str, ...] = ()
+    space: LabelSpace = OCC3D
 
     @property
     def frames(self) -> int:
-        """How many key frames were scored."""
+        """Number of key frames that were scored."""
         return len(self.tokens)
 
     @property
@@ -70,9 +73,10 @@ class Evaluation:
         return {**per_class, **({"rays": self.rays.class_iou()} if self.rays else {})}
 
     def to_json(self) -> str:
-        """Histograms, every named score, and IoU per class; NaN (absent) as null."""
+        """Histograms, every named score, and IoU per class; NaN (absent) as null; the space unless it is Occ3D's."""
         plain = {
             "format": FORMAT,
+            **space_field(self.space),
             "predictions": self.predictions,
             "truth": self.truth,
             "frames": self.frames,
@@ -99,22 +103,28 @@ class Evaluation:
             if plain["format"] != FORMAT:
                 raise ValueError(f"its format is {plain['format']!r}")
             rays = plain["ray_histogram"]
+            space = LabelSpace.from_dict(plain["space"]) if "space" in plain else OCC3D
+            taxonomy = space.taxonomy
             return cls(
                 predictions=plain["predictions"],
                 truth=plain["truth"],
                 tokens=tuple(plain["tokens"]),
                 counts=OccupancyCounts(
                     histograms={
-                        mask: _integers(plain["histograms"][mask], (NUM_CLASSES, NUM_CLASSES))
+                        mask: _integers(plain["histograms"][mask], (taxonomy.num_classes, taxonomy.num_classes))
                         for mask in MASKS
                         if mask in plain["histograms"]
-                    }
+                    },
+                    taxonomy=taxonomy,
                 ),
-                rays=None if rays is None else RayCounts(histogram=_integers(rays, ray_histogram_shape())),
+                rays=None
+                if rays is None
+                else RayCounts(histogram=_integers(rays, ray_histogram_shape(taxonomy)), taxonomy=taxonomy),
                 without_prediction=tuple(plain["without_prediction"]),
                 without_truth=tuple(plain["without_truth"]),
+                space=space,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise DataError(
                 f"not an evaluation as `occlift evaluate --json` writes it ({type(error).__name__}: {error})"
             ) from error
@@ -144,6 +154,7 @@ def evaluate(
     device: str = "cpu",
     allow_missing: bool = False,
     part: tuple[int, int] = (1, 1),
+    space: LabelSpace = OCC3D,
 ) -> Evaluation:
     """Scores anybody's predictions (`<token>.npz`, key `semantics`) against `<truth>/<scene>/<token>/labels.npz`.
 
@@ -154,9 +165,10 @@ def evaluate(
         device: where RayIoU's rays are cast, as torch names it; the answer is the same everywhere.
         allow_missing: leave samples out that are missing on one side, instead of refusing to score.
         part: (i, n), score the i-th of n parts of the samples, i from 1; see `merge`.
+        space: grid and classes of predictions and truth.
 
     Raises:
-        ConfigError: `part` is none, or there is no such device.
+        ConfigError: `part` is none, there is no such device, or RayIoU is asked for and the data set has no lidar.
         DataError: a token is missing on one side (all such are counted, the first are listed), a file is damaged, or
             a prediction holds a value that is no class.
     """
@@ -185,23 +197,28 @@ def evaluate(
     scored = found[len(found) * (number - 1) // parts : len(found) * number // parts]
     if not scored:
         raise DataError(f"{predictions}: nothing to score: no sample has both a prediction and truth in {truth}")
-    total = OccupancyCounts(histograms={mask: np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64) for mask in masks})
-    ray_total = RayCounts.zero() if rays else None
-    origins = _RayOrigins(rays) if rays else None
+    if rays is not None:
+        require_lidar(rays, scored, "RayIoU, whose rays start at the lidar")
+    taxonomy = space.taxonomy
+    total = OccupancyCounts.zero(masks, taxonomy=taxonomy)
+    ray_total = RayCounts.zero(taxonomy) if rays else None
+    origins = _RayOrigins(rays, space.grid) if rays else None
     for token in track(scored, "evaluate"):
         path, predicted_path = where[token], prediction_path(predictions, token)
-        frame = read_truth(path, [mask for mask in masks if mask != "none"])
-        prediction = read_prediction(predicted_path)
+        frame = read_truth(path, [mask for mask in masks if mask != "none"], space=space)
+        prediction = read_prediction(predicted_path, space=space)
         try:
             counted = histograms(
-                truth=frame.semantics, prediction=prediction, evaluated={mask: frame.masks.get(mask) for mask in masks}
-            )
-            total += OccupancyCounts(histograms=counted)
+                truth=frame.semantics, prediction=prediction,
+                evaluated={mask: frame.masks.get(mask) for mask in masks}, num_classes=taxonomy.num_classes,
+            )  # fmt: skip
+            total += OccupancyCounts(histograms=counted, taxonomy=taxonomy)
             if origins and ray_total:
                 h = ray_histogram(
-                    truth=frame.semantics, prediction=prediction, origins_m=origins.of(token), device=device
-                )
-                ray_total += RayCounts(histogram=h)
+                    truth=frame.semantics, prediction=prediction, origins_m=origins.of(token), space=space,
+                    device=device,
+                )  # fmt: skip
+                ray_total += RayCounts(histogram=h, taxonomy=taxonomy)
         except DataError as error:
             raise DataError(f"{path} and {predicted_path}: {error}") from error
     return Evaluation(
@@ -212,6 +229,7 @@ def evaluate(
         rays=ray_total,
         without_prediction=tuple(without_prediction),
         without_truth=tuple(without_truth),
+        space=space,
     )
 
 
@@ -219,13 +237,15 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
     """The evaluation of all samples from evaluations of parts of them, in any order; equal to the last bit.
 
     Raises:
+        ConfigError: the parts have different grids or classes.
         DataError: a sample is in two parts, or the parts differ in masks, in RayIoU, or in what they scored.
     """
     if not evaluations:
         raise DataError("nothing to merge: give at least one evaluation")
     first = evaluations[0]
     seen: set[str] = set()
-    for evaluation in evaluations:
+    for number, evaluation in enumerate(evaluations, start=1):
+        first.space.check_same(evaluation.space, "part 1", f"part {number}")
         if twice := sorted(seen.intersection(evaluation.tokens)):
             raise DataError(
                 f"{len(twice)} samples are in more than one part and would count twice: {_some(twice)}; merge parts "
@@ -248,14 +268,15 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
         rays=reduce(RayCounts.__add__, rays) if rays else None,
         without_prediction=tuple(sorted({t for e in evaluations for t in e.without_prediction})),
         without_truth=tuple(sorted({t for e in evaluations for t in e.without_truth})),
+        space=first.space,
     )
 
 
 class _RayOrigins:
-    """Where the rays of a key frame start; remembers the lidar poses of one scene."""
+    """Origins of the rays of a key frame; caches the lidar poses of one scene."""
 
-    def __init__(self, data: DrivingDataset) -> None:
-        self._data = data
+    def __init__(self, data: DrivingDataset, grid: VoxelGrid) -> None:
+        self._data, self._grid = data, grid
         self._scene: str | None = None
         self._global_from_lidar: Float[np.ndarray, "n 4 4"] = np.zeros((0, 4, 4))
 
@@ -265,7 +286,7 @@ class _RayOrigins:
             sweeps = [self._data.key_frame(t).lidar_sweep() for t in self._data.key_frame_tokens(frame.scene)]
             self._global_from_lidar = np.stack([sweep.global_from_ego @ sweep.ego_from_lidar for sweep in sweeps])
             self._scene = frame.scene
-        return ray_origins(self._global_from_lidar, frame.global_from_ego)
+        return ray_origins(self._global_from_lidar, frame.global_from_ego, grid=self._grid)
 
 
 def _require_none_missing(
@@ -284,6 +305,11 @@ def _require_none_missing(
             f"predictions and truth must hold the same samples; {'; '.join(problems)}. Make what is missing, or score "
             "the rest with --allow-missing: its score is not that of the split"
         )
+
+
+def space_field(space: LabelSpace) -> dict[str, Any]:
+    """The field of results in JSON that states their label space; no field for Occ3D's."""
+    return {} if space == OCC3D else {"space": space.to_dict()}
 
 
 def _some(tokens: Collection[str]) -> str:

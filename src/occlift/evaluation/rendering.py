@@ -1,12 +1,12 @@
-"""How well a rendering model knows what its cameras see, beside guesses that need no network.
+"""Scores of a rendering model in its own images: depth and classes, beside guesses that need no network.
 
 *Depth*: truth is the lidar of the key frame, projected through the ego poses of both time stamps
 (`scenes.lidar_depth`); what is counted, and how, `metrics.depth` says. Guesses: one depth for all pixels, and a flat
 ground.
 
-*Classes*: of every ray, against the class maps of a teacher: on a town `oracle:perfect`, the truth. A ray whose opacity
-is below one half shows the sky. mIoU over the 17 classes as in `metrics.occupancy`, with rays in the place of voxels.
-The guess: the most frequent class of every ray in the class maps of the training split.
+*Classes*: the class of every ray against the class maps of a teacher (on a town `oracle:perfect`, the truth). A ray
+whose opacity is below one half shows the sky. mIoU as in `metrics.occupancy`, with rays in the place of voxels. The
+guess: the most frequent class of every ray in the class maps of the training split.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from torch.nn import functional as F
 
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
-from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.metrics.depth import MAX_DEPTH_M, MIN_DEPTH_M, DepthSums, depth_sums
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.progress import track
-from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
+from occlift.scenes.dataset import DrivingDataset, require_lidar, split_tokens
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.lidar_depth import lidar_depth_map
-from occlift.scenes.rigs import rig_of
+from occlift.scenes.rigs import single_rigs
 from occlift.teachers.registry import semantics_teacher
 
 if TYPE_CHECKING:
@@ -48,13 +48,14 @@ class RenderedEvaluation:
     """Errors over the same pixels and rays.
 
     Attributes:
-        frames: how many key frames.
-        depth: of the rendered depth.
-        constant: of one depth for all pixels.
+        frames: number of key frames.
+        depth: errors of the rendered depth.
+        constant: errors of one depth for all pixels.
         constant_m: that depth: the median of the lidar in the training split.
-        ground: of the flat ground of the ego frame, as far as 80 m.
+        ground: errors of the flat ground of the ego frame, up to 80 m.
         classes: histogram [truth, prediction] of the rendered classes over rays.
-        frequent: the same of the class that the ray shows most often.
+        frequent: histogram of the class that a ray shows most often in the training split.
+        taxonomy: classes of the histograms; free is the sky.
     """
 
     frames: int
@@ -62,13 +63,17 @@ class RenderedEvaluation:
     constant: DepthSums
     constant_m: float
     ground: DepthSums
-    classes: Int[np.ndarray, "18 18"]
-    frequent: Int[np.ndarray, "18 18"]
+    classes: Int[np.ndarray, "classes classes"]
+    frequent: Int[np.ndarray, "classes classes"]
+    taxonomy: Taxonomy = OCC3D.taxonomy
 
     def class_scores(self) -> dict[str, dict[str, float]]:
-        """mIoU 17 and the share of rays with the right class, per cent, of the model and of the guess."""
+        """mIoU and the share of rays with the right class, per cent, of the model and of the guess."""
         return {
-            name: {"miou_17": mean_iou(counts), "right": 100 * float(np.trace(counts)) / float(counts.sum())}
+            name: {
+                f"miou_{self.taxonomy.free}": mean_iou(counts, taxonomy=self.taxonomy),
+                "right": 100 * float(np.trace(counts)) / float(counts.sum()),
+            }
             for name, counts in (("rendered", self.classes), ("frequent", self.frequent))
         }
 
@@ -82,7 +87,7 @@ class RenderedEvaluation:
 
 
 def evaluate_rendering(
-    root: Path,
+    data: DrivingDataset,
     checkpoint: Path,
     *,
     split: str = "val",
@@ -98,14 +103,14 @@ def evaluate_rendering(
     Pixels that the network's window of the image leaves out (sky, cut away at the top) are not evaluated.
 
     Args:
-        checkpoint: of `occlift.training.rendering.train_rendering`.
-        split: of the data set; unless `tokens` lists the samples.
-        train_split: what the guesses are made of.
-        semantics: the teacher whose class maps are taken for true.
-        train_semantics: the teacher whose class maps the guess may know.
+        checkpoint: checkpoint of a rendering model.
+        split: split of the data set to score; unless `tokens` lists the key frames.
+        train_split: split that the guesses are made from.
+        semantics: name of the teacher whose class maps are taken for true.
+        train_semantics: name of the teacher whose class maps of the training split the guess is made from.
 
     Raises:
-        ConfigError: the checkpoint holds a network that renders nothing.
+        ConfigError: the checkpoint holds a network that does not render, or the data set has no lidar.
         DataError: checkpoint or data are missing or damaged.
     """
     from occlift.models.rendering import RenderingModel
@@ -117,16 +122,19 @@ def evaluate_rendering(
             f"{checkpoint}: expected a rendering model, this is an EasyOcc; only volumes that were trained to be "
             "rendered show anything"
         )
-    data = open_dataset(root)
+    taxonomy = model.config.space.taxonomy
+    scored = split_tokens(data, split) if tokens is None else tokens
     training = _spread(split_tokens(data, train_split))
+    for needed in (scored, training):
+        require_lidar(data, needed, "scores of rendered depth")
     constant_m = _median_depth_m(data, training)
-    frequent = _most_frequent(_frames(data, training, model.config, train_semantics))
-    frames = _frames(data, split_tokens(data, split) if tokens is None else tokens, model.config, semantics)
+    frequent = _most_frequent(_frames(data, training, model.config, train_semantics), taxonomy)
+    frames = _frames(data, scored, model.config, semantics)
     target = torch_device(device or default_device())
     model.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     depths: list[tuple[DepthSums, DepthSums, DepthSums]] = []
-    classes, guessed = np.zeros((2, NUM_CLASSES, NUM_CLASSES), np.int64)
+    classes, guessed = np.zeros((2, taxonomy.num_classes, taxonomy.num_classes), np.int64)
     for index in track(range(len(frames)), "render"):
         batch = frames[index]
         images, rig = batch.frame.images.to(target), batch.frame.rig.to(target)
@@ -136,15 +144,15 @@ def evaluate_rendering(
             rendering = model.render(volume, rig)
         key_frame = data.key_frame(batch.tokens[0])
         depths.append(_depth_sums(key_frame, rendering.depth_m[0].cpu(), batch.frame.rig, constant_m))
-        shown = torch.where(rendering.opacity < 0.5, FREE, rendering.class_logits.argmax(-1))[0]
+        shown = torch.where(rendering.opacity < 0.5, taxonomy.free, rendering.class_logits.argmax(-1))[0]
         truth = batch.class_id[0].numpy()
         known = truth != UNKNOWN
-        classes += histogram(truth=truth, prediction=shown.to(torch.uint8).cpu().numpy(), evaluated=known)
-        guessed += histogram(truth=truth, prediction=frequent, evaluated=known)
-    rendered, constant, ground = (sum(column[1:], column[0]) for column in zip(*depths, strict=True))
+        for total, prediction in ((classes, shown.to(torch.uint8).cpu().numpy()), (guessed, frequent)):
+            total += histogram(truth=truth, prediction=prediction, evaluated=known, num_classes=taxonomy.num_classes)
+    rendered, constant, ground = _add_up(depths)
     return RenderedEvaluation(
         frames=len(frames), depth=rendered, constant=constant, constant_m=constant_m, ground=ground, classes=classes,
-        frequent=guessed,
+        frequent=guessed, taxonomy=taxonomy,
     )  # fmt: skip
 
 
@@ -155,7 +163,7 @@ def _frames(data: DrivingDataset, tokens: Sequence[str], config: RenderingConfig
     return RenderingFrames(
         data,
         OccupancyFrames(data, tokens, height=config.image_height, width=config.image_width),
-        semantics=semantics_teacher(semantics, data),
+        semantics=semantics_teacher(semantics, data, taxonomy=config.space.taxonomy),
         depth=None,
         ray_height=config.ray_height,
         ray_width=config.ray_width,
@@ -164,19 +172,19 @@ def _frames(data: DrivingDataset, tokens: Sequence[str], config: RenderingConfig
 
 
 def _spread(tokens: Sequence[str]) -> list[str]:
-    """So many evenly spaced ones as a guess is made of."""
+    """At most as many key frames, evenly spaced, as a guess is made from."""
     count = min(_GUESSING_FRAMES, len(tokens))
     return [tokens[i] for i in np.linspace(0, len(tokens) - 1, count).round().astype(int)]
 
 
-def _most_frequent(frames: RenderingFrames) -> UInt8[np.ndarray, "cameras rows columns"]:
+def _most_frequent(frames: RenderingFrames, taxonomy: Taxonomy) -> UInt8[np.ndarray, "cameras rows columns"]:
     """Per ray the class that it shows most often, the sky included; of equally frequent ones the smallest."""
     counts: np.ndarray | None = None
     for index in track(range(len(frames)), "most frequent class"):
         class_id = frames[index].class_id[0].numpy()
         if counts is None:
-            counts = np.zeros((NUM_CLASSES, *class_id.shape), np.int32)
-        for number in range(NUM_CLASSES):
+            counts = np.zeros((taxonomy.num_classes, *class_id.shape), np.int32)
+        for number in range(taxonomy.num_classes):
             counts[number] += class_id == number
     assert counts is not None, "a split has key frames"
     return counts.argmax(0).astype(np.uint8)
@@ -186,23 +194,29 @@ def _depth_sums(
     key_frame: KeyFrame, depth_m: Float[Tensor, "cameras rows columns"], rig: CameraRig, constant_m: float
 ) -> tuple[DepthSums, DepthSums, DepthSums]:
     points_lidar = key_frame.lidar_sweep().source.read()[:, :3]
-    full = rig_of(key_frame)
     cells_px = rig.resized(*depth_m.shape[1:]).intrinsics_px[0].double()
-    cells_from_full = cells_px @ full.intrinsics_px.inverse()
-    truth_m = np.stack([lidar_depth_map(key_frame, camera, points_lidar) for camera in key_frame.cameras])
-    rendered_m = np.empty_like(truth_m)
-    for number, affine in enumerate(cells_from_full):
-        at_pixels, inside = _resampled(depth_m[number], affine, full.height, full.width)
-        rendered_m[number] = at_pixels
-        truth_m[number][~inside] = np.nan
-    return (
-        depth_sums(prediction_m=rendered_m, truth_m=truth_m),
-        depth_sums(prediction_m=np.full_like(truth_m, constant_m), truth_m=truth_m),
-        depth_sums(prediction_m=_ground_depth_m(full), truth_m=truth_m),
-    )
+    sums: list[tuple[DepthSums, DepthSums, DepthSums]] = []
+    for number, (camera, full) in enumerate(zip(key_frame.cameras, single_rigs(key_frame), strict=True)):
+        cells_from_full = cells_px[number] @ full.intrinsics_px[0].inverse()
+        found_m, inside = _sample_at_pixels(depth_m[number], cells_from_full, full.height, full.width)
+        truth_m = lidar_depth_map(key_frame, camera, points_lidar)
+        truth_m[~inside] = np.nan
+        sums.append(
+            (
+                depth_sums(prediction_m=found_m.astype(truth_m.dtype), truth_m=truth_m),
+                depth_sums(prediction_m=np.full_like(truth_m, constant_m), truth_m=truth_m),
+                depth_sums(prediction_m=_ground_depth_m(full)[0], truth_m=truth_m),
+            )
+        )
+    return _add_up(sums)
 
 
-def _resampled(
+def _add_up(sums: Sequence[tuple[DepthSums, DepthSums, DepthSums]]) -> tuple[DepthSums, DepthSums, DepthSums]:
+    rendered, constant, ground = (sum(column[1:], column[0]) for column in zip(*sums, strict=True))
+    return rendered, constant, ground
+
+
+def _sample_at_pixels(
     depth_m: Float[Tensor, "rows columns"], cells_from_full: Float[Tensor, "3 3"], height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """A map of rays, bilinear at the pixels of the whole image; and which of those pixels it covers."""

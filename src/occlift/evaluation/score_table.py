@@ -35,12 +35,14 @@ class ScoreTable:
             "| --- |" + " ---: |" * len(self.columns),
         ]
         for name, values, marks in zip(self.rows, self.values, self.best, strict=True):
-            cells = [f"**{value:.2f}**" if mark else shown(value) for value, mark in zip(values, marks, strict=True)]
+            cells = [
+                f"**{value:.2f}**" if mark else format_score(value) for value, mark in zip(values, marks, strict=True)
+            ]
             lines.append("| " + " | ".join((name, *cells)) + " |")
         lines += [f"\n{note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
 
-def shown(value: float | None) -> str:
-    """A score as tables print it; a dash for none."""
+def format_score(value: float | None) -> str:
+    """A score with two decimals; a dash for none."""
     return "–" if value is None or math.isnan(value) else f"{value:.2f}"

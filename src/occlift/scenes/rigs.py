@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -28,3 +30,8 @@ def rig_of(key_frame: KeyFrame) -> CameraRig:
         height=height,
         width=width,
     )
+
+
+def single_rigs(key_frame: KeyFrame) -> tuple[CameraRig, ...]:
+    """Each camera of a key frame as a rig of its own, as `rig_of`: images may have different sizes."""
+    return tuple(rig_of(replace(key_frame, cameras=(camera,))) for camera in key_frame.cameras)

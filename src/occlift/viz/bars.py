@@ -31,7 +31,7 @@ _GAP_IN: Final = 0.11
 """Between two classes."""
 _AXIS_IN: Final = 0.35
 _TITLE_CHARACTERS: Final = 100
-"""In a line of the title."""
+"""Length of a line of the title."""
 
 
 def write_class_bars(
@@ -162,7 +162,7 @@ def _write_score(axes: Axes, center: float, score: float, top: float) -> None:
 
 
 def _axis_end(scores: Float[np.ndarray, "runs classes"]) -> float:
-    """Where the axis ends: the largest score and the number beside it, 100 % at most and a little."""
+    """Upper end of the axis: the largest score, and room for the number beside it."""
     present = scores[~np.isnan(scores)]
     largest = float(present.max()) if present.size else 0.0
     return max(1.06 * largest, 5.0)

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from occlift.geometry.grids import BevGrid, VoxelGrid
 from occlift.viz.canvas import INK, PAPER, UNKNOWN_COLOR, font
-from occlift.viz.occupancy import draw_ego_from_above, scale_bar, seen_from_above
+from occlift.viz.occupancy import draw_ego_from_above, enlarge_from_above, scale_bar, voxel_size_px
 
 Rgb = tuple[int, int, int]
 
@@ -23,7 +23,7 @@ AGREEMENT: Final[tuple[tuple[str, Rgb], ...]] = (
     ("invented", (226, 118, 34)),
     ("not scored", UNKNOWN_COLOR),
 )
-"""What a cell may be, with colours that also colour-blind people tell apart."""
+"""States of a cell, with colours that also colour-blind people tell apart."""
 
 _RULE: Final = (205, 208, 214)
 
@@ -45,7 +45,8 @@ def agreement_image(
     *,
     pixels_per_cell: int = 3,
 ) -> Image.Image:
-    """What was found, missed and invented, in the colours of `AGREEMENT`; `ignored` cells are not scored."""
+    """True positives (found), false negatives (missed) and false positives (invented) in the colours of `AGREEMENT`;
+    `ignored` cells are not scored."""
     colors = np.full((*grid.shape, 3), PAPER, dtype=np.float64)
     cells = (predicted & truth, ~predicted & truth, predicted & ~truth, ignored)
     for (_, color), where in zip(AGREEMENT, cells, strict=True):
@@ -66,8 +67,10 @@ def agreement_legend(width: int, *, size_px: int = 14) -> Image.Image:
 
 def _map(colors: Float[np.ndarray, "x y 3"], grid: BevGrid, pixels_per_cell: int) -> Image.Image:
     assert colors.shape[:2] == grid.shape, (colors.shape, grid.shape)
-    picture = Image.fromarray(np.round(seen_from_above(colors, pixels_per_cell)).astype(np.uint8))
     flat = VoxelGrid(lower_m=(*grid.lower_m, 0.0), voxel_size_m=(*grid.cell_size_m, 1.0), shape=(*grid.shape, 1))
+    picture = Image.fromarray(
+        np.round(enlarge_from_above(colors, voxel_size_px(flat, pixels_per_cell))).astype(np.uint8)
+    )
     draw_ego_from_above(picture, flat, pixels_per_cell)
     ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=_RULE)
-    return scale_bar(picture, grid.cell_size_m[0] / pixels_per_cell)
+    return scale_bar(picture, min(grid.cell_size_m) / pixels_per_cell)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.transforms import transform_points
-from occlift.label_space import CLASS_COLORS
+from occlift.label_space import OCC3D, Taxonomy
 from occlift.viz.canvas import INK, MUTED_INK, PAPER, font
 from occlift.viz.occupancy import EGO_COLOR
 
@@ -23,7 +23,7 @@ ToPixel = Callable[[Sequence[float] | np.ndarray], tuple[float, float]]
 
 SUPERSAMPLING: Final = 2
 CAMERA_WEDGE_M: Final = 11.0
-"""How far the drawn fields of view reach."""
+"""Length of the drawn fields of view."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +33,7 @@ class Box:
     Attributes:
         ego_from_box: 4×4, the origin at the centre, x along the length.
         size_lwh_m: length (x), width (y), height (z), metres.
-        class_id: 0..16, the colour; `None` for an object of no class.
+        class_id: semantic class, for the colour; `None` for an object of no class.
     """
 
     ego_from_box: Float[np.ndarray, "4 4"]
@@ -58,8 +58,9 @@ def birds_eye_image(
     points_ego: Float[np.ndarray, "n 3"],
     *,
     boxes: Sequence[Box] = (),
-    rig: CameraRig | None = None,
+    cameras: Sequence[CameraRig] = (),
     camera_names: Sequence[str] = (),
+    taxonomy: Taxonomy = OCC3D.taxonomy,
     reach_m: float = 50.0,
     size_px: int = 1000,
 ) -> Image.Image:
@@ -68,8 +69,9 @@ def birds_eye_image(
     Args:
         points_ego: lidar points, metres, ego frame; coloured by height from −0.5 to 4 m.
         boxes: drawn as footprints with a line from the centre through the front.
-        rig: of one key frame; its fields of view are drawn as wedges about the cameras.
-        camera_names: written at the wedges, in the rig's order.
+        cameras: rigs of one camera each; their fields of view are drawn as wedges about the cameras.
+        camera_names: written at the wedges, one for each camera; may be empty.
+        taxonomy: colours of the boxes.
     """
     size = size_px * SUPERSAMPLING
     scale = size / (2 * reach_m)
@@ -80,12 +82,13 @@ def birds_eye_image(
     canvas = Image.new("RGB", (size, size), PAPER)
     draw = ImageDraw.Draw(canvas, "RGBA")
     _draw_rings(draw, pixel, reach_m, scale)
-    if rig is not None:
-        _draw_cameras(draw, pixel, rig)
+    for camera in cameras:
+        wedge = [pixel(corner) for corner in _wedge(camera)]
+        draw.polygon(wedge, fill=(70, 110, 190, 22), outline=(70, 110, 190, 150), width=SUPERSAMPLING)
     _paint_points(canvas, points_ego, reach_m, scale)
     draw = ImageDraw.Draw(canvas, "RGBA")
     for box in boxes:
-        _draw_box(draw, pixel, box)
+        _draw_box(draw, pixel, box, taxonomy)
     (back, right, _), (front, left, _) = EGO_BOXES_M[0]
     outline = [pixel(corner) for corner in ((back, right), (back, left), (front, left), (front, right))]
     draw.polygon(outline, fill=EGO_COLOR, outline=PAPER)
@@ -94,14 +97,13 @@ def birds_eye_image(
         fill=PAPER,
     )
     canvas = canvas.resize((size_px, size_px), Image.Resampling.BOX)
-    if rig is not None:
-        _name_cameras(canvas, rig, camera_names, reach_m)
+    _name_cameras(canvas, cameras, camera_names, reach_m)
     _name_rings(canvas, reach_m)
     return canvas
 
 
 def pixel_in_birds_eye(x_m: float, y_m: float, *, reach_m: float = 50.0, size_px: int = 1000) -> tuple[float, float]:
-    """Where (x, y) of the ego frame lies in `birds_eye_image`: (u, v)."""
+    """Pixel (u, v) of a point (x, y) of the ego frame in `birds_eye_image`."""
     scale = size_px / (2 * reach_m)
     return (reach_m - y_m) * scale, (reach_m - x_m) * scale
 
@@ -113,18 +115,13 @@ def _draw_rings(draw: ImageDraw.ImageDraw, pixel: ToPixel, reach_m: float, scale
         draw.ellipse((u - radius, v - radius, u + radius, v + radius), outline=(222, 225, 231), width=SUPERSAMPLING)
 
 
-def _draw_cameras(draw: ImageDraw.ImageDraw, pixel: ToPixel, rig: CameraRig) -> None:
-    for camera in range(rig.num_cameras):
-        wedge = [pixel(corner) for corner in _wedge(rig, camera)]
-        draw.polygon(wedge, fill=(70, 110, 190, 22), outline=(70, 110, 190, 150), width=SUPERSAMPLING)
-
-
-def _wedge(rig: CameraRig, camera: int) -> Float[np.ndarray, "corners 2"]:
+def _wedge(camera: CameraRig) -> Float[np.ndarray, "corners 2"]:
     """The camera and an arc of its field of view at mid height, in the ego frame."""
-    intrinsics_px = rig.intrinsics_px[camera].double()
-    columns = torch.linspace(0, rig.width, 13, dtype=torch.float64)
-    pixels = torch.stack((columns, torch.full_like(columns, rig.height / 2), torch.ones_like(columns)), 0)
-    ego_from_camera = rig.ego_from_camera[camera].double()
+    assert camera.num_cameras == 1, camera.num_cameras
+    intrinsics_px = camera.intrinsics_px[0].double()
+    columns = torch.linspace(0, camera.width, 13, dtype=torch.float64)
+    pixels = torch.stack((columns, torch.full_like(columns, camera.height / 2), torch.ones_like(columns)), 0)
+    ego_from_camera = camera.ego_from_camera[0].double()
     rays = ego_from_camera[:3, :3] @ torch.linalg.inv(intrinsics_px) @ pixels
     flat = (rays[:2] / rays[:2].norm(dim=0)).T.numpy()
     center = ego_from_camera[:2, 3].numpy()
@@ -151,8 +148,8 @@ def _paint_points(canvas: Image.Image, points_ego: np.ndarray, reach_m: float, s
     canvas.paste(Image.fromarray(pixels))
 
 
-def _draw_box(draw: ImageDraw.ImageDraw, pixel: ToPixel, box: Box) -> None:
-    color = (90, 90, 90) if box.class_id is None else CLASS_COLORS[box.class_id]
+def _draw_box(draw: ImageDraw.ImageDraw, pixel: ToPixel, box: Box, taxonomy: Taxonomy) -> None:
+    color = (90, 90, 90) if box.class_id is None else taxonomy.palette[box.class_id]
     # Pale classes (cones, bicycles) would vanish on paper.
     edge = tuple(int(channel * 0.72) for channel in color)
     corners = box.footprint()
@@ -163,10 +160,10 @@ def _draw_box(draw: ImageDraw.ImageDraw, pixel: ToPixel, box: Box) -> None:
     draw.line((pixel(center), pixel(front + 0.35 * (front - center))), fill=edge, width=SUPERSAMPLING + 1)
 
 
-def _name_cameras(canvas: Image.Image, rig: CameraRig, names: Sequence[str], reach_m: float) -> None:
+def _name_cameras(canvas: Image.Image, cameras: Sequence[CameraRig], names: Sequence[str], reach_m: float) -> None:
     draw = ImageDraw.Draw(canvas)
-    for camera, name in enumerate(names):
-        arc = _wedge(rig, camera)
+    for camera, name in zip(cameras, names, strict=False):
+        arc = _wedge(camera)
         middle = arc[len(arc) // 2]
         outward = middle + 1.6 * (middle - arc[0]) / np.linalg.norm(middle - arc[0])
         position = pixel_in_birds_eye(*outward, reach_m=reach_m, size_px=canvas.width)

@@ -1,4 +1,4 @@
-"""What all pictures share: a font, captions, class colours, legends, and panels of several pictures."""
+"""Parts of all pictures: a font, captions, class colours, legends, and panels of several pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from occlift.label_space import CLASS_COLORS, CLASS_NAMES, FREE
+from occlift.label_space import OCC3D, Taxonomy
 
 INK: Final = (38, 42, 50)
 """Text and lines of drawings."""
@@ -22,10 +22,10 @@ MUTED_INK: Final = (112, 118, 130)
 """Axes, rulers and secondary text."""
 
 
-def class_palette() -> UInt8[np.ndarray, "256 3"]:
-    """sRGB by class id: `CLASS_COLORS`, and `UNKNOWN_COLOR` for every id that is no class."""
+def class_palette(*, taxonomy: Taxonomy = OCC3D.taxonomy) -> UInt8[np.ndarray, "256 3"]:
+    """sRGB by class id, and `UNKNOWN_COLOR` for every id that is no class."""
     palette = np.tile(np.array(UNKNOWN_COLOR, dtype=np.uint8), (256, 1))
-    palette[: len(CLASS_COLORS)] = CLASS_COLORS
+    palette[: taxonomy.num_classes] = taxonomy.palette
     return palette
 
 
@@ -40,7 +40,7 @@ def readable_name(name: str) -> str:
     return name.replace("_", " ")
 
 
-def captioned(picture: Image.Image, caption: str, *, size_px: int = 15) -> Image.Image:
+def add_caption(picture: Image.Image, caption: str, *, size_px: int = 15) -> Image.Image:
     """The picture with a caption above it on a strip of paper."""
     strip_px = size_px + 10
     canvas = Image.new("RGB", (picture.width, picture.height + strip_px), PAPER)
@@ -50,11 +50,13 @@ def captioned(picture: Image.Image, caption: str, *, size_px: int = 15) -> Image
 
 
 def panel(pictures: Sequence[Image.Image], columns: int, *, gap_px: int = 8) -> Image.Image:
-    """Pictures of one size, row by row, `columns` to a row, with paper between and around them."""
-    sizes = {picture.size for picture in pictures}
-    assert len(sizes) == 1, sizes
+    """Pictures row by row, at most `columns` to a row, with paper between and around them.
+
+    Cells are as large as the largest picture; smaller ones are in the upper left corner of theirs.
+    """
+    columns = min(columns, len(pictures))
     assert columns > 0, columns
-    width, height = pictures[0].size
+    width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))
     rows = -(-len(pictures) // columns)
     canvas = Image.new("RGB", (columns * (width + gap_px) + gap_px, rows * (height + gap_px) + gap_px), PAPER)
     for number, picture in enumerate(pictures):
@@ -63,7 +65,7 @@ def panel(pictures: Sequence[Image.Image], columns: int, *, gap_px: int = 8) -> 
     return canvas
 
 
-def stacked(pictures: Sequence[Image.Image], *, gap_px: int = 8) -> Image.Image:
+def stack(pictures: Sequence[Image.Image], *, gap_px: int = 8) -> Image.Image:
     """Pictures of any size below one another, centred on paper."""
     width = max(picture.width for picture in pictures)
     height = sum(picture.height for picture in pictures) + gap_px * (len(pictures) - 1)
@@ -75,15 +77,17 @@ def stacked(pictures: Sequence[Image.Image], *, gap_px: int = 8) -> Image.Image:
     return canvas
 
 
-def legend_entries(*, unknown: bool = True) -> tuple[tuple[str, tuple[int, int, int]], ...]:
-    """Name and colour of the 17 semantic classes in id order, then of unknown; free is drawn as paper."""
-    entries = [(readable_name(CLASS_NAMES[id_]), CLASS_COLORS[id_]) for id_ in range(FREE)]
-    return (*entries, ("unknown", UNKNOWN_COLOR)) if unknown else tuple(entries)
+def legend_entries(
+    *, taxonomy: Taxonomy = OCC3D.taxonomy, unknown: bool = True
+) -> tuple[tuple[str, tuple[int, int, int]], ...]:
+    """Name and colour of the semantic classes in the order of their ids, then of unknown; free is drawn as paper."""
+    entries = tuple(zip(map(readable_name, taxonomy.names), taxonomy.palette, strict=False))
+    return (*entries, ("unknown", UNKNOWN_COLOR)) if unknown else entries
 
 
-def legend(width: int, *, size_px: int = 14, unknown: bool = True) -> Image.Image:
+def legend(width: int, *, taxonomy: Taxonomy = OCC3D.taxonomy, size_px: int = 14, unknown: bool = True) -> Image.Image:
     """A legend of all classes: swatches with names in equal columns that fill `width` pixels."""
-    entries = legend_entries(unknown=unknown)
+    entries = legend_entries(taxonomy=taxonomy, unknown=unknown)
     type_face = font(size_px)
     swatch_px, line_px = size_px, size_px + 9
     cell_px = int(max(type_face.getlength(name) for name, _ in entries)) + swatch_px + 22

@@ -1,4 +1,4 @@
-"""From data sets and volumes to what the report and the 3-D scene show: the glue between data/ and viz/."""
+"""A key frame of a data set, and volumes of it, as the report and the 3-D scene show them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.runtime.threads import usable_cores
 from occlift.scenes.dataset import DrivingDataset
-from occlift.scenes.rigs import rig_of
-from occlift.viz.canvas import captioned, legend, panel, stacked
-from occlift.viz.occupancy import perspective_image, scale_bar, top_view
-from occlift.viz.overlay import resized
+from occlift.scenes.rigs import single_rigs
+from occlift.viz.canvas import add_caption, legend, panel, stack
+from occlift.viz.occupancy import perspective_image, top_view_with_ruler
+from occlift.viz.overlay import resize
 from occlift.viz.report import ReportFrame, VolumePictures
 from occlift.viz.scene import write_scene_html
 from occlift.viz.show import camera_caption, read_images
 
 IMAGE_WIDTH: Final = 480
-"""Of a camera image in the report, pixels."""
-
-PIXELS_PER_VOXEL: Final = 3
+"""Width of a camera image in the report, pixels."""
 
 NAMED_PACKAGES: Final = ("occlift", "torch", "numpy", "numba", "lightning", "transformers")
 
 
 def report_frame(
-    data: DrivingDataset, token: str, volumes: Mapping[str, UInt8[np.ndarray, "x y z"]], *, grid: VoxelGrid = OCC3D_GRID
+    data: DrivingDataset, token: str, volumes: Mapping[str, UInt8[np.ndarray, "x y z"]], *, space: LabelSpace = OCC3D
 ) -> ReportFrame:
     """The pictures of one key frame: its images, and each volume in perspective and from above.
 
     Args:
-        volumes: by the name to show (truth, label, prediction); class ids 0..17 and 255 in `grid`.
+        volumes: by the name to show (truth, label, prediction); class ids and 255 on the space's grid.
 
     Raises:
         DataError: the sample or one of its images is missing or broken.
@@ -46,14 +44,12 @@ def report_frame(
     images = []
     for camera, image in zip(key_frame.cameras, read_images(key_frame), strict=True):
         height = round(IMAGE_WIDTH * image.shape[0] / image.shape[1])
-        images.append((camera_caption(camera.camera), Image.fromarray(resized(image, height, IMAGE_WIDTH))))
+        images.append((camera_caption(camera.camera), Image.fromarray(resize(image, height, IMAGE_WIDTH))))
     pictures = tuple(
         VolumePictures(
             name=name,
-            perspective=perspective_image(semantics, grid, height=450, width=800),
-            above=scale_bar(
-                top_view(semantics, grid, pixels_per_voxel=PIXELS_PER_VOXEL), grid.voxel_size_m[0] / PIXELS_PER_VOXEL
-            ),
+            perspective=perspective_image(semantics, space=space, height=450, width=800),
+            above=top_view_with_ruler(semantics, space=space),
         )
         for name, semantics in volumes.items()
     )
@@ -62,19 +58,19 @@ def report_frame(
     )
 
 
-def overview_image(frame: ReportFrame, *, width: int = 900) -> Image.Image:
+def overview_image(frame: ReportFrame, *, space: LabelSpace = OCC3D, width: int = 900) -> Image.Image:
     """One picture of a key frame: its images, every volume in perspective and from above, and the legend."""
 
     def row(pictures: Sequence[Image.Image]) -> Image.Image:
         cell = (width - 8) // len(pictures) - 8
-        ratio = max(picture.height / picture.width for picture in pictures)
-        return panel([picture.resize((cell, round(ratio * cell))) for picture in pictures], len(pictures))
+        sizes = [(cell, round(picture.height / picture.width * cell)) for picture in pictures]
+        return panel([picture.resize(size) for picture, size in zip(pictures, sizes, strict=True)], len(pictures))
 
-    images = [captioned(picture, name) for name, picture in frame.images]
+    images = [add_caption(picture, name) for name, picture in frame.images]
     rows = [row(images[start : start + 3]) for start in range(0, len(images), 3)]
-    rows.append(row([captioned(volume.perspective, volume.name, size_px=26) for volume in frame.volumes]))
+    rows.append(row([add_caption(volume.perspective, volume.name, size_px=26) for volume in frame.volumes]))
     rows.append(row([volume.above for volume in frame.volumes]))
-    return stacked([*rows, legend(width - 40)], gap_px=0)
+    return stack([*rows, legend(width - 40, taxonomy=space.taxonomy)], gap_px=0)
 
 
 def write_frame_scene(
@@ -83,7 +79,7 @@ def write_frame_scene(
     token: str,
     volumes: Mapping[str, UInt8[np.ndarray, "x y z"]],
     *,
-    grid: VoxelGrid = OCC3D_GRID,
+    space: LabelSpace = OCC3D,
 ) -> None:
     """Writes one key frame in 3-D (`viz.scene`): volumes that can be switched, cameras with their images.
 
@@ -95,8 +91,8 @@ def write_frame_scene(
     write_scene_html(
         path,
         volumes,
-        grid,
-        rig=rig_of(key_frame),
+        space=space,
+        cameras=single_rigs(key_frame),
         images=[Image.fromarray(image) for image in read_images(key_frame)],
         title=f"{key_frame.scene}, key frame {key_frame.index + 1}",
     )

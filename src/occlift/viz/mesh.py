@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import DRIVEABLE_SURFACE, FREE, OTHER_FLAT, SIDEWALK, TERRAIN
+from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.viz.canvas import class_palette
 
 FACE_LIGHT = ((0.82, 0.88), (0.70, 0.76), (0.55, 1.0))
@@ -32,7 +31,7 @@ class Rectangles:
     Attributes:
         corners: in voxels from the grid's lower corner, counter-clockwise seen from outside.
         spans: the corners again, as voxels along the rectangle's two sides (texture coordinates).
-        class_id: of the voxels.
+        class_id: class of the voxels.
         axis: 0, 1, 2: the normal's axis.
         side: 1 where the normal points along it, else 0.
     """
@@ -44,14 +43,14 @@ class Rectangles:
     side: Int[np.ndarray, "n"]
 
 
-def visible_rectangles(semantics: UInt8[np.ndarray, "x y z"]) -> Rectangles:
-    """Faces between an occupied voxel (0..16) and one that is not, or the outside; merged along rows of one class.
+def visible_rectangles(semantics: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxonomy = OCC3D.taxonomy) -> Rectangles:
+    """Faces between an occupied voxel and one that is not, or the outside; merged along rows of one class.
 
     The under sides of ground classes are left out: nothing is seen from there.
     """
-    occupied = np.pad(semantics < FREE, 1)
+    occupied = np.pad(semantics < taxonomy.free, 1)
     inner = occupied[1:-1, 1:-1, 1:-1]
-    ground = np.isin(semantics, (DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN))
+    ground = taxonomy.table(taxonomy.ground)[semantics]
     parts = []
     for axis in range(3):
         # Rows run along `first`; first × second points along +axis.
@@ -87,10 +86,11 @@ def visible_rectangles(semantics: UInt8[np.ndarray, "x y z"]) -> Rectangles:
     return Rectangles(corners=corners, spans=spans, class_id=ids, axis=axes, side=sides)
 
 
-def volume_glb(semantics: UInt8[np.ndarray, "x y z"], grid: VoxelGrid) -> bytes:
+def volume_glb(semantics: UInt8[np.ndarray, "x y z"], *, space: LabelSpace = OCC3D) -> bytes:
     """The occupied voxels of a volume as glTF 2.0 in one binary file, in metres of the grid's frame."""
+    grid = space.grid
     assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
-    faces = visible_rectangles(semantics)
+    faces = visible_rectangles(semantics, taxonomy=space.taxonomy)
     # The axes of a mesh in glTF are its file's own business: viewers that say "z up" get the grid's axes unchanged.
     node = {"translation": list(grid.lower_m), "scale": list(grid.voxel_size_m)}
     document: dict[str, object] = {
@@ -106,7 +106,7 @@ def volume_glb(semantics: UInt8[np.ndarray, "x y z"], grid: VoxelGrid) -> bytes:
     positions = np.zeros((len(faces.corners) * 4, 4), dtype="<u2")
     positions[:, :3] = faces.corners.reshape(-1, 3)
     light = np.asarray(FACE_LIGHT)[faces.axis, faces.side]
-    srgb = class_palette()[faces.class_id] / 255.0 * light[:, None]
+    srgb = class_palette(taxonomy=space.taxonomy)[faces.class_id] / 255.0 * light[:, None]
     # Vertex colours of glTF are linear.
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     colors = np.full((len(positions), 4), 65535, dtype="<u2")

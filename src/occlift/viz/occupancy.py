@@ -10,19 +10,22 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import first_hit
-from occlift.label_space import FREE, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.viz.canvas import INK, MUTED_INK, PAPER, UNKNOWN_COLOR, class_palette, font, hatch
 
 SUN_DIRECTION: Final = (-0.42, 0.55, 0.72)
-"""Towards the light, in the grid's axes: behind the viewer of `CHASE_VIEW`, from the left."""
+"""Towards the light, in the grid's axes: behind the viewer of `chase_view`, from the left."""
 
 EGO_COLOR: Final = (36, 40, 48)
+
+_FRAME_COLOR: Final = (205, 208, 214)
+_HEIGHT_LEVELS: Final = 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,35 +73,54 @@ class ViewPoint:
         return forward, right, np.cross(forward, right)
 
 
-CHASE_VIEW: Final = ViewPoint(eye_m=(-54.0, 0.0, 38.0), target_m=(-3.0, 0.0, -2.0), fov_rad=np.deg2rad(62))
-"""Behind and above the ego, looking forward: all of an Occ3D grid but its rear corners."""
+def chase_view(grid: VoxelGrid) -> ViewPoint:
+    """Behind and above the middle of a grid, looking forward: all of it but its rear corners.
+
+    >>> view = chase_view(OCC3D.grid)
+    >>> view.eye_m, view.target_m
+    ((-54.0, 0.0, 38.0), (-3.0, 0.0, -2.0))
+    """
+    return place_view(grid, eye=(-1.35, 0.0, 0.975), target=(-0.075, 0.0, -0.025), fov_rad=np.deg2rad(62))
+
+
+def place_view(
+    grid: VoxelGrid, *, eye: tuple[float, float, float], target: tuple[float, float, float], fov_rad: float
+) -> ViewPoint:
+    """A view whose eye and target are given from the middle of a grid's floor, in halves of its longer horizontal edge
+    (of tall grids, in four times its height)."""
+    x_m, y_m, _ = np.add(grid.lower_m, grid.upper_m) / 2
+    half_m = max(_half_edge_m(grid), 4 * (grid.upper_m[2] - grid.lower_m[2]))
+
+    def place(point: tuple[float, float, float]) -> tuple[float, float, float]:
+        return float(x_m + point[0] * half_m), float(y_m + point[1] * half_m), grid.lower_m[2] + point[2] * half_m
+
+    return ViewPoint(eye_m=place(eye), target_m=place(target), fov_rad=fov_rad)
 
 
 def perspective_image(
     semantics: UInt8[np.ndarray, "x y z"],
-    grid: VoxelGrid,
     *,
-    view: ViewPoint = CHASE_VIEW,
+    space: LabelSpace = OCC3D,
+    view: ViewPoint | None = None,
     height: int = 540,
     width: int = 960,
     supersampling: int = 2,
     shadows: bool = True,
     ego: bool = True,
-    palette: UInt8[np.ndarray, "256 3"] | None = None,
 ) -> Image.Image:
-    """A shaded picture of the occupied voxels in Occ3D's colours; free and unknown ones are not drawn.
+    """A shaded picture of the occupied voxels in the colours of their classes; free and unknown ones are not drawn.
 
     Args:
-        semantics: class ids 0..17 and 255, in the axes of `grid`.
-        view: where the camera stands, in the grid's frame.
+        semantics: class ids and 255, on the space's grid.
+        view: where the camera stands, in the grid's frame; by default `chase_view`.
         supersampling: rays per pixel along either side.
         shadows: cast a second ray towards the sun from what the first one hit.
         ego: mark the ego vehicle with a dark car about the frame's origin.
-        palette: sRGB by id, for volumes that hold something else than classes (`height_levels`).
     """
-    palette = class_palette() if palette is None else palette
+    grid = space.grid
+    view = chase_view(grid) if view is None else view
     assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
-    occupied = semantics < FREE
+    occupied = semantics < space.taxonomy.free
     rows, columns = height * supersampling, width * supersampling
     directions = view.directions(rows, columns).reshape(-1, 3)
     reach_m = float(np.linalg.norm(np.subtract(grid.upper_m, grid.lower_m))) + float(
@@ -120,6 +142,7 @@ def perspective_image(
         light *= _sun_light(occupied, grid, points, normals, ego=ego)
     pixel_m = range_m / view.focal_px(columns)
     light *= _edge_lines(grid, points, axis, pixel_m * supersampling)
+    palette = class_palette(taxonomy=space.taxonomy)
     colors = palette[semantics[tuple(voxel.T)]].astype(np.float32) * light[:, None].astype(np.float32)
     haze = np.clip((range_m - 80.0) / 200.0, 0.0, 0.25)[:, None].astype(np.float32)
     colors += (np.float32(245) - colors) * haze
@@ -136,21 +159,21 @@ def perspective_image(
 
 def top_view(
     semantics: UInt8[np.ndarray, "x y z"],
-    grid: VoxelGrid,
     *,
+    space: LabelSpace = OCC3D,
     pixels_per_voxel: int = 3,
     ego: bool = True,
-    palette: UInt8[np.ndarray, "256 3"] | None = None,
 ) -> Image.Image:
     """The volume from above, forward (x) up and left (y) to the left: the class of the highest voxel.
 
     Brightness follows height, edges are lit from the upper left. A column without occupied voxels is paper where
     all of it is free, and hatched where it is unknown: the denser, the larger the unknown share of the column.
-    The picture has `pixels_per_voxel` pixels for every column of the grid. `palette`: as in `perspective_image`.
+    A voxel has `pixels_per_voxel` pixels along its shorter horizontal edge, and as many more along the other as that
+    is longer, rounded.
     """
-    palette = class_palette() if palette is None else palette
+    grid, palette = space.grid, class_palette(taxonomy=space.taxonomy)
     assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
-    occupied = semantics < FREE
+    occupied = semantics < space.taxonomy.free
     any_occupied = occupied.any(axis=2)
     top = grid.shape[2] - 1 - np.argmax(occupied[:, :, ::-1], axis=2)
     class_map = np.take_along_axis(semantics, top[:, :, None], axis=2)[:, :, 0]
@@ -161,46 +184,73 @@ def top_view(
     colors[~any_occupied] = PAPER
     unknown_share = np.where(any_occupied, 0.0, (semantics == UNKNOWN).mean(axis=2))
 
-    enlarged = seen_from_above(colors, pixels_per_voxel)
-    share = seen_from_above(unknown_share, pixels_per_voxel)
+    voxel_px = voxel_size_px(grid, pixels_per_voxel)
+    enlarged = enlarge_from_above(colors, voxel_px)
+    share = enlarge_from_above(unknown_share, voxel_px)
     lines = hatch(*share.shape)
     strength = np.clip(share * np.where(lines, 1.0, 0.35), 0.0, 1.0)[..., None]
     enlarged += (np.asarray(UNKNOWN_COLOR) - enlarged) * strength
     picture = Image.fromarray(np.round(enlarged).astype(np.uint8))
     if ego:
         draw_ego_from_above(picture, grid, pixels_per_voxel)
-    ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=(205, 208, 214))
+    ImageDraw.Draw(picture).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=_FRAME_COLOR)
     return picture
 
 
-def height_levels(
-    occupied: Bool[np.ndarray, "x y z"],
-) -> tuple[UInt8[np.ndarray, "x y z"], UInt8[np.ndarray, "256 3"]]:
-    """An occupied volume without classes as ids of height, unknown elsewhere, and the palette to draw them with."""
+def height_levels(occupied: Bool[np.ndarray, "x y z"]) -> tuple[UInt8[np.ndarray, "x y z"], Taxonomy]:
+    """An occupied volume without classes as levels of height, unknown elsewhere, and those levels as classes."""
     import matplotlib
 
     layers = occupied.shape[2]
-    level = np.arange(layers) * (FREE - 1) // max(layers - 1, 1)
+    level = np.arange(layers) * (_HEIGHT_LEVELS - 1) // max(layers - 1, 1)
     ids = np.where(occupied, level.astype(np.uint8), np.uint8(UNKNOWN))
-    palette = class_palette()
-    palette[:FREE] = np.round(255 * matplotlib.colormaps["viridis"](np.linspace(0.08, 0.98, FREE))[:, :3])
-    return ids, palette
+    share = np.linspace(0.08, 0.98, _HEIGHT_LEVELS)
+    colors = np.round(255 * matplotlib.colormaps["viridis"](share)[:, :3]).astype(int)
+    return ids, colored_groups("height", colors)
+
+
+def colored_groups(name: str, colors: Int[np.ndarray, "groups 3"]) -> Taxonomy:
+    """Numbered groups of voxels that are no semantic classes, to be drawn in these colours (sRGB)."""
+    return Taxonomy(
+        names=tuple(f"{name} {number}" for number in range(len(colors))),
+        colors=(*((int(r), int(g), int(b)) for r, g, b in colors), PAPER),
+    )
+
+
+def top_view_with_ruler(
+    semantics: UInt8[np.ndarray, "x y z"], *, space: LabelSpace = OCC3D, size_px: int = 600
+) -> Image.Image:
+    """`top_view` with a ruler; the longer side of the grid has about `size_px` pixels."""
+    grid = space.grid
+    shorter_edge_m = min(grid.voxel_size_m[:2])
+    pixels_per_voxel = max(1, int(size_px * shorter_edge_m / (2 * _half_edge_m(grid))))
+    picture = top_view(semantics, space=space, pixels_per_voxel=pixels_per_voxel)
+    return scale_bar(picture, grid.voxel_size_m[1] / voxel_size_px(grid, pixels_per_voxel)[1])
+
+
+def voxel_size_px(grid: VoxelGrid, pixels_per_voxel: int) -> tuple[int, int]:
+    """Pixels per voxel of a picture from above along x and along y: `pixels_per_voxel` along the shorter edge."""
+    x_m, y_m, _ = grid.voxel_size_m
+    return round(pixels_per_voxel * x_m / min(x_m, y_m)), round(pixels_per_voxel * y_m / min(x_m, y_m))
 
 
 def pixel_from_above(point: tuple[float, float], grid: VoxelGrid, pixels_per_voxel: int) -> tuple[float, float]:
-    """Where (x, y), metres in the grid's frame, lies in `top_view`: (u, v)."""
-    u = (grid.upper_m[1] - point[1]) / grid.voxel_size_m[1] * pixels_per_voxel
-    v = (grid.upper_m[0] - point[0]) / grid.voxel_size_m[0] * pixels_per_voxel
+    """Pixel (u, v) of a point (x, y), metres in the grid's frame, in `top_view`."""
+    v, u = (
+        (grid.upper_m[axis] - point[axis]) / grid.voxel_size_m[axis] * pixels
+        for axis, pixels in enumerate(voxel_size_px(grid, pixels_per_voxel))
+    )
     return u, v
 
 
-def scale_bar(picture: Image.Image, metres_per_pixel: float, *, length_m: float = 10.0) -> Image.Image:
-    """A copy of a picture from above with a ruler of `length_m` in its lower left corner."""
+def scale_bar(picture: Image.Image, metres_per_pixel: float) -> Image.Image:
+    """A copy of a picture from above with a ruler in its lower left corner: 10 m, or less in a small picture."""
     result = picture.copy()
     draw = ImageDraw.Draw(result)
+    length_m = next((m for m in (10, 5, 2) if 3 * m <= picture.width * metres_per_pixel), 1)
     length_px = length_m / metres_per_pixel
     left, bottom = 14, picture.height - 14
-    draw.rectangle((left - 6, bottom - 24, left + length_px + 6, bottom + 6), fill=PAPER, outline=(205, 208, 214))
+    draw.rectangle((left - 6, bottom - 24, left + length_px + 6, bottom + 6), fill=PAPER, outline=_FRAME_COLOR)
     draw.line((left, bottom, left + length_px, bottom), fill=INK, width=3)
     draw.text((left + length_px / 2, bottom - 4), f"{length_m:g} m", MUTED_INK, font(13), anchor="ms")
     return result
@@ -287,10 +337,15 @@ def _hill_shade(height_m: np.ndarray) -> np.ndarray:
     return np.clip(((behind - ahead) + (right - left)) * 0.05, -0.14, 0.14)
 
 
-def seen_from_above(columns: np.ndarray, pixels_per_voxel: int) -> np.ndarray:
+def _half_edge_m(grid: VoxelGrid) -> float:
+    """Half of the longer horizontal edge of a grid."""
+    return max(upper - lower for lower, upper in zip(grid.lower_m[:2], grid.upper_m[:2], strict=True)) / 2
+
+
+def enlarge_from_above(columns: np.ndarray, voxel_px: tuple[int, int]) -> np.ndarray:
     """[x, y, ...] as image rows and columns: forward up, left to the left, every column enlarged."""
     image = columns[::-1, ::-1]
-    return image.repeat(pixels_per_voxel, axis=0).repeat(pixels_per_voxel, axis=1).astype(np.float64)
+    return image.repeat(voxel_px[0], axis=0).repeat(voxel_px[1], axis=1).astype(np.float64)
 
 
 def draw_ego_from_above(picture: Image.Image, grid: VoxelGrid, pixels_per_voxel: int) -> None:

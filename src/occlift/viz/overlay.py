@@ -10,16 +10,15 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from occlift.geometry.cameras import CameraRig
-from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import first_hit
-from occlift.label_space import FREE
+from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.viz.canvas import class_palette
 
 MAX_SHOWN_DEPTH_M: Final = 60.0
 """Depth at which the colour scale ends."""
 
 SKY_COLOR: Final = (120, 170, 235)
-"""Id 17 in a class map: free along the whole ray."""
+"""Free in a class map: free along the whole ray."""
 
 
 def depth_colors(
@@ -63,56 +62,50 @@ def draw_points(
 
 def draw_lidar(
     image: UInt8[np.ndarray, "height width 3"],
-    rig: CameraRig,
-    camera: int,
+    camera: CameraRig,
     points_ego: Float[np.ndarray, "n 3"],
     *,
     radius_px: int = 1,
     min_depth_m: float = 1.0,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A copy of camera `camera`'s image with the lidar points that fall into it.
+    """A copy of a camera's image with the lidar points that fall into it.
 
     Args:
-        image: of the rig's size.
-        rig: of one key frame. Its transforms hold the ego motion between lidar and image, so that points land where
-            the camera saw them at its own time.
+        camera: a rig of this one camera, for images of this size. Its transform holds the ego motion between lidar and
+            image, so that points land where the camera saw them at its own time.
         points_ego: metres, in the ego frame at the lidar's time.
         min_depth_m: leaves out points nearer than this, which hit the ego itself.
     """
-    assert image.shape[:2] == (rig.height, rig.width), (image.shape, rig.height, rig.width)
-    pixels, depth_m, visible = rig.project(
-        torch.as_tensor(points_ego, dtype=rig.intrinsics_px.dtype), min_depth_m=min_depth_m
+    _check_camera(image, camera)
+    pixels, depth_m, visible = camera.project(
+        torch.as_tensor(points_ego, dtype=camera.intrinsics_px.dtype), min_depth_m=min_depth_m
     )
-    seen = visible[camera].numpy()
-    return draw_points(image, pixels[camera].numpy()[seen], depth_m[camera].numpy()[seen], radius_px=radius_px)
+    seen = visible[0].numpy()
+    return draw_points(image, pixels[0].numpy()[seen], depth_m[0].numpy()[seen], radius_px=radius_px)
 
 
 def draw_occupancy(
     image: UInt8[np.ndarray, "height width 3"],
-    rig: CameraRig,
-    camera: int,
+    camera: CameraRig,
     semantics: UInt8[np.ndarray, "x y z"],
-    grid: VoxelGrid,
     *,
+    space: LabelSpace = OCC3D,
     opacity: float = 0.6,
     max_range_m: float = 80.0,
-    palette: UInt8[np.ndarray, "256 3"] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A copy of camera `camera`'s image, blended with the first occupied voxel along every pixel's ray.
+    """A copy of a camera's image, blended with the first occupied voxel along every pixel's ray.
 
     Args:
-        image: of the rig's size (reduce both first: one ray is cast per pixel).
-        rig: of one key frame.
-        semantics: class ids 0..17 and 255 in a grid of the ego frame at the lidar's time.
-        opacity: of the class colours.
-        palette: sRGB by id, for volumes that hold something else than classes.
+        camera: a rig of this one camera, for images of this size (reduce both first: one ray is cast per pixel).
+        semantics: class ids and 255 on the space's grid, in the ego frame of the key frame.
+        opacity: opacity of the class colours.
     """
-    palette = class_palette() if palette is None else palette
-    assert image.shape[:2] == (rig.height, rig.width), (image.shape, rig.height, rig.width)
+    _check_camera(image, camera)
+    grid = space.grid
     assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
-    ego_from_camera = rig.ego_from_camera[camera].double().numpy()
-    directions = pixel_rays(rig, camera).reshape(-1, 3) @ ego_from_camera[:3, :3].T
-    occupied = semantics < FREE
+    ego_from_camera = camera.ego_from_camera[0].double().numpy()
+    directions = pixel_rays(camera).reshape(-1, 3) @ ego_from_camera[:3, :3].T
+    occupied = semantics < space.taxonomy.free
     # A voxel about the camera would cover the whole picture.
     at_camera, inside_grid = grid.indices(ego_from_camera[None, :3, 3])
     if inside_grid[0]:
@@ -122,16 +115,16 @@ def draw_occupancy(
     rays = np.flatnonzero(np.isfinite(hit.entry_range_m))
     axis = hit.entry_axis[rays]
     light = np.choose(np.maximum(axis, 0), (0.86, 0.74, 1.0))
-    colors = palette[semantics[tuple(hit.voxel[rays].T)]] * light[:, None]
+    colors = class_palette(taxonomy=space.taxonomy)[semantics[tuple(hit.voxel[rays].T)]] * light[:, None]
     flat = image.reshape(-1, 3).astype(np.float64)
     flat[rays] += (colors - flat[rays]) * opacity
     return np.round(flat).astype(np.uint8).reshape(image.shape)
 
 
-def pixel_rays(rig: CameraRig, camera: int) -> Float[np.ndarray, "height width 3"]:
-    """Rays through the pixel centres in the camera's frame, with z = 1 (so a range along them is a depth)."""
-    intrinsics_px = rig.intrinsics_px[camera].double().numpy()
-    u, v = np.meshgrid(np.arange(rig.width) + 0.5, np.arange(rig.height) + 0.5)
+def pixel_rays(camera: CameraRig) -> Float[np.ndarray, "height width 3"]:
+    """Rays through the pixel centres in the frame of one camera, with z = 1 (so a range along them is a depth)."""
+    intrinsics_px = camera.intrinsics_px[0].double().numpy()
+    u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
     pixels = np.stack((u, v, np.ones_like(u)), axis=-1)
     return pixels @ np.linalg.inv(intrinsics_px).T
 
@@ -140,13 +133,14 @@ def draw_classes(
     image: UInt8[np.ndarray, "height width 3"],
     class_map: UInt8[np.ndarray, "height width"],
     *,
+    taxonomy: Taxonomy = OCC3D.taxonomy,
     opacity: float = 0.6,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """A copy of an image blended with its class map (0..16, 17 sky, 255 unlabelled: left as it is)."""
+    """A copy of an image blended with its class map; free is the sky, and what is unknown (255) is left as it is."""
     assert class_map.shape == image.shape[:2], (class_map.shape, image.shape)
-    palette = class_palette()
-    palette[FREE] = SKY_COLOR
-    labelled: Bool[np.ndarray, "height width"] = class_map <= FREE
+    palette = class_palette(taxonomy=taxonomy)
+    palette[taxonomy.free] = SKY_COLOR
+    labelled: Bool[np.ndarray, "height width"] = class_map <= taxonomy.free
     result = image.astype(np.float64)
     result[labelled] += (palette[class_map[labelled]] - result[labelled]) * opacity
     return np.round(result).astype(np.uint8)
@@ -160,6 +154,11 @@ def draw_depth(depth_m: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, 
     return picture
 
 
-def resized(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
+def resize(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
     """An image at another size, filtered against aliasing; pairs with `CameraRig.resized`."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _check_camera(image: UInt8[np.ndarray, "height width 3"], camera: CameraRig) -> None:
+    assert camera.num_cameras == 1, camera.num_cameras
+    assert image.shape[:2] == (camera.height, camera.width), (image.shape, camera.height, camera.width)

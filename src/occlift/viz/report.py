@@ -12,17 +12,18 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from PIL import Image
 
-from occlift.label_space import CLASS_NAMES, FREE
-from occlift.viz.canvas import legend_entries, readable_name
+from occlift.label_space import OCC3D, Taxonomy
+from occlift.metrics.occupancy import class_sets
+from occlift.viz.canvas import legend_entries
 from occlift.viz.curves import Curve, curve_svg
 from occlift.viz.style import REPORT_CSS
 
 Role = Literal["baseline", "reference", "model"]
-"""What a row of the score table is: `reference` rows (the labels' own score) take part in no comparison."""
+"""Kind of a row of the score table: `reference` rows (the labels' own score) take part in no comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,11 @@ class Scores:
 
     Attributes:
         iou: occupied against free.
-        miou_17: mean IoU over classes 0..16.
-        miou_15: the same without `others` and `other_flat`.
+        miou: mean IoU over each of the taxonomy's sets of classes (`metrics.occupancy.class_sets`), all classes first.
     """
 
     iou: float
-    miou_17: float
-    miou_15: float
+    miou: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +46,10 @@ class ScoreRow:
     Attributes:
         name: as the reader knows it: prior, blind, labels, EasyOcc.
         role: how it takes part in the comparison.
-        with_camera_mask: over the voxels in Occ3D's camera mask.
+        with_camera_mask: over the voxels in the truth's camera mask.
         without_mask: over all voxels.
         ray_iou: RayIoU, mean over its thresholds.
-        class_iou: for classes 0..16 with the camera mask, per cent; `None` where a class does not occur.
+        class_iou: per semantic class with the camera mask, per cent; `None` where a class does not occur.
         note: a few words below the name: what it is, what is special (trained shorter).
     """
 
@@ -74,7 +73,7 @@ class VolumePictures:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReportFrame:
-    """One validation frame: its camera images in 2×3 order, with names, and its volumes."""
+    """One validation frame: its camera images with names, three to a row, and its volumes."""
 
     title: str
     images: tuple[tuple[str, Image.Image], ...]
@@ -99,12 +98,13 @@ class Report:
         title: the headline.
         summary: one or two sentences below it.
         command: that made the run, exactly.
-        rows: of the score table, in order.
+        rows: rows of the score table, in order.
         frames: validation frames with pictures.
-        curves: of the training.
+        curves: curves of the training.
         stages: in the order in which they ran.
         facts: name and value: data, versions, machine.
         links: relative file names of things that lie beside the report, with a text each.
+        taxonomy: classes of the scores and of the legend.
     """
 
     title: str
@@ -116,9 +116,12 @@ class Report:
     stages: tuple[Stage, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     links: tuple[tuple[str, str], ...] = field(default=())
+    taxonomy: Taxonomy = OCC3D.taxonomy
 
 
-COLUMNS: Final = ("IoU", "mIoU 17", "mIoU 15")
+def score_columns(taxonomy: Taxonomy) -> tuple[str, ...]:
+    """Names of the scores over one set of evaluated voxels: IoU, and mIoU with its number of classes."""
+    return ("IoU", *(f"mIoU {classes}" for classes in class_sets(taxonomy)))
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -131,8 +134,8 @@ def report_html(report: Report) -> str:
     """The whole document; every text is escaped, every picture inlined, nothing is loaded from elsewhere."""
     sections = [
         _header(report),
-        _scores(report.rows),
-        _frames(report.frames),
+        _scores(report.rows, report.taxonomy),
+        _frames(report.frames, report.taxonomy),
         _curves(report.curves),
         _making(report),
     ]
@@ -146,7 +149,7 @@ def report_html(report: Report) -> str:
 
 
 def ratio_to_best_baseline(rows: Sequence[ScoreRow]) -> tuple[ScoreRow, ScoreRow, float] | None:
-    """The best model, the best baseline and the ratio of their mIoU over 17 classes with the camera mask.
+    """The best model, the best baseline and the ratio of their mIoU over all classes with the camera mask.
 
     `None` if either kind is missing, or the baselines score nothing.
     """
@@ -154,11 +157,11 @@ def ratio_to_best_baseline(rows: Sequence[ScoreRow]) -> tuple[ScoreRow, ScoreRow
     baselines = [row for row in rows if row.role == "baseline"]
     if not models or not baselines:
         return None
-    model = max(models, key=lambda row: row.with_camera_mask.miou_17)
-    baseline = max(baselines, key=lambda row: row.with_camera_mask.miou_17)
-    if baseline.with_camera_mask.miou_17 <= 0:
+    model = max(models, key=lambda row: row.with_camera_mask.miou[0])
+    baseline = max(baselines, key=lambda row: row.with_camera_mask.miou[0])
+    if baseline.with_camera_mask.miou[0] <= 0:
         return None
-    return model, baseline, model.with_camera_mask.miou_17 / baseline.with_camera_mask.miou_17
+    return model, baseline, model.with_camera_mask.miou[0] / baseline.with_camera_mask.miou[0]
 
 
 def data_uri(picture: Image.Image, *, photo: bool) -> str:
@@ -182,7 +185,10 @@ def _header(report: Report) -> str:
     if ratio is not None:
         model, baseline, factor = ratio
         cards = [
-            (f"{model.with_camera_mask.miou_17:.1f}", f"{model.name}: mIoU over 17 classes, camera mask"),
+            (
+                f"{model.with_camera_mask.miou[0]:.1f}",
+                f"{model.name}: mIoU over {report.taxonomy.free} classes, camera mask",
+            ),
             (f"{model.with_camera_mask.iou:.1f}", f"{model.name}: IoU of occupied against free, camera mask"),
             (f"{factor:.2f}×", f"mIoU of {model.name} over the better baseline, {baseline.name}"),
         ]
@@ -196,57 +202,62 @@ def _header(report: Report) -> str:
     )
 
 
-def _scores(rows: Sequence[ScoreRow]) -> str:
+def _scores(rows: Sequence[ScoreRow], taxonomy: Taxonomy) -> str:
     if not rows:
         return ""
+    columns = score_columns(taxonomy)
     best = [
         max((_numbers(row)[column] for row in rows if row.role != "reference"), default=float("nan"))
-        for column in range(2 * len(COLUMNS) + 1)
+        for column in range(2 * len(columns) + 1)
     ]
     body = []
     for row in rows:
         cells = "".join(
-            f'<td class="best">{number:.2f}</td>'
-            if row.role != "reference" and number == best[column]
-            else f"<td>{number:.2f}</td>"
+            f'<td class="{_cell(column, columns, best=row.role != "reference" and number == best[column])}">'
+            f"{number:.2f}</td>"
             for column, number in enumerate(_numbers(row))
         )
         note = f"<small>{_text(row.note)}</small>" if row.note else ""
         body.append(f'<tr class="{row.role}"><th scope="row">{_text(row.name)}{note}</th>{cells}</tr>')
-    heads = "".join(f"<th>{name}</th>" for name in COLUMNS) * 2
+    heads = "".join(
+        f'<th class="{_cell(column, columns)}">{name}</th>' for column, name in enumerate((*columns, *columns))
+    )
     ratio = ratio_to_best_baseline(rows)
     line = ""
     if ratio is not None:
         model, baseline, factor = ratio
         line = (
-            f'<p class="ratio">{_text(model.name)} {model.with_camera_mask.miou_17:.2f} ÷ {_text(baseline.name)} '
-            f"{baseline.with_camera_mask.miou_17:.2f} = <b>{factor:.2f}×</b> in mIoU 17 with the camera mask.</p>"
+            f'<p class="ratio">{_text(model.name)} {model.with_camera_mask.miou[0]:.2f} ÷ {_text(baseline.name)} '
+            f"{baseline.with_camera_mask.miou[0]:.2f} = <b>{factor:.2f}×</b> in mIoU {taxonomy.free} with the camera "
+            "mask.</p>"
         )
     return (
         "<section><h2>Scores</h2>"
-        '<div class="wide"><table class="scores"><thead><tr><th rowspan="2"></th><th colspan="3">with camera mask</th>'
-        f'<th colspan="3">without mask</th><th rowspan="2">RayIoU</th></tr><tr>{heads}</tr></thead>'
+        '<div class="wide"><table class="scores"><thead><tr><th rowspan="2"></th>'
+        f'<th colspan="{len(columns)}">with camera mask</th><th colspan="{len(columns)}">without mask</th>'
+        f'<th rowspan="2" class="group">RayIoU</th></tr><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
-        f'{line}<p class="caption">Per cent, from one confusion matrix over all validation frames on the full Occ3D '
+        f'{line}<p class="caption">Per cent, from one confusion matrix over all validation frames on the full '
         "grid; RayIoU without mask, mean of 1, 2 and 4 m. Bold: best of a column, the labels' own score aside.</p>"
-        f"{_class_scores(rows)}</section>"
+        f"{_class_scores(rows, taxonomy)}</section>"
     )
+
+
+def _cell(column: int, columns: Sequence[str], *, best: bool = False) -> str:
+    """CSS classes of a cell of the score table: whether it is the best, and whether a group of columns starts."""
+    starts = column in (len(columns), 2 * len(columns))
+    return " ".join(name for name, holds in (("best", best), ("group", starts)) if holds)
 
 
 def _numbers(row: ScoreRow) -> tuple[float, ...]:
-    means = (
-        number
-        for scores in (row.with_camera_mask, row.without_mask)
-        for number in (scores.iou, scores.miou_17, scores.miou_15)
-    )
-    return (*means, row.ray_iou)
+    masked, unmasked = row.with_camera_mask, row.without_mask
+    return (masked.iou, *masked.miou, unmasked.iou, *unmasked.miou, row.ray_iou)
 
 
-def _class_scores(rows: Sequence[ScoreRow]) -> str:
+def _class_scores(rows: Sequence[ScoreRow], taxonomy: Taxonomy) -> str:
     heads = "".join(f"<th>{_text(row.name)}</th>" for row in rows)
     body = []
-    colors = legend_entries(unknown=False)
-    for class_id in range(FREE):
+    for class_id, (name, color) in enumerate(legend_entries(taxonomy=taxonomy, unknown=False)):
         values = [row.class_iou[class_id] for row in rows]
         contenders = [v for v, row in zip(values, rows, strict=True) if v is not None and row.role != "reference"]
         best = max(contenders, default=0.0)
@@ -258,8 +269,7 @@ def _class_scores(rows: Sequence[ScoreRow]) -> str:
             strong = ' class="best"' if row.role != "reference" and value == best > 0 else ""
             share = max(0.0, min(100.0, value))
             cells.append(f'<td{strong}><i style="width:{share:.1f}%"></i><span>{value:.1f}</span></td>')
-        name = readable_name(CLASS_NAMES[class_id])
-        body.append(f'<tr><th scope="row">{_swatch(colors[class_id][1])}{_text(name)}</th>{"".join(cells)}</tr>')
+        body.append(f'<tr><th scope="row">{_swatch(color)}{_text(name)}</th>{"".join(cells)}</tr>')
     return (
         '<h3>IoU by class, with camera mask</h3><div class="wide"><table class="classes">'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
@@ -270,8 +280,8 @@ def _swatch(color: tuple[int, int, int]) -> str:
     return f'<i class="swatch" style="background:rgb{color}"></i>'
 
 
-def _legend() -> str:
-    entries = legend_entries()
+def _legend(taxonomy: Taxonomy) -> str:
+    entries = legend_entries(taxonomy=taxonomy)
     items = []
     for name, color in entries:
         swatch = '<i class="swatch unknown"></i>' if name == "unknown" else _swatch(color)
@@ -279,7 +289,7 @@ def _legend() -> str:
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def _frames(frames: Sequence[ReportFrame]) -> str:
+def _frames(frames: Sequence[ReportFrame], taxonomy: Taxonomy) -> str:
     if not frames:
         return ""
     parts = []
@@ -300,7 +310,7 @@ def _frames(frames: Sequence[ReportFrame]) -> str:
             f'<div class="volumes">{volumes}</div></article>'
         )
     return (
-        f"<section><h2>Validation frames</h2>{_legend()}"
+        f"<section><h2>Validation frames</h2>{_legend(taxonomy)}"
         '<p class="caption">Perspective: from behind and above the ego (dark), looking forward; free and unknown '
         "voxels are not drawn. From above: forward is up; hatched where a column is unknown.</p>"
         f"{''.join(parts)}</section>"

@@ -22,11 +22,11 @@ from PIL import Image
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
-from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import quaternion_from_rotation
+from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.viz.canvas import legend_entries
 from occlift.viz.mesh import volume_glb
-from occlift.viz.occupancy import EGO_COLOR
+from occlift.viz.occupancy import EGO_COLOR, place_view
 
 if TYPE_CHECKING:
     from viser import ViserServer
@@ -38,19 +38,19 @@ THUMBNAIL_WIDTH: Final = 320
 def write_scene_html(
     path: Path,
     volumes: Mapping[str, UInt8[np.ndarray, "x y z"]],
-    grid: VoxelGrid,
     *,
-    rig: CameraRig | None = None,
+    space: LabelSpace = OCC3D,
+    cameras: Sequence[CameraRig] = (),
     images: Sequence[Image.Image] = (),
     title: str = "occlift",
 ) -> None:
     """Writes the scene; the first volume is shown at the start. About 1 MB, and 0.1 to 1 MB more per volume.
 
     Args:
-        volumes: by the name on their button; class ids 0..17 and 255 in `grid`.
-        rig: cameras to draw, in the grid's frame.
-        images: one for each camera of the rig, drawn small in its frustum; may be empty.
-        title: of the page.
+        volumes: by the name on their button; class ids and 255 on the space's grid.
+        cameras: rigs of one camera each to draw, in the grid's frame.
+        images: one for each camera, drawn small in its frustum; may be empty.
+        title: title of the page.
 
     Raises:
         ConfigError: viser is not installed.
@@ -60,17 +60,17 @@ def write_scene_html(
     except ImportError as error:
         raise ConfigError("the 3-D scene needs viser: pip install 'occlift[view]'") from error
     assert volumes, "a scene needs at least one volume"
-    assert rig is None or not images or len(images) == rig.num_cameras, (len(images), rig)
+    assert not images or len(images) == len(cameras), (len(images), len(cameras))
     # viser announces its server on stdout whatever it is told; nobody is to connect to it.
     with contextlib.redirect_stdout(io.StringIO()):
         server = ViserServer(host="127.0.0.1", verbose=False)
         try:
-            _fill(server, volumes, grid, rig, images)
+            _fill(server, volumes, space, cameras, images)
             page = server.scene.as_html()
         finally:
             server.stop()
     nodes = [f"/volumes/{number}" for number in range(len(volumes))]
-    controls = _controls(list(volumes), nodes, title)
+    controls = _controls(list(volumes), nodes, title, space.taxonomy)
     head = page.index("<title>"), page.index("</title>")
     page = f"{page[: head[0]]}<title>{html.escape(title)}{page[head[1] :]}"
     body_end = page.rindex("</body>")
@@ -81,18 +81,19 @@ def write_scene_html(
 def _fill(
     server: ViserServer,
     volumes: Mapping[str, UInt8[np.ndarray, "x y z"]],
-    grid: VoxelGrid,
-    rig: CameraRig | None,
+    space: LabelSpace,
+    cameras: Sequence[CameraRig],
     images: Sequence[Image.Image],
 ) -> None:
     scene = server.scene
     scene.set_up_direction("+z")
     scene.world_axes.visible = False
-    server.initial_camera.position = (-34.0, 14.0, 26.0)
-    server.initial_camera.look_at = (3.0, 0.0, -1.0)
-    server.initial_camera.fov = np.deg2rad(55)
+    view = place_view(space.grid, eye=(-0.85, 0.35, 0.675), target=(0.075, 0.0, 0.0), fov_rad=np.deg2rad(55))
+    server.initial_camera.position = view.eye_m
+    server.initial_camera.look_at = view.target_m
+    server.initial_camera.fov = view.fov_rad
     for number, semantics in enumerate(volumes.values()):
-        scene.add_glb(f"/volumes/{number}", volume_glb(semantics, grid), visible=number == 0)
+        scene.add_glb(f"/volumes/{number}", volume_glb(semantics, space=space), visible=number == 0)
     for number, (lower, upper) in enumerate(EGO_BOXES_M):
         scene.add_box(
             f"/ego/{number}",
@@ -100,20 +101,19 @@ def _fill(
             dimensions=tuple(np.subtract(upper, lower)),
             position=tuple(np.add(upper, lower) / 2),
         )
-    if rig is None:
-        return
-    for camera in range(rig.num_cameras):
-        ego_from_camera = rig.ego_from_camera[camera].double().numpy()
-        focal_px = float(rig.intrinsics_px[camera, 1, 1])
+    for number, camera in enumerate(cameras):
+        assert camera.num_cameras == 1, camera.num_cameras
+        ego_from_camera = camera.ego_from_camera[0].double().numpy()
+        focal_px = float(camera.intrinsics_px[0, 1, 1])
         thumbnail = None
         if images:
-            image = images[camera]
+            image = images[number]
             height = round(THUMBNAIL_WIDTH * image.height / image.width)
             thumbnail = np.asarray(image.convert("RGB").resize((THUMBNAIL_WIDTH, height), Image.Resampling.LANCZOS))
         scene.add_camera_frustum(
-            f"/cameras/{camera}",
-            fov=2 * np.arctan(rig.height / 2 / focal_px),
-            aspect=rig.width / rig.height,
+            f"/cameras/{number}",
+            fov=2 * np.arctan(camera.height / 2 / focal_px),
+            aspect=camera.width / camera.height,
             scale=FRUSTUM_SCALE_M,
             color=(47, 111, 222),
             image=thumbnail,
@@ -124,7 +124,7 @@ def _fill(
         )
 
 
-def _controls(names: Sequence[str], nodes: Sequence[str], title: str) -> str:
+def _controls(names: Sequence[str], nodes: Sequence[str], title: str, taxonomy: Taxonomy) -> str:
     """Buttons, a legend, and the script that switches volumes."""
     buttons = "".join(
         f'<button type="button" data-node="{node}">{html.escape(name)}</button>'
@@ -132,7 +132,7 @@ def _controls(names: Sequence[str], nodes: Sequence[str], title: str) -> str:
     )
     legend = "".join(
         f'<span><i style="background:rgb{color}"></i>{html.escape(name)}</span>'
-        for name, color in legend_entries(unknown=False)
+        for name, color in legend_entries(taxonomy=taxonomy, unknown=False)
     )
     return (
         f"<style>{_CONTROL_CSS}</style>"

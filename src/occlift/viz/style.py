@@ -30,8 +30,7 @@ tbody th,tfoot th,thead tr:first-child th:first-child{text-align:left}
 th small{display:block;font-weight:400;color:var(--muted);font-size:12.5px;white-space:normal;max-width:34em}
 .scores{width:100%}
 .scores thead th[colspan]{text-align:center}
-.scores td:nth-child(5),.scores td:nth-child(8),.scores thead tr:last-child th:nth-child(4),
-.scores thead tr:first-child th:nth-child(4){border-left:1px solid var(--line)}
+.scores .group{border-left:1px solid var(--line)}
 .scores tr.model th{font-weight:650}
 .scores tr.reference{color:var(--muted)}
 td.best{font-weight:700;color:var(--accent)}

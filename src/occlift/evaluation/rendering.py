@@ -100,7 +100,7 @@ def evaluate_rendering(
     Pixels that the network's window of the image leaves out (sky, cut away at the top) are not evaluated.
 
     Args:
-        checkpoint: of `occlift.training.rendering.train_rendering`.
+        checkpoint: of an `occlift.training.rendering.RenderingTraining`.
         split: of the data set; unless `tokens` lists the samples.
         train_split: what the guesses are made of.
         semantics: the teacher whose class maps are taken for true.

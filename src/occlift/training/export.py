@@ -61,7 +61,7 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -
     `ego_from_camera` [batch, cameras, 4, 4]; output `logits` [batch, 18, 200, 200, 16]. The batch is dynamic.
 
     Args:
-        checkpoint: of `occlift.training.occupancy.train`.
+        checkpoint: of an `occlift.training.occupancy.OccupancyTraining`.
         onnx: the file, there whole or not at all.
         opset: of ONNX, 20 or later.
         cameras: images per key frame.

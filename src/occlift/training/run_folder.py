@@ -20,21 +20,29 @@ LAST_CHECKPOINT: Final = "last.ckpt"
 _RECORD_NAME: Final = "run.json"
 
 
-def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path | None, *, resume: Path | None) -> None:
-    """Makes the run folder and writes what the run is, unless another run lives there.
+def run_identity(config: Mapping[str, Any], labels: Path | None) -> dict[str, Any]:
+    """What makes a run the one that it is.
 
     Args:
         config: of the training, in plain JSON types, with its `seed`.
         labels: the digest of their manifest is part of what the run is; None: it reads none.
+    """
+    manifest = None if labels is None else labels / "manifest.json"
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else None
+    return {"config": config, "labels_sha256": digest}
+
+
+def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | None) -> None:
+    """Makes the run folder and writes what the run is, unless another run lives there.
+
+    Args:
+        identity: as `run_identity` gives it.
 
     Raises:
         ConfigError: `out` holds another run, or this one and nothing says to resume it; or `resume` lies in the folder
             of another run.
         DataError: a record is not readable.
     """
-    manifest = None if labels is None else labels / "manifest.json"
-    digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else None
-    identity = {"config": config, "labels_sha256": digest}
     record = out / _RECORD_NAME
     if record.exists():
         if unlike := differences(_record(record), identity):
@@ -58,7 +66,7 @@ def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path | None, 
     versions |= {package: version(package) for package in packages}
     out.mkdir(parents=True, exist_ok=True)
     record.write_text(
-        json.dumps({**identity, "seed": config["seed"], "versions": versions}, indent=1), encoding="utf-8"
+        json.dumps({**identity, "seed": identity["config"]["seed"], "versions": versions}, indent=1), encoding="utf-8"
     )
 
 

@@ -155,7 +155,7 @@ def show_prediction(checkpoint: Path, root: Path, token: str, out: Path) -> Path
     """Draws what a fine-tuned network sees of one key frame, from above, beside the truth and under the images.
 
     Args:
-        checkpoint: of `occlift.training.bev.finetune`.
+        checkpoint: of an `occlift.training.bev.BevFinetuning`.
         out: gets `bev-<token>.png`: the images; per class its probability, and which cells were found, missed or
             invented.
 

@@ -103,7 +103,7 @@ def export(
     checkpoint: Annotated[Positional[Path], arg(help="what `occlift train` wrote", metavar="CHECKPOINT")],
     onnx: Annotated[Path, arg(help="the file to write", metavar="FILE")],
     opset: Annotated[int, arg(help="of ONNX; 20 is the first that has everything this network needs")] = 20,
-    cameras: Annotated[int, arg(help="images per key frame")] = 6,
+    cameras: Annotated[int | None, arg(help="images per key frame (default: as in the training)")] = None,
 ) -> None:
     """Write a network as ONNX: images and calibration in, logits out; checked against torch."""
     from occlift.training.export import export as run_export

@@ -66,15 +66,16 @@ def evaluate_bev(
         device: as torch names it; None: an accelerator where there is one, else the CPU.
 
     Raises:
-        ConfigError: the network is blind: there is nothing to corrupt.
+        ConfigError: the network is blind: there is nothing to corrupt; or it was trained on other cameras.
         DataError: checkpoint, data or maps are missing or damaged.
     """
     import torch
 
     from occlift.training.bev_frames import BevFrames
-    from occlift.training.bev_task import counts_of
-    from occlift.training.checkpoint import load_bev_network, trained_blind
+    from occlift.training.bev_task import BevScores
+    from occlift.training.checkpoint import check_cameras, load_bev_network, trained_blind
 
+    check_cameras(checkpoint, data)
     network, blind = load_bev_network(checkpoint), trained_blind(checkpoint)
     config = network.config
     tokens = split_tokens(data, split)
@@ -87,15 +88,13 @@ def evaluate_bev(
             data, tokens, height=config.image_height, width=config.image_width, classes=config.classes,
             blind=blind, corruption=corruption,
         )  # fmt: skip
-        total: list[BevCounts] = []
+        scores = BevScores(config.classes)
         what = "evaluate" if corruption is None else f"{corruption.name} {corruption.strength}"
         for index in track(range(len(frames)), what):
             batch = frames[index].to(target)
             with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
                 probability = network(batch.frame.images, batch.frame.rig).segmentation.float().sigmoid()
-            counts = counts_of(probability, batch)
-            total = counts if not total else [a + b for a, b in zip(total, counts, strict=True)]
-        found.append(
-            BevEvaluation(checkpoint=checkpoint, frames=len(frames), corruption=corruption, counts=tuple(total))
-        )
+            scores.update(probability, batch)
+        counts = tuple(score.counts for score in scores)
+        found.append(BevEvaluation(checkpoint=checkpoint, frames=len(frames), corruption=corruption, counts=counts))
     return found

@@ -107,11 +107,11 @@ def evaluate_rendering(
         train_semantics: the teacher whose class maps the guess may know.
 
     Raises:
-        ConfigError: the checkpoint holds a network that renders nothing.
+        ConfigError: the checkpoint holds a network that renders nothing, or that was trained on other cameras.
         DataError: checkpoint or data are missing or damaged.
     """
     from occlift.models.rendering import RenderingModel
-    from occlift.training.checkpoint import load_easyocc
+    from occlift.training.checkpoint import check_cameras, load_easyocc
 
     model = load_easyocc(checkpoint)
     if not isinstance(model, RenderingModel):
@@ -120,6 +120,7 @@ def evaluate_rendering(
             "rendered show anything"
         )
     data = open_dataset(root)
+    check_cameras(checkpoint, data)
     training = _spread(split_tokens(data, train_split))
     constant_m = _median_depth_m(data, training)
     frequent = _most_frequent(_frames(data, training, model.config, train_semantics))

@@ -135,7 +135,7 @@ class BevFinetuning(TrainingSpec["BevFrames", list[float]]):
 
     def identity(self) -> dict[str, Any]:
         source = None if self.pretrained is None else hashlib.sha256(self.pretrained.read_bytes()).hexdigest()
-        return run_identity({**self.config.to_dict(), "pretrained_sha256": source}, None)
+        return run_identity({**self.config.to_dict(), "pretrained_sha256": source}, None, self.data.cameras)
 
     def counts(self, frames: BevFrames) -> list[float]:
         """The share of the cells that each class covers."""
@@ -158,6 +158,7 @@ class BevFinetuning(TrainingSpec["BevFrames", list[float]]):
             seed=config.seed,
             mirror=config.mirror,
             blind=config.blind,
+            cameras=list(self.data.cameras),
         )
         loaded = None if self.pretrained is None else load_by_name(task.model, self.pretrained)
         if loaded is not None:

@@ -176,7 +176,9 @@ def _check_same_training(resume: Path, task: OneCycleTask) -> None:
     from occlift.training.checkpoint import checkpoint_parts
 
     # The optimiser's state and the schedule come from the file: other settings would be recorded and not followed.
-    if unlike := differences(checkpoint_parts(resume)["hyper_parameters"], task.hparams):
+    # Those from before cameras were recorded say nothing about them.
+    there = {"cameras": task.hparams["cameras"], **checkpoint_parts(resume)["hyper_parameters"]}
+    if unlike := differences(there, task.hparams):
         raise ConfigError(
             f"{resume}: a checkpoint of a training with other settings ({unlike}); resume it with those that are "
             "there, or start a training of its own"

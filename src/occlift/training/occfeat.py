@@ -167,7 +167,7 @@ class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
         return replace(self, config=replace(config, head=head))
 
     def identity(self) -> dict[str, Any]:
-        return run_identity(self.config.to_dict(), self.labels)
+        return run_identity(self.config.to_dict(), self.labels, self.data.cameras)
 
     def counts(self, frames: OccFeatFrames) -> None:
         """Nothing."""
@@ -185,6 +185,7 @@ class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
             optimizer=asdict(config.optimizer),
             seed=config.seed,
             mirror=config.mirror,
+            cameras=list(self.data.cameras),
         )
         prepare_network(task.model, devices=config.devices)
         if config.devices > 1:

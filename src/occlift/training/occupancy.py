@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOccConfig
 from occlift.runtime.precision import Precision
 from occlift.scenes.dataset import evenly_spaced, split_tokens
-from occlift.training.augment import AugmentConfig
+from occlift.training.augment import AugmentConfig, mirrored_where_possible
 from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run import TrainingSpec
@@ -37,8 +37,9 @@ class TrainConfig:
         validation_every: steps between two scores.
         checkpoint_every: steps between two checkpoints; there is always one at the end.
         batch_size: key frames per process and step.
-        mirror: half of the key frames are seen with left and right exchanged.
-        mirror_front_back: half of them, drawn separately, with front and back exchanged.
+        mirror: half of the key frames are seen with left and right exchanged; off on a grid that is not its own mirror
+            image.
+        mirror_front_back: half of them, drawn separately, with front and back exchanged; off likewise.
         augment: random changes of the images, the cameras with them.
         confidence: voxels count in the cross-entropy as much as their labels are sure (`occlift label --confidence`).
         ema_decay: of averaged weights, with which is validated and predicted; None: none are kept.
@@ -134,8 +135,12 @@ class OccupancyTraining(TrainingSpec["OccupancyFrames", list[int]]):
             cache_bytes=config.cache_bytes,
         )  # fmt: skip
 
+    def resolved(self, frames: OccupancyFrames) -> OccupancyTraining:
+        """Without mirroring where the grid is not its own mirror image."""
+        return replace(self, config=mirrored_where_possible(self.config, self.config.model.space.grid))
+
     def identity(self) -> dict[str, Any]:
-        return run_identity(self.config.to_dict(), self.labels)
+        return run_identity(self.config.to_dict(), self.labels, self.data.cameras)
 
     def counts(self, frames: OccupancyFrames) -> list[int]:
         """Voxels per class in the labels."""
@@ -156,6 +161,7 @@ class OccupancyTraining(TrainingSpec["OccupancyFrames", list[int]]):
             mirror_front_back=config.mirror_front_back,
             augment=asdict(config.augment),
             blind=config.blind,
+            cameras=list(self.data.cameras),
         )
         prepare_network(
             task.model, devices=config.devices, gradient_checkpointing=config.gradient_checkpointing,

@@ -60,18 +60,19 @@ def predict(
         device: as torch names it; None: an accelerator where there is one, else the CPU.
 
     Raises:
-        ConfigError: both or neither of `checkpoint` and `model` are given.
+        ConfigError: both or neither of `checkpoint` and `model` are given, or the network was trained on other cameras.
         DataError: checkpoint or data are missing or damaged.
     """
     import torch
 
-    from occlift.training.checkpoint import load_easyocc, trained_blind
+    from occlift.training.checkpoint import check_cameras, load_easyocc, trained_blind
     from occlift.training.frames import OccupancyFrames
 
     started = time.monotonic()
     if (checkpoint is None) == (model is None):
         raise ConfigError("give either a checkpoint, or the configuration of a network with random weights")
     if checkpoint is not None:
+        check_cameras(checkpoint, data)
         network, blind = load_easyocc(checkpoint), trained_blind(checkpoint)
     else:
         assert model is not None

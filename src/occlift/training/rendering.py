@@ -7,7 +7,7 @@ checkpoints of both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from occlift.models.rendering import RenderingConfig
 from occlift.runtime.precision import Precision
 from occlift.scenes.dataset import evenly_spaced, split_tokens
 from occlift.teachers.registry import depth_teacher, semantics_teacher
+from occlift.training.augment import mirrored_where_possible
 from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.rendering_task import RenderingLossConfig
@@ -50,7 +51,7 @@ class RenderingTrainConfig:
         split: of the data set, trained on.
         checkpoint_every: steps between two checkpoints; there is always one at the end.
         batch_size: key frames per process and step.
-        mirror: half of the steps see the world mirrored.
+        mirror: half of the steps see the world mirrored; off on a grid that is not its own mirror image.
         devices: processes; more than one trains with DistributedDataParallel.
         workers: processes that read ahead, per training process.
         cache_bytes: decoded frames and maps kept in memory.
@@ -143,8 +144,12 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
             cache_bytes=config.cache_bytes // 4,
         )
 
+    def resolved(self, frames: RenderingFrames) -> RenderingTraining:
+        """Without mirroring where the grid is not its own mirror image."""
+        return replace(self, config=mirrored_where_possible(self.config, self.config.model.space.grid))
+
     def identity(self) -> dict[str, Any]:
-        return run_identity(self.config.to_dict(), self.labels)
+        return run_identity(self.config.to_dict(), self.labels, self.data.cameras)
 
     def counts(self, frames: RenderingFrames) -> tuple[list[int], list[int] | None]:
         """Rays per class in the class maps, and voxels per class in the labels."""
@@ -172,6 +177,7 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
             label_counts=label_counts,
             seed=config.seed,
             mirror=config.mirror,
+            cameras=list(self.data.cameras),
         )
         prepare_network(task.model.network, devices=config.devices)
         return task, TrainingData(frames, collate_rendering, config)

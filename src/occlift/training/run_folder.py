@@ -7,7 +7,7 @@ import json
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -20,16 +20,17 @@ LAST_CHECKPOINT: Final = "last.ckpt"
 _RECORD_NAME: Final = "run.json"
 
 
-def run_identity(config: Mapping[str, Any], labels: Path | None) -> dict[str, Any]:
+def run_identity(config: Mapping[str, Any], labels: Path | None, cameras: Sequence[str]) -> dict[str, Any]:
     """What makes a run the one that it is.
 
     Args:
         config: of the training, in plain JSON types, with its `seed`.
         labels: the digest of their manifest is part of what the run is; None: it reads none.
+        cameras: names of the data set's cameras, in order.
     """
     manifest = None if labels is None else labels / "manifest.json"
     digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else None
-    return {"config": config, "labels_sha256": digest}
+    return {"config": config, "labels_sha256": digest, "cameras": list(cameras)}
 
 
 def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | None) -> None:
@@ -45,10 +46,10 @@ def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
     """
     record = out / _RECORD_NAME
     if record.exists():
-        if unlike := differences(_record(record), identity):
+        if unlike := _differences(record, identity):
             raise ConfigError(
-                f"{out} holds a run with another configuration or other labels ({unlike}): choose another folder, or "
-                "remove this one"
+                f"{out} holds a run with another configuration, other labels or other cameras ({unlike}): choose "
+                "another folder, or remove this one"
             )
         if resume is None and (out / LAST_CHECKPOINT).exists():
             raise ConfigError(
@@ -56,10 +57,10 @@ def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
                 "folder, or remove this one"
             )
     source = None if resume is None else resume.with_name(_RECORD_NAME)
-    if source is not None and source.exists() and (unlike := differences(_record(source), identity)):
+    if source is not None and source.exists() and (unlike := _differences(source, identity)):
         raise ConfigError(
-            f"{resume}: belongs to a run with another configuration or other labels ({unlike}); resume it with those "
-            "that are there, or start a training of its own"
+            f"{resume}: belongs to a run with another configuration, other labels or other cameras ({unlike}); resume "
+            "it with those that are there, or start a training of its own"
         )
     packages = ("torch", "lightning", "transformers", "numpy")
     versions = {"occlift": occlift.__version__, "python": platform.python_version()}
@@ -70,11 +71,13 @@ def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
     )
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What makes a run the one that it is."""
+def _differences(path: Path, identity: Mapping[str, Any]) -> str:
+    """Between a recorded run and one that is to begin."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found.get(key) for key in ("config", "labels_sha256")}
+        # Runs from before cameras were recorded say nothing about them.
+        there = {key: found.get(key, identity["cameras"] if key == "cameras" else None) for key in identity}
+        return differences(there, identity)
     except (ValueError, AttributeError) as error:
         raise DataError(f"{path}: not readable ({error}); remove the folder or choose another") from error
 

@@ -160,16 +160,18 @@ def show_prediction(checkpoint: Path, root: Path, token: str, out: Path) -> Path
             invented.
 
     Raises:
+        ConfigError: the network was trained on other cameras.
         DataError: checkpoint, data or maps are missing or damaged.
     """
     import torch
 
     from occlift.training.bev_frames import BevFrames
-    from occlift.training.checkpoint import load_bev_network, trained_blind
+    from occlift.training.checkpoint import check_cameras, load_bev_network, trained_blind
 
+    data = open_dataset(root)
+    check_cameras(checkpoint, data)
     network = load_bev_network(checkpoint)
     config = network.config
-    data = open_dataset(root)
     batch = BevFrames(
         data, [token], height=config.image_height, width=config.image_width, classes=config.classes,
         blind=trained_blind(checkpoint),

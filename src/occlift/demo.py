@@ -31,8 +31,10 @@ from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
-from occlift.training.occupancy import TrainConfig, predict, train
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.optimizer import OptimizerConfig
+from occlift.training.predict import predict
+from occlift.training.run import run_training
 from occlift.training.run_folder import LAST_CHECKPOINT, peak_memory_bytes
 from occlift.viz.curves import Curve, Series
 from occlift.viz.frame_report import environment_facts, overview_image, report_frame, write_frame_scene
@@ -131,7 +133,8 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     for name, training in (("EasyOcc", config.train), ("blind", blind)):
         steps = training.optimizer.steps
         with stages.timed(f"train {name}", f"{steps} steps of {training.batch_size} key frames") as clock:
-            clock.reused = _trained(town, labels, runs[name], training)
+            spec = OccupancyTraining(data=data, labels=labels, config=training, validation_labels=town / GTS)
+            clock.reused = _trained(spec, runs[name])
         fresh |= not clock.reused
     predictions = {name: out / "predictions" / name.lower() for name, _ in ROWS}
     with stages.timed("predictions", f"{len(tokens)} unseen key frames") as clock:
@@ -140,7 +143,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
             write_prior(data, labels, predictions["prior"])
             write_labels_as_predictions(data, labels, predictions["labels"])
             for name, run in runs.items():
-                predict(town, predictions[name], checkpoint=run / LAST_CHECKPOINT)
+                predict(data, predictions[name], checkpoint=run / LAST_CHECKPOINT)
     with stages.timed("scores", "camera mask, lidar mask, no mask, rays"):
         evaluations = {name: evaluate(path, town / GTS, tokens=tokens, rays=data) for name, path in predictions.items()}
         for name, evaluation in evaluations.items():
@@ -206,15 +209,15 @@ class _Stages:
         self.done += (Stage(name=name, note=what, **self._record["stages"][name]),)
 
 
-def _trained(town: Path, labels: Path, run: Path, config: TrainConfig) -> bool:
+def _trained(spec: OccupancyTraining, run: Path) -> bool:
     """Trains, or goes on where an interrupted run stopped; true if nothing was left to do."""
     from occlift.training.checkpoint import checkpoint_parts
 
     checkpoint = run / LAST_CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
-    if resume is not None and checkpoint_parts(resume)["global_step"] >= config.optimizer.steps:
+    if resume is not None and checkpoint_parts(resume)["global_step"] >= spec.config.optimizer.steps:
         return True
-    train(town, labels, run, config, validation_labels=town / GTS, resume=resume)
+    run_training(spec, run, resume=resume)
     return False
 
 

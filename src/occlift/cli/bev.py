@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.labels import named_values
-from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
 
 Share = Literal["1%", "10%", "100%"]
 Architecture = Literal["simple_bev", "bevformer", "lift_splat"]
@@ -21,7 +21,7 @@ def pretrain(
     recipe: Annotated[
         Positional[Literal["occfeat", "occfeat-demo"]], arg(help="size of the network: as in the paper, or small")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     network: Annotated[Architecture, arg(help="method that lifts image features to the ground")] = "simple_bev",
     backbone: Annotated[
         Backbone | None, arg(help="image backbone", help_behavior_hint="(default: from the recipe)")
@@ -67,8 +67,8 @@ def pretrain(
     """Pretrain a bird's-eye-view network by occupancy and features (OccFeat), with lidar or without."""
     from dataclasses import replace
 
-    from occlift.training.occfeat import PretrainConfig
-    from occlift.training.occfeat import pretrain as run_pretraining
+    from occlift.scenes.dataset import open_dataset
+    from occlift.training.occfeat import OccFeatPretraining, PretrainConfig
 
     base = PretrainConfig.demo(network) if recipe == "occfeat-demo" else PretrainConfig.paper(network)
     factor = base.loss.features if feature_factor is None else feature_factor
@@ -83,18 +83,17 @@ def pretrain(
         occupancy=occupancy,
         sweeps=sweeps,
     )
-    run = run_pretraining(
-        root, loop.folder(recipe), loop.applied(config), labels=labels, feature_cache=feature_cache,
-        resume=loop.resume, max_steps=loop.max_steps,
-    )  # fmt: skip
-    print_run(run)
+    spec = OccFeatPretraining(
+        data=open_dataset(root), config=loop.applied(config), labels=labels, feature_cache=feature_cache
+    )
+    train_as(spec, recipe, loop)
 
 
 def finetune(
     recipe: Annotated[
         Positional[Literal["bev", "bev-demo"]], arg(help="size of the network: as in the papers, or small")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     pretrained_checkpoint: Annotated[
         Path | None,
         arg(
@@ -125,8 +124,8 @@ def finetune(
     """Train a bird's-eye-view network on all labels or a few, from pretrained weights or not."""
     from dataclasses import replace
 
-    from occlift.training.bev import FinetuneConfig
-    from occlift.training.bev import finetune as run_finetuning
+    from occlift.scenes.dataset import open_dataset
+    from occlift.training.bev import BevFinetuning, FinetuneConfig
 
     base = FinetuneConfig.demo(network) if recipe == "bev-demo" else FinetuneConfig.paper(network)
     config = replace(
@@ -140,11 +139,8 @@ def finetune(
         label_seed=label_seed,
         blind=blind,
     )  # fmt: skip
-    finished = run_finetuning(
-        root, loop.folder(recipe), loop.applied(config), pretrained=pretrained_checkpoint, resume=loop.resume,
-        max_steps=loop.max_steps,
-    )  # fmt: skip
-    print_run(finished.run)
+    spec = BevFinetuning(data=open_dataset(root), config=loop.applied(config), pretrained=pretrained_checkpoint)
+    train_as(spec, recipe, loop)
 
 
 def _size(image_size: tuple[int, int] | None) -> dict[str, Any]:

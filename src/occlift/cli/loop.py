@@ -1,4 +1,4 @@
-"""Options that every training command has, and what each of them prints at its end."""
+"""Options that every training command has, and how each of them trains and says what became of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
 from tyro.conf import arg
 
 if TYPE_CHECKING:
-    from occlift.training.loop import LoopSettings, TrainRun
+    from occlift.training.loop import LoopSettings
+    from occlift.training.run import TrainingSpec
 
     Settings = TypeVar("Settings", bound=LoopSettings)
 
@@ -73,10 +74,12 @@ def _given(**options: float | None) -> dict[str, Any]:
 LOOP_DEFAULTS: Final = LoopOptions()
 
 
-def print_run(run: TrainRun) -> None:
-    """Where the checkpoint is, and what it took; once, however many processes trained."""
+def train_as(spec: TrainingSpec[Any, Any], recipe: str, loop: LoopOptions) -> None:
+    """Trains; prints where the checkpoint is, and what it took, once, however many processes trained."""
+    from occlift.training.run import run_training
     from occlift.training.run_folder import peak_memory_bytes
 
+    run = run_training(spec, loop.folder(recipe), resume=loop.resume, max_steps=loop.max_steps)
     if is_first_process():
         print(
             f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s, peak memory "

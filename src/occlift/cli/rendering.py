@@ -9,14 +9,14 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
 from occlift.cli.labels import named_values
-from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
 
 
 def train_rendering(
     recipe: Annotated[
         Positional[Literal["rendering-demo", "rendering"]], arg(help="size of the network: small, or as in the paper")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     labels: Annotated[
         Path | None,
         arg(
@@ -43,9 +43,9 @@ def train_rendering(
 
     from occlift.errors import ConfigError
     from occlift.models.rendering import RenderingConfig
+    from occlift.scenes.dataset import open_dataset
     from occlift.training.occupancy import TrainConfig
-    from occlift.training.rendering import RenderingTrainConfig
-    from occlift.training.rendering import train_rendering as run_training
+    from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
     from occlift.training.rendering_task import RenderingLossConfig
 
     small = recipe == "rendering-demo"
@@ -60,10 +60,7 @@ def train_rendering(
         confidence=confidence, semantics=semantics, semantics_options=named_values(semantics_option), depth=depth,
         depth_options=named_values(depth_option), teacher_seed=teacher_seed,
     )  # fmt: skip
-    run = run_training(
-        root, loop.folder(recipe), loop.applied(config), labels=labels, resume=loop.resume, max_steps=loop.max_steps
-    )
-    print_run(run)
+    train_as(RenderingTraining(data=open_dataset(root), config=loop.applied(config), labels=labels), recipe, loop)
 
 
 def evaluate_rendering(

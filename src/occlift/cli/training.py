@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
 
 
 def train(
     recipe: Annotated[
         Positional[Literal["easyocc-demo", "easyocc"]], arg(help="size of the network: small, or as in the paper")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     labels: Annotated[Path, arg(help="labels of its training split")],
     validation_labels: Annotated[
         Path | None, arg(help="folder of labels to score against while training", help_behavior_hint="(default: none)")
@@ -59,9 +59,9 @@ def train(
     """Train EasyOcc on labels."""
     from dataclasses import replace
 
+    from occlift.scenes.dataset import open_dataset
     from occlift.training.augment import AugmentConfig
-    from occlift.training.occupancy import TrainConfig
-    from occlift.training.occupancy import train as run_training
+    from occlift.training.occupancy import OccupancyTraining, TrainConfig
 
     base = TrainConfig() if recipe == "easyocc-demo" else TrainConfig.full()
     loss = replace(
@@ -74,18 +74,17 @@ def train(
         augment=AugmentConfig.usual() if augment else base.augment, mirror_front_back=mirror_front_back,
         ema_decay=ema_decay, gradient_checkpointing=gradient_checkpointing, compile=compile,
     )  # fmt: skip
-    run = run_training(
-        root, labels, loop.folder(recipe), loop.applied(config), validation_labels=validation_labels,
-        resume=loop.resume, max_steps=loop.max_steps,
-    )  # fmt: skip
-    print_run(run)
+    spec = OccupancyTraining(
+        data=open_dataset(root), labels=labels, config=loop.applied(config), validation_labels=validation_labels
+    )
+    train_as(spec, recipe, loop)
 
 
 def predict(
     checkpoint: Annotated[
         Positional[Path], arg(help="checkpoint, or random:easyocc for a network with random weights")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the predictions: <token>.npz")],
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "val",
     tokens: Annotated[tuple[str, ...], arg(help="tokens of the key frames to predict, instead of a split")] = (),
@@ -98,13 +97,14 @@ def predict(
 ) -> None:
     """Write predictions in the layout of Occ3D submissions."""
     from occlift.models.easyocc import EasyOccConfig
-    from occlift.training.occupancy import predict as run_prediction
+    from occlift.scenes.dataset import open_dataset
+    from occlift.training.predict import predict as run_prediction
 
     shapes = {"random:easyocc": EasyOccConfig.full, "random:easyocc-demo": EasyOccConfig.demo}
     shape = shapes.get(str(checkpoint))
     run = run_prediction(
-        root, out, checkpoint=None if shape else checkpoint, model=shape() if shape else None, split=split,
-        tokens=tokens or None, precision=precision, device=device,
+        open_dataset(root), out, checkpoint=None if shape else checkpoint, model=shape() if shape else None,
+        split=split, tokens=tokens or None, precision=precision, device=device,
     )  # fmt: skip
     print(
         f"{run.out}: {run.frames} frames in {run.seconds:.1f} s ({run.model_seconds / run.frames:.2f} s a frame inside "
@@ -116,7 +116,7 @@ def export(
     checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift train`", metavar="CHECKPOINT")],
     onnx: Annotated[Path, arg(help="ONNX file to write", metavar="FILE")],
     opset: Annotated[int, arg(help="version of ONNX's operators, 20 or higher")] = 20,
-    cameras: Annotated[int, arg(help="images per key frame")] = 6,
+    cameras: Annotated[int | None, arg(help="images per key frame (default: as in the training)")] = None,
 ) -> None:
     """Write a network as ONNX: images and calibration in, logits out; checked against torch."""
     from occlift.training.export import export as run_export

@@ -110,11 +110,12 @@ def evaluate_rendering(
         train_semantics: name of the teacher whose class maps of the training split the guess is made from.
 
     Raises:
-        ConfigError: the checkpoint holds a network that does not render, or the data set has no lidar.
+        ConfigError: the checkpoint holds a network that does not render, or that was trained on other cameras,
+            or the data set has no lidar.
         DataError: checkpoint or data are missing or damaged.
     """
     from occlift.models.rendering import RenderingModel
-    from occlift.training.checkpoint import load_easyocc
+    from occlift.training.checkpoint import check_cameras, load_easyocc
 
     model = load_easyocc(checkpoint)
     if not isinstance(model, RenderingModel):
@@ -122,6 +123,7 @@ def evaluate_rendering(
             f"{checkpoint}: expected a rendering model, this is an EasyOcc; only volumes that were trained to be "
             "rendered show anything"
         )
+    check_cameras(checkpoint, data)
     taxonomy = model.config.space.taxonomy
     scored = split_tokens(data, split) if tokens is None else tokens
     training = _spread(split_tokens(data, train_split))

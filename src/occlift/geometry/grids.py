@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -41,6 +41,11 @@ class VoxelGrid:
             lower + size * count for lower, size, count in zip(self.lower_m, self.voxel_size_m, self.shape, strict=True)
         )
         return x, y, z
+
+    def is_symmetric(self, axis: Literal["x", "y"]) -> bool:
+        """Whether the grid is its own mirror image when this axis changes its sign."""
+        number = "xyz".index(axis)
+        return abs(self.lower_m[number] + self.upper_m[number]) < 1e-6
 
     @property
     def num_voxels(self) -> int:

@@ -1,8 +1,8 @@
 """One function in several processes that train together, and the answer of the first.
 
 Lightning's own way to start processes is to run the same command line again. That is right for `occlift train` and
-wrong for everybody who calls a recipe from a program, a notebook or a test: their program would start again. Here
-every process is a fresh interpreter that is handed the function by name and its arguments; the caller waits.
+wrong for everybody who trains from a program, a notebook or a test: their program would start again. Here
+every process is a fresh interpreter that is handed the pickled function; the caller waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from occlift.errors import OccliftError
+from occlift.errors import ConfigError, OccliftError
 from occlift.runtime.progress import is_shown, shown_progress
 
 Result = TypeVar("Result")
@@ -41,22 +41,28 @@ def started_by_others() -> bool:
     return "LOCAL_RANK" in os.environ or bool(SLURMEnvironment.detect())
 
 
-def run_in_processes(function: Callable[..., Result], arguments: Mapping[str, Any], count: int) -> Result:
+def run_in_processes(function: Callable[[], Result], count: int) -> Result:
     """Calls a function once in each of `count` new processes and returns what it returned in the first.
 
     Each process finds MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK in its environment, as those of
     torchrun do. All end when one fails, and when the caller ends, however it ends.
 
     Args:
-        function: of a module that can be imported by name.
-        arguments: what it is called with; pickled.
+        function: without arguments, of a module that can be imported by name: a `functools.partial` has its own.
 
     Raises:
+        ConfigError: an argument of the function cannot be pickled.
         OccliftError: what a process raised, of the type that it raised.
         ProcessFailed: a process died, or raised something else (its stack trace was printed).
     """
     with tempfile.TemporaryDirectory(prefix="occlift-") as folder, contextlib.ExitStack() as stack:
-        order = pickle.dumps((function, dict(arguments), folder, is_shown()))
+        try:
+            order = pickle.dumps((function, folder, is_shown()))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"other processes need what they train on, and it cannot be pickled ({error}): define the data set's "
+                "class in a module that can be imported, without open files, or train on one device"
+            ) from error
         port = _free_port()
         processes = [
             stack.enter_context(_process(rank, environment=_environment(rank, count, port))) for rank in range(count)
@@ -147,11 +153,11 @@ def _raise_failures(folder: Path, processes: list[subprocess.Popen[bytes]]) -> N
 def _serve() -> int:
     """What a started process does."""
     rank = int(os.environ["RANK"])
-    function, arguments, folder, shown = pickle.load(sys.stdin.buffer)
+    function, folder, shown = pickle.load(sys.stdin.buffer)
     end_with_caller()
     try:
         with shown_progress() if shown and rank == 0 else contextlib.nullcontext():
-            result = function(**arguments)
+            result = function()
     except OccliftError as error:
         (Path(folder) / f"error-{rank}").write_bytes(pickle.dumps(error))
         return 1

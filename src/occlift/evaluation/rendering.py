@@ -30,7 +30,7 @@ from occlift.metrics.depth import MAX_DEPTH_M, MIN_DEPTH_M, DepthSums, depth_sum
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.progress import track
-from occlift.scenes.dataset import DrivingDataset, require_lidar, split_tokens
+from occlift.scenes.dataset import DrivingDataset, evenly_spaced, require_lidar, split_tokens
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.lidar_depth import lidar_depth_map
 from occlift.scenes.rigs import single_rigs
@@ -126,7 +126,7 @@ def evaluate_rendering(
     check_cameras(checkpoint, data)
     taxonomy = model.config.space.taxonomy
     scored = split_tokens(data, split) if tokens is None else tokens
-    training = _spread(split_tokens(data, train_split))
+    training = evenly_spaced(split_tokens(data, train_split), _GUESSING_FRAMES)
     for needed in (scored, training):
         require_lidar(data, needed, "scores of rendered depth")
     constant_m = _median_depth_m(data, training)
@@ -171,12 +171,6 @@ def _frames(data: DrivingDataset, tokens: Sequence[str], config: RenderingConfig
         ray_width=config.ray_width,
         neighbours=False,
     )
-
-
-def _spread(tokens: Sequence[str]) -> list[str]:
-    """At most as many key frames, evenly spaced, as a guess is made from."""
-    count = min(_GUESSING_FRAMES, len(tokens))
-    return [tokens[i] for i in np.linspace(0, len(tokens) - 1, count).round().astype(int)]
 
 
 def _most_frequent(frames: RenderingFrames, taxonomy: Taxonomy) -> UInt8[np.ndarray, "cameras rows columns"]:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import label_path, read_confidence, read_label
 from occlift.runtime.npz import MissingArray
 from occlift.scenes.dataset import DrivingDataset
@@ -187,6 +188,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         height: of the images that come out, pixels.
         width: the same.
         labels: a folder in Occ3D's layout, pseudo-labels or truth; None: items without labels.
+        space: grid and classes of the labels.
         confidence: reads how sure the labels are, too.
         blind: replaces every image by a uniform grey one; nothing is decoded. The baseline that shows how much a
             network knows without looking.
@@ -207,6 +209,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         height: int,
         width: int,
         labels: Path | None = None,
+        space: LabelSpace = OCC3D,
         confidence: bool = False,
         blind: bool = False,
         corruption: Corruption | None = None,
@@ -220,7 +223,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         self._data = data
         self.tokens = tuple(tokens)
         self._height, self._width = height, width
-        self._labels = labels
+        self._labels, self._space = labels, space
         self._confidence = confidence
         self._blind = blind
         self._corruption = corruption
@@ -252,13 +255,13 @@ class OccupancyFrames(Dataset[FrameBatch]):
         if self._labels is None:
             return _Stored(images=images, rig=rig, semantics=None, mask_camera=None, confidence=None)
         path = label_path(self._labels, key_frame.scene, token)
-        label = read_label(path, allow_unknown=True)
+        label = read_label(path, allow_unknown=True, space=self._space)
         return _Stored(
             images=images,
             rig=rig,
             semantics=torch.from_numpy(label.semantics),
             mask_camera=torch.from_numpy(label.mask_camera),
-            confidence=torch.from_numpy(_label_confidence(path)) if self._confidence else None,
+            confidence=torch.from_numpy(_label_confidence(path, self._space)) if self._confidence else None,
         )
 
     def _images(self, key_frame: KeyFrame) -> tuple[UInt8[Tensor, "cameras 3 height width"], CameraRig]:
@@ -297,9 +300,9 @@ class OccupancyFrames(Dataset[FrameBatch]):
         return camera.read()
 
 
-def _label_confidence(path: Path) -> UInt8[np.ndarray, "200 200 16"]:
+def _label_confidence(path: Path, space: LabelSpace) -> UInt8[np.ndarray, "x y z"]:
     try:
-        return read_confidence(path)
+        return read_confidence(path, space=space)
     except MissingArray as error:
         raise DataError(
             f"{error}; a loss that is weighted by confidence needs labels made with `occlift label --confidence`"

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from occlift.errors import ConfigError
+from occlift.label_space import OCC3D, LabelSpace
+from occlift.labels.manifest import check_label_space
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHeadConfig
 from occlift.runtime.devices import Precision, default_device
-from occlift.scenes.dataset import split_tokens
+from occlift.scenes.dataset import require_lidar, split_tokens
 from occlift.teachers.registry import feature_teacher
 from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run import TrainingSpec
 from occlift.training.run_folder import run_identity
-from occlift.training.volume_targets import Untouched
+from occlift.training.volume_targets import Untouched, is_coarser
 
 if TYPE_CHECKING:
     from occlift.training.loaders import TrainingData
@@ -37,8 +39,9 @@ class PretrainConfig:
     """A pretraining. Together with the data set, the teacher and the labels it decides the result.
 
     Attributes:
-        head: its `feature_channels` follow from the teacher.
+        head: its `feature_channels` follow from the teacher, its `num_classes` from `space`.
         occupancy: the targets are what the lidar touched, or what labels say.
+        space: grid and classes of the labels.
         sweeps: of the lidar: the key frame's own and those of the key frames before it.
         untouched: what voxels without a lidar point are: `empty`, as in the paper, or unknown where no beam passed.
         teacher: of features, asked only where `loss.features` is positive.
@@ -56,6 +59,7 @@ class PretrainConfig:
     head: OccFeatHeadConfig = field(default_factory=OccFeatHeadConfig)
     loss: OccFeatLossConfig = field(default_factory=OccFeatLossConfig)
     occupancy: Occupancy = "lidar"
+    space: LabelSpace = OCC3D
     sweeps: int = 1
     untouched: Untouched = "empty"
     teacher: str = "dinov2"
@@ -106,7 +110,10 @@ class PretrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "model": self.model.to_dict()}
+        plain = {**asdict(self), "model": self.model.to_dict(), "space": self.space.to_dict()}
+        if self.space == OCC3D:
+            del plain["space"]  # runs from before there was this choice stay the same runs, and can be resumed
+        return plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +140,16 @@ class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
             raise ConfigError(
                 "occupancy from labels needs labels, and labels are read for nothing else: give both or neither"
             )
+        space, grid = self.config.space, self.config.head.grid
+        if self.labels is None:
+            require_lidar(self.data, split_tokens(self.data, self.config.split), "occupancy from the lidar")
+            return
+        check_label_space(self.labels, space)
+        if not is_coarser(grid, space.grid):
+            raise ConfigError(
+                f"labels with voxels of {space.grid.voxel_size_m} m do not fill a pretraining head's voxels of "
+                f"{grid.voxel_size_m} m: give the head larger voxels (horizontal_stride, heights)"
+            )
 
     def frames(self) -> OccFeatFrames:
         from occlift.teachers.dinov2 import Dino
@@ -156,14 +173,17 @@ class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
             cache_bytes=config.cache_bytes // 2,
         )  # fmt: skip
         return OccFeatFrames(
-            data, images, grid=config.head.grid, labels=self.labels, features=teacher, sweeps=config.sweeps,
-            untouched=config.untouched, cache_bytes=config.cache_bytes // 2,
+            data, images, grid=config.head.grid, labels=self.labels, space=config.space, features=teacher,
+            sweeps=config.sweeps, untouched=config.untouched, cache_bytes=config.cache_bytes // 2,
         )  # fmt: skip
 
     def resolved(self, frames: OccFeatFrames) -> OccFeatPretraining:
         """With the size of the head's answers: what the teacher and the loss ask for."""
         config = self.config
-        head = replace(config.head, classes=config.loss.classes > 0, feature_channels=frames.feature_channels)
+        head = replace(
+            config.head, classes=config.loss.classes > 0, feature_channels=frames.feature_channels,
+            num_classes=config.space.taxonomy.free,
+        )  # fmt: skip
         return replace(self, config=replace(config, head=head))
 
     def identity(self) -> dict[str, Any]:

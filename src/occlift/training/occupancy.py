@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from occlift.errors import DataError
 from occlift.labels.files import label_paths
 from occlift.labels.folder import count_classes
+from occlift.labels.manifest import check_label_space
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOccConfig
 from occlift.runtime.devices import Precision
@@ -117,6 +118,8 @@ class OccupancyTraining(TrainingSpec["OccupancyFrames", list[int]]):
         return self.config.ema_decay
 
     def check(self) -> None:
+        for folder in filter(None, (self.labels, self.validation_labels)):
+            check_label_space(folder, self.config.model.space)
         if self.validation_labels is None:
             return
         # The first validation may be hours away: what it lacks is said before.
@@ -145,7 +148,7 @@ class OccupancyTraining(TrainingSpec["OccupancyFrames", list[int]]):
     def counts(self, frames: OccupancyFrames) -> list[int]:
         """Voxels per class in the labels."""
         paths = label_paths(self.labels, self.data, frames.tokens)
-        return count_classes(paths, unknown=self.config.loss.unknown).tolist()
+        return count_classes(paths, unknown=self.config.loss.unknown, space=self.config.model.space).tolist()
 
     def build(self, frames: OccupancyFrames, counts: list[int], out: Path) -> tuple[OneCycleTask, TrainingData]:
         from occlift.training.frames import collate_frames
@@ -182,7 +185,7 @@ class OccupancyTraining(TrainingSpec["OccupancyFrames", list[int]]):
         model = self.config.model
         return OccupancyFrames(
             self.data, tokens, height=model.image_height, width=model.image_width, labels=labels,
-            blind=self.config.blind, **options,
+            space=model.space, blind=self.config.blind, **options,
         )  # fmt: skip
 
     def _validation_tokens(self) -> list[str]:

@@ -95,7 +95,7 @@ def predict(
         with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
             semantics = network(frame.images, frame.rig)[0].argmax(0).to(torch.uint8).cpu().numpy()
         model_seconds += time.monotonic() - before
-        write_prediction(prediction_path(out, frame.tokens[0]), semantics)
+        write_prediction(prediction_path(out, frame.tokens[0]), semantics, space=network.config.space)
     return PredictRun(
         out=out,
         frames=len(frames),

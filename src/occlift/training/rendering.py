@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from occlift.errors import ConfigError
 from occlift.labels.files import label_paths
 from occlift.labels.folder import count_classes
+from occlift.labels.manifest import check_label_space
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
 from occlift.runtime.devices import Precision
@@ -121,26 +122,36 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
             )
         if self.config.confidence and self.labels is None:
             raise ConfigError("confidence is that of labels, and none are given: give labels, or leave confidence out")
+        if self.labels is not None:
+            check_label_space(self.labels, self.config.model.space)
 
     def frames(self) -> RenderingFrames:
         from occlift.training.frames import OccupancyFrames
         from occlift.training.rendering_frames import RenderingFrames
 
         data, config, seed, depth = self.data, self.config, self.config.teacher_seed, None
+        taxonomy = config.model.space.taxonomy
         if config.loss.depth:
             depth = depth_teacher(config.depth, data, seed=seed, options=config.depth_options)
         images = OccupancyFrames(
             data, split_tokens(data, config.split), height=config.model.image_height, width=config.model.image_width,
-            labels=self.labels, confidence=config.confidence, cache_bytes=config.cache_bytes,
+            labels=self.labels, space=config.model.space, confidence=config.confidence, cache_bytes=config.cache_bytes,
         )  # fmt: skip
         return RenderingFrames(
             data,
             images,
-            semantics=semantics_teacher(config.semantics, data, seed=seed, options=config.semantics_options),
+            semantics=semantics_teacher(
+                config.semantics,
+                data,
+                seed=seed,
+                options=config.semantics_options,
+                taxonomy=taxonomy,
+            ),
             depth=depth,
             ray_height=config.model.ray_height,
             ray_width=config.model.ray_width,
             neighbours=config.loss.photometric > 0,
+            taxonomy=taxonomy,
             cache_bytes=config.cache_bytes // 4,
         )
 
@@ -156,7 +167,7 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
         labels, pseudo = None, self.config.pseudo
         if self.labels is not None and pseudo is not None:
             paths = label_paths(self.labels, self.data, split_tokens(self.data, self.config.split))
-            labels = count_classes(paths, unknown=pseudo.unknown).tolist()
+            labels = count_classes(paths, unknown=pseudo.unknown, space=self.config.model.space).tolist()
         return frames.class_counts(evenly_spaced(range(len(frames)), _COUNTED_FRAMES)).tolist(), labels
 
     def build(

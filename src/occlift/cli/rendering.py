@@ -35,7 +35,7 @@ def train_rendering(
     maps_only: Annotated[
         bool, arg(help="supervise with class and depth maps in 2-D instead of photometric consistency")
     ] = False,
-    contracted: Annotated[bool, arg(help="contract space beyond the grid, so that it reaches to infinity")] = False,
+    contracted: Annotated[bool, arg(help="use a contracted grid, which reaches to infinity")] = False,
     loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
 ) -> None:
     """Train the rendering baseline on images and class maps, with or without the pseudo-loss."""

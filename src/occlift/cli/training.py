@@ -40,7 +40,7 @@ def train(
         bool, arg(help="resize, shift, rotate, flip and recolour images at random, and adjust their cameras")
     ] = False,
     mirror_front_back: Annotated[
-        bool, arg(help="exchange front and back of half of the key frames, as --augment does left and right")
+        bool, arg(help="exchange front and back of half of the key frames, besides left and right of half")
     ] = False,
     ema_decay: Annotated[
         float | None,

@@ -49,6 +49,13 @@ def load_easyocc(checkpoint: Path) -> EasyOcc | RenderingModel:
 
     Raises:
         DataError: as `checkpoint_parts`, or the weights do not fit the configuration beside them.
+
+    >>> from occlift import open_dataset
+    >>> from occlift.training import OccupancyTraining, TrainConfig, run_training
+    >>> spec = OccupancyTraining(data=open_dataset(town), labels=town / "gts", config=TrainConfig())
+    >>> run = run_training(spec, out, max_steps=1)
+    >>> load_easyocc(run.checkpoint).config.output_shape
+    (200, 200, 16)
     """
     parts = checkpoint_parts(checkpoint)
     config = parts["hyper_parameters"]["model"]
@@ -68,6 +75,13 @@ def load_bev_network(checkpoint: Path) -> BevNetwork:
 
     Raises:
         DataError: as `checkpoint_parts`, or it is a checkpoint of something else.
+
+    >>> from occlift import open_dataset
+    >>> from occlift.training import BevFinetuning, FinetuneConfig, run_training
+    >>> spec = BevFinetuning(data=open_dataset(town), config=FinetuneConfig.demo())
+    >>> run = run_training(spec, out, max_steps=1)
+    >>> load_bev_network(run.checkpoint).config.classes
+    ('vehicle',)
     """
     parts = checkpoint_parts(checkpoint)
     config = parts["hyper_parameters"].get("model", {})

@@ -8,10 +8,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from networks import tiny_easyocc
+from networks import tiny_bev, tiny_easyocc
 
 from occlift import (
     OCC3D,
@@ -31,14 +32,20 @@ from occlift.errors import ConfigError
 from occlift.evaluation.occupancy import evaluate
 from occlift.label_space import DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
 from occlift.labels.files import label_path, read_prediction
+from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.losses.occupancy import OccupancyLossConfig
+from occlift.models.occfeat import OccFeatHeadConfig
+from occlift.models.rendering import RenderingConfig
 from occlift.runtime.progress import shown_progress
 from occlift.scenes import DatasetSpec, ImageArray
 from occlift.teachers.teacher import DepthMap, SemanticMap
 from occlift.training.callbacks import read_scalars
+from occlift.training.checkpoint import checkpoint_parts
+from occlift.training.occfeat import OccFeatPretraining, PretrainConfig
 from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.predict import predict
+from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
 from occlift.training.run import run_training
 
 WALL_M = 8.0
@@ -227,6 +234,46 @@ def test_from_arrays_to_scores_in_a_space_of_ones_own(tmp_path: Path, capsys: py
     with pytest.raises(ConfigError, match=r"the labels in .*labels and what is asked for are not about the same grid"):
         run_training(replace(spec, config=occ3d), tmp_path / "occ3d")
     assert not (tmp_path / "occ3d").exists()
+
+
+def test_rendering_and_pretraining_take_the_classes_of_the_space(tmp_path: Path) -> None:
+    labels, maps = tmp_path / "labels", tmp_path / "maps"
+    generate_labels(
+        Hall(), labels, LabelConfig(frames=3), semantics=OtherEyes(), depth=OtherEyes(), space=SPACE, keep_maps=maps
+    )  # fmt: skip
+    one_step: dict[str, Any] = {"optimizer": OptimizerConfig(steps=1), "precision": "fp32", "split": "all"}
+    rendering = RenderingTrainConfig(
+        model=RenderingConfig(network=tiny_easyocc(space=SPACE), ray_height=8, ray_width=16, samples=16, reach_m=12.0),
+        pseudo=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100), semantics=f"files:{maps}/semantics", **one_step,
+    )  # fmt: skip
+    spec = RenderingTraining(data=Hall(), config=rendering, labels=labels)
+    ray_counts, label_counts = spec.counts(spec.frames())
+    assert len(ray_counts) == 6
+    assert label_counts is not None
+    assert len(label_counts) == 6
+    assert min(ray_counts[0], ray_counts[1], ray_counts[5]) > 0
+    assert ray_counts[2:5] == [0, 0, 0]
+    run = run_training(spec, tmp_path / "rendering")
+    assert {"loss_semantic", "loss_pseudo_lovasz"} <= {name for _, name, _ in read_scalars(run.losses)}
+
+    pretraining = PretrainConfig(
+        model=tiny_bev("simple_bev"), head=OccFeatHeadConfig(channels=4, blocks=1, horizontal_stride=4),
+        loss=OccFeatLossConfig(features=0.0, classes=1.0), occupancy="labels", space=SPACE, **one_step,
+    )  # fmt: skip
+    run = run_training(OccFeatPretraining(data=Hall(), config=pretraining, labels=labels), tmp_path / "occfeat")
+    assert checkpoint_parts(run.checkpoint)["hyper_parameters"]["head"]["num_classes"] == 5
+    assert "loss_classes" in {name for _, name, _ in read_scalars(run.losses)}
+    assert "space" not in replace(pretraining, space=OCC3D).to_dict(), "runs from before there was a choice"
+    with pytest.raises(ConfigError, match="needs lidar sweeps"):
+        run_training(
+            OccFeatPretraining(
+                data=Hall(), config=replace(pretraining, occupancy="lidar", loss=OccFeatLossConfig())
+            ),
+            tmp_path / "lidar",
+        )  # fmt: skip
+    fine = replace(pretraining, head=OccFeatHeadConfig(heights=64))
+    with pytest.raises(ConfigError, match="do not fill a pretraining head's voxels"):
+        run_training(OccFeatPretraining(data=Hall(), config=fine, labels=labels), tmp_path / "fine")
 
 
 def test_what_the_data_set_does_not_have_is_said_before_any_work(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from torch import nn
 from occlift.cli.training import export as export_command
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
-from occlift.label_space import NUM_CLASSES
+from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import LabelSpace, Taxonomy
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.export import dense_lift
@@ -46,11 +47,12 @@ def lively(config: EasyOccConfig) -> EasyOcc:
     return model.eval()
 
 
-def checkpoint_of(model: EasyOcc, path: Path) -> Path:
+def checkpoint_of(model: EasyOcc, path: Path, *, cameras: tuple[str, ...] = ()) -> Path:
     """What `occlift train` would have written, without the state of the optimiser."""
     hyper_parameters = {
         **as_hyper_parameters(model.config, OccupancyLossConfig(), OptimizerConfig()),
-        "class_counts": [1] * NUM_CLASSES, "seed": 0, "mirror": True, "blind": False,
+        "class_counts": [1] * model.config.space.taxonomy.num_classes, "seed": 0, "mirror": False, "blind": False,
+        **({"cameras": list(cameras)} if cameras else {}),
     }  # fmt: skip
     OccupancyTask(**hyper_parameters)  # it must be one that a task takes
     state = {f"model.{name}": weight for name, weight in model.state_dict().items()}
@@ -129,6 +131,21 @@ def test_the_file_says_what_goes_in(tmp_path: Path) -> None:
     assert metadata["classes"][17] == "free"
     assert metadata["grid_lower_m"] == [-40, -40, -1]
     assert max(value.version for value in proto.opset_import) == 20
+
+
+def test_the_file_says_which_space_and_cameras_it_is_for(tmp_path: Path) -> None:
+    grid = VoxelGrid(lower_m=(-2.0, -3.0, -0.6), voxel_size_m=(0.2, 0.2, 0.2), shape=(32, 32, 16))
+    space = LabelSpace(grid=grid, taxonomy=Taxonomy(names=("floor", "wall")))
+    model = lively(tiny_easyocc(space=space))
+    run = export(checkpoint_of(model, tmp_path / "last.ckpt", cameras=("left", "right")), tmp_path / "two.onnx")
+    proto = onnx.load(run.onnx)
+    metadata = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}
+    assert LabelSpace.from_dict(metadata["space"]) == space
+    assert (metadata["classes"], metadata["cameras"]) == (["floor", "wall", "free"], ["left", "right"])
+    assert metadata["grid_lower_m"] == [-2.0, -3.0, -0.6]
+    shape = [d.dim_param or d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    assert shape == ["batch", 2, 3, 32, 64]
+    assert proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 3
 
 
 def test_nothing_is_written_that_was_not_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from occlift.scenes.dataset import DatasetSpec
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.training.callbacks import read_scalars
-from occlift.training.checkpoint import checkpoint_parts, load_easyocc
+from occlift.training.checkpoint import check_cameras, checkpoint_parts, load_easyocc
 from occlift.training.frames import OccupancyFrames, TrainingOrder, collate_frames, fit_image, normalised
 from occlift.training.loop import TrainRun, prepare_network
 from occlift.training.mean_loss import TrainingDiverged
@@ -386,6 +386,20 @@ def test_a_checkpoint_holds_nothing_but_data_and_predicts(few_frames: Path, tmp_
     with torch.no_grad():
         logits = load_easyocc(run.checkpoint)(frame.images, frame.rig)
     np.testing.assert_array_equal(logits[0].argmax(0).numpy(), one)
+
+
+def test_runs_from_before_cameras_were_recorded_go_on(few_frames: Path, tmp_path: Path) -> None:
+    half = train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG, max_steps=1)
+    record = tmp_path / "run/run.json"
+    plain = json.loads(record.read_text())
+    assert plain.pop("cameras") == list(CAMERA_CHANNELS)
+    record.write_text(json.dumps(plain))
+    parts = torch.load(half.checkpoint, weights_only=True)
+    assert parts["hyper_parameters"].pop("cameras") == list(CAMERA_CHANNELS)
+    torch.save(parts, half.checkpoint)
+    check_cameras(half.checkpoint, NuScenes.open(few_frames))
+    rest = train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG, resume=half.checkpoint, max_steps=2)
+    assert rest.steps == 2
 
 
 def test_a_run_folder_is_not_overwritten(few_frames: Path, tmp_path: Path) -> None:

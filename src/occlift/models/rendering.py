@@ -163,9 +163,9 @@ class Rendering:
     def with_what_lies_behind(
         self,
     ) -> tuple[
-        Float[Tensor, "batch cameras rows columns samples+1"],
-        Float[Tensor, "batch cameras rows columns samples+1"],
-        Float[Tensor, "samples+1"],
+        Float[Tensor, "batch cameras rows columns stops"],
+        Float[Tensor, "batch cameras rows columns stops"],
+        Float[Tensor, "stops"],
     ]:
         """Weights, depths and spacing with one more sample behind the volume, so that the weights of a ray sum to 1."""
         # A ray may leave through the floor before its last samples; those have no weight, and may not come last.
@@ -299,7 +299,7 @@ class RenderingModel(nn.Module):
         return inner if self.config.inner_share is None else contracted(inner, self.config.inner_share)
 
 
-def _sample_edges_m(config: RenderingConfig) -> Float[Tensor, "samples+1"]:
+def _sample_edges_m(config: RenderingConfig) -> Float[Tensor, "edges"]:
     """Even in the coordinates of the grid: in metres without contraction."""
     steps = torch.linspace(0, 1, config.samples + 1)
     if config.inner_share is None:

@@ -154,7 +154,7 @@ def town_parts(config: TownConfig) -> dict[str, float]:
 def label_parts(town: Path, config: DemoConfig) -> dict[str, float]:
     scene, parts = occlift.labels.scene, Parts()
     named = (
-        (scene.SceneLabeller, "_sight", "teachers"),
+        (scene.SceneLabeller, "_make_views", "teachers"),
         (scene.Tally, "add_view", "voting"),
         (scene.Tally, "votes", "collecting votes"),
         (occlift.labels.vote, "ray_evidence", "rays: what is free"),

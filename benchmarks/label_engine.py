@@ -23,11 +23,11 @@ import numpy as np
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse
-from occlift.label_space import FREE, UNKNOWN
+from occlift.label_space import FREE, OCC3D, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig, decide
 from occlift.labels.files import label_path, read_label, write_label
-from occlift.labels.fuse import EVERYTHING, WITHOUT_MOVING
+from occlift.labels.fuse import EVERYTHING, static_classes
 from occlift.labels.view import View, view_of
 from occlift.labels.visibility import label_of
 from occlift.labels.vote import Tally, write_votes
@@ -105,8 +105,9 @@ def main() -> None:
     config = LabelConfig(frames=len(tokens))
     ego_from_global = inverse(current.global_from_ego)
     ingest_s, views = timed(lambda: views_of(maps, config), 2)
+    static = static_classes(OCC3D.taxonomy)
     placed = [
-        (view, ego_from_global @ view.global_from_camera, EVERYTHING if number == middle else WITHOUT_MOVING)
+        (view, ego_from_global @ view.global_from_camera, EVERYTHING if number == middle else static)
         for number, frame_views in enumerate(views)
         for view in frame_views
     ]
@@ -129,8 +130,9 @@ def main() -> None:
     compiled = np.zeros_like(counts)
     compiled[votes.voxel.astype(np.int64) * FREE + votes.class_id] = votes.count
     differing = int(np.abs(compiled - counts).sum())
+    cameras = [(c.intrinsics_px, current.ego_from_camera(c), c.height, c.width) for c in current.cameras]
     decide_s, decision = timed(lambda: decide(votes, DecisionConfig()))
-    mask_s, label = timed(lambda: label_of(decision, current))
+    mask_s, label = timed(lambda: label_of(decision, cameras))
     path = arguments.folder / "build" / "labels.npz"
     write_s, _ = timed(lambda: (write_label(path, label), write_votes(path.with_name("votes.npz"), votes)))
     sizes = [path.with_name(name).stat().st_size for name in ("labels.npz", "votes.npz")]
@@ -168,7 +170,7 @@ def main() -> None:
     for stride in (1, 2, 4, 8):
         strided = replace(config, stride=stride)
         placed = [
-            (view, ego_from_global @ view.global_from_camera, EVERYTHING if number == middle else WITHOUT_MOVING)
+            (view, ego_from_global @ view.global_from_camera, EVERYTHING if number == middle else static)
             for number, frame_views in enumerate(views_of(maps, strided))
             for view in frame_views
         ]

@@ -18,9 +18,9 @@ import numpy as np
 from scipy import ndimage
 
 from occlift.datasets.nuscenes.dataset import NuScenes
-from occlift.label_space import CLASS_NAMES, DYNAMIC_CLASSES, FREE, NUM_CLASSES, UNKNOWN
+from occlift.label_space import CLASS_NAMES, DYNAMIC_CLASSES, FREE, NUM_CLASSES, OCC3D, UNKNOWN
 from occlift.labels.config import LabelConfig
-from occlift.labels.decide import THIN_CLASSES, DecisionConfig, decide
+from occlift.labels.decide import DecisionConfig, decide
 from occlift.labels.files import label_path, read_label
 from occlift.labels.scene import SceneLabeller
 from occlift.metrics.occupancy import OccupancyCounts, histograms
@@ -43,7 +43,7 @@ RULES: Mapping[str, DecisionConfig] = {
     "carve 16": replace(DEFAULT, carve=16.0),
     "carve 4": replace(DEFAULT, carve=4.0),
     "carve 1": replace(DEFAULT, carve=1.0),
-    "thin classes from 1 point": replace(DEFAULT, class_min_points={CLASS_NAMES[c]: 1 for c in THIN_CLASSES}),
+    "thin classes from 1 point": replace(DEFAULT, class_min_points=dict.fromkeys(OCC3D.taxonomy.thin, 1)),
 }
 
 
@@ -65,7 +65,10 @@ class Tally:
 
     def row(self, name: str) -> str:
         iou = self.counts.class_iou("camera")
-        groups = [np.nanmean([iou[CLASS_NAMES[c]] for c in classes]) for classes in (MOVERS, THIN_CLASSES)]
+        groups = [
+            np.nanmean([iou[CLASS_NAMES[c]] for c in classes])
+            for classes in (MOVERS, OCC3D.taxonomy.ids(OCC3D.taxonomy.thin))
+        ]
         return (
             f"| {name} | {self.counts.geometric_iou('camera'):.2f} | {self.counts.mean_iou('camera'):.2f} | "
             f"{self.counts.mean_iou('none'):.2f} | {groups[0]:.2f} | {groups[1]:.2f} | "

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from occlift import OCC3D, CameraImage, KeyFrame, LabelConfig, generate_labels, read_label
+from occlift import (
+    OCC3D,
+    CameraImage,
+    KeyFrame,
+    LabelConfig,
+    LabelFolder,
+    LabelSpace,
+    PosedView,
+    Taxonomy,
+    generate_labels,
+    label_from_views,
+    read_label,
+)
 from occlift.errors import ConfigError
 from occlift.label_space import DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
 from occlift.labels.files import label_path
@@ -83,6 +96,61 @@ def test_cameras_of_different_sizes_without_lidar_get_labels(tmp_path: Path) -> 
     assert np.abs(floor[:, 2]).max() <= 0.4
     assert np.abs(wall[:, 0] - (WALL_M - 0.5)).max() <= 0.4
     assert set(np.unique(label.semantics)) == {DRIVEABLE_SURFACE, MANMADE, FREE, UNKNOWN}
+
+
+def test_a_label_of_a_data_set_is_the_label_of_its_views(tmp_path: Path) -> None:
+    generate_labels(Hall(), tmp_path / "labels", LabelConfig(frames=3), semantics=Eyes(), depth=Eyes())
+    label = read_label(label_path(tmp_path / "labels", "walk", "1"), allow_unknown=True)
+    current, views = Hall().key_frame("1"), []
+    for token in ("0", "1", "2"):
+        for image in Hall().key_frame(token).cameras:
+            class_id, depth_m = Eyes().maps(image)
+            views.append(
+                PosedView(
+                    class_id=class_id, depth_m=depth_m, intrinsics_px=image.intrinsics_px, current=token == "1",
+                    ego_from_camera=np.linalg.inv(current.global_from_ego) @ image.global_from_camera,
+                )
+            )  # fmt: skip
+    from_views = label_from_views(views)
+    np.testing.assert_array_equal(from_views.semantics, label.semantics)
+    np.testing.assert_array_equal(from_views.mask_camera, label.mask_camera)
+    np.testing.assert_array_equal(from_views.mask_lidar, label.mask_lidar)
+
+
+class HalfHall(Hall):
+    """The hall, seen through lenses that cover the right half of their images."""
+
+    def key_frame(self, token: str) -> KeyFrame:
+        frame = super().key_frame(token)
+        return replace(
+            frame, cameras=tuple(replace(image, source=HalfImage(image.source.read())) for image in frame.cameras)
+        )
+
+
+class HalfImage(ImageArray):
+    def valid(self) -> np.ndarray:
+        covered = np.zeros(self.read().shape[:2], bool)
+        covered[:, covered.shape[1] // 2 :] = True
+        return covered
+
+
+def test_pixels_that_a_lens_does_not_cover_say_nothing(tmp_path: Path) -> None:
+    generate_labels(HalfHall(), tmp_path / "labels", LabelConfig(frames=3), semantics=Eyes(), depth=Eyes())
+    label = read_label(label_path(tmp_path / "labels", "walk", "1"), allow_unknown=True)
+    # The left camera looks straight ahead from y = 0.5 m.
+    assert (label.semantics[OCC3D.grid.centers()[..., 1] > 0.9] == UNKNOWN).all()
+    assert (label.semantics < FREE).any()
+
+
+def test_a_folder_keeps_to_its_label_space(tmp_path: Path) -> None:
+    generate_labels(Hall(), tmp_path, LabelConfig(frames=1), semantics=Eyes(), depth=Eyes())
+    names = tuple(f"class {i}" for i in range(17))
+    other = LabelSpace(grid=OCC3D.grid, taxonomy=Taxonomy(names=names))
+    with pytest.raises(ConfigError, match=r"the labels in .* and what is asked for are not about the same"):
+        generate_labels(Hall(), tmp_path, LabelConfig(frames=1), semantics=Eyes(), depth=Eyes(), space=other)
+    with pytest.raises(ConfigError, match="not about the same grid and classes"):
+        LabelFolder(tmp_path, space=other)
+    assert len(LabelFolder(tmp_path)) == 3
 
 
 def test_what_the_data_set_does_not_have_is_said_before_any_work(tmp_path: Path) -> None:

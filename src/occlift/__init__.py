@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from occlift.labels.config import LabelConfig
     from occlift.labels.files import OccupancyLabel, read_label
     from occlift.labels.folder import LabelFolder
+    from occlift.labels.from_views import PosedView, label_from_views
     from occlift.labels.generate import generate_labels
     from occlift.losses.pseudo_loss import PseudoLoss
     from occlift.metrics.streaming import BevScore, DepthScore, OccupancyScore, RayScore
@@ -37,11 +38,13 @@ _MODULES: Final = {
     "OCC3D": "occlift.label_space",
     "OccupancyLabel": "occlift.labels.files",
     "OccupancyScore": "occlift.metrics.streaming",
+    "PosedView": "occlift.labels.from_views",
     "PseudoLoss": "occlift.losses.pseudo_loss",
     "RayScore": "occlift.metrics.streaming",
     "Taxonomy": "occlift.label_space",
     "VoxelGrid": "occlift.geometry.grids",
     "generate_labels": "occlift.labels.generate",
+    "label_from_views": "occlift.labels.from_views",
     "load_bev_network": "occlift.training.checkpoint",
     "load_easyocc": "occlift.training.checkpoint",
     "open_dataset": "occlift.scenes.dataset",
@@ -61,11 +64,13 @@ __all__ = [
     "LabelSpace",
     "OccupancyLabel",
     "OccupancyScore",
+    "PosedView",
     "PseudoLoss",
     "RayScore",
     "Taxonomy",
     "VoxelGrid",
     "generate_labels",
+    "label_from_views",
     "load_bev_network",
     "load_easyocc",
     "open_dataset",

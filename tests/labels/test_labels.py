@@ -23,6 +23,7 @@ from occlift.label_space import (
     DYNAMIC_CLASSES,
     FREE,
     MANMADE,
+    OCC3D,
     PEDESTRIAN,
     SIDEWALK,
     TERRAIN,
@@ -32,7 +33,7 @@ from occlift.label_space import (
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import MAX_MIN_POINTS, DecisionConfig, decide
 from occlift.labels.files import label_path, read_label
-from occlift.labels.fuse import EVERYTHING, WITHOUT_MOVING, carried_by_boxes, standing_still, window
+from occlift.labels.fuse import EVERYTHING, carried_by_boxes, standing_still, static_classes, window
 from occlift.labels.generate import generate_labels
 from occlift.labels.manifest import TIMINGS_NAME, read_manifest
 from occlift.labels.unproject import unproject
@@ -293,7 +294,7 @@ def test_dropping_what_moves_removes_the_ghosts(lattice: World, tmp_path: Path) 
 def test_votes_give_the_label_of_another_threshold(static: TinyData, tmp_path: Path) -> None:
     noisy = dataclasses.replace(PERFECT, semantics="oracle:foundation", depth="oracle:foundation", frames=3)
     generate_labels(static, tmp_path / "one", noisy, keep_votes=True)
-    votes = read_votes(label_path(tmp_path / "one", "tiny", "frame1").with_name("votes.npz"), OCC3D_GRID)
+    votes = read_votes(label_path(tmp_path / "one", "tiny", "frame1").with_name("votes.npz"))
     different = set()
     for min_points in (2, 6):
         generate_labels(
@@ -592,7 +593,7 @@ def test_votes_equal_their_twin(static: TinyData) -> None:
     tally, expected = Tally(OCC3D_GRID), {}
     for view in views:
         ego_from_camera = inverse(frame.global_from_ego) @ view.global_from_camera
-        tally.add_view(view, ego_from_camera, WITHOUT_MOVING)
+        tally.add_view(view, ego_from_camera, static_classes(OCC3D.taxonomy))
         for row, column in np.ndindex(*view.depth_m.shape):
             class_id = int(view.class_id[row, column])
             if class_id >= FREE or class_id in (CAR, PEDESTRIAN) or np.isnan(view.depth_m[row, column]):
@@ -622,7 +623,7 @@ def test_votes_on_a_device_are_the_same_votes(static: TinyData, lattice: World, 
             image, SemanticMap(class_id=maps.semantics, score=ones), DepthMap(depth_m=maps.depth_m, confidence=ones),
             stride=stride,
         )  # fmt: skip
-        tally.add_view(view, frame.ego_from_camera(image), WITHOUT_MOVING)
+        tally.add_view(view, frame.ego_from_camera(image), static_classes(OCC3D.taxonomy))
         depth_m = np.where(maps.semantics == FREE, np.nan, maps.depth_m).astype(np.float32)
         counts = counts + count_votes(
             torch.from_numpy(maps.semantics), torch.from_numpy(depth_m), image.intrinsics_px,
@@ -646,11 +647,11 @@ def test_points_go_with_their_boxes() -> None:
     on_car = transform_points(box_at(3.0).global_from_box, np.array([[1.9, 0.9, 0.5], [-1.0, 0.0, 0.79]]))
     beside = transform_points(box_at(3.0).global_from_box, np.array([[0.0, 1.4, 0.0]]))
     points = np.concatenate([on_car, beside])
-    carried = carried_by_boxes(points, [box_at(3.0)], [box_at(11.0)])
+    carried = carried_by_boxes(points, [box_at(3.0)], [box_at(11.0)], OCC3D.taxonomy)
     np.testing.assert_allclose(carried[:2], on_car + np.array([8.0, 0.0, 0.0]), atol=1e-9)
     assert np.isnan(carried[2]).all()
     # Gone by now: nobody knows where to.
-    assert np.isnan(carried_by_boxes(points, [box_at(3.0)], [box_at(11.0, token="another")])).all()
+    assert np.isnan(carried_by_boxes(points, [box_at(3.0)], [box_at(11.0, token="another")], OCC3D.taxonomy)).all()
 
 
 def test_only_what_stays_stands_still() -> None:
@@ -685,7 +686,7 @@ def test_parked_cars_are_fused_and_driving_ones_are_not_drawn_twice(
         config = dataclasses.replace(PERFECT, moving=policy, still_frames=5)
         generate_labels(data, tmp_path / policy, config, keep_votes=True)
         label = read_label(label_path(tmp_path / policy, "tiny", "frame2"), allow_unknown=True)
-        votes = read_votes(label_path(tmp_path / policy, "tiny", "frame2").with_name("votes.npz"), OCC3D_GRID)
+        votes = read_votes(label_path(tmp_path / policy, "tiny", "frame2").with_name("votes.npz"))
         car = label.semantics == CAR
         near = np.stack(np.nonzero(car & (truth != CAR)), 1)
         counted[policy] = len(near), int((car & (truth == CAR)).sum()), int(votes.count[votes.class_id == CAR].sum())

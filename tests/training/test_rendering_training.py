@@ -17,6 +17,7 @@ from occlift.cli.rendering import train_rendering as train_rendering_command
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.rendering import _ground_depth_m, _most_frequent, _sample_at_pixels, evaluate_rendering
+from occlift.label_space import OCC3D
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction, write_label
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from occlift.errors import ConfigError
+from occlift.label_space import Taxonomy
 from occlift.labels.decide import DecisionConfig
 from occlift.labels.fuse import Moving, WindowPolicy
+from occlift.labels.view import default_free_stride
 
 # Part of every digest; goes up when the same configuration would give other labels.
 _ALGORITHM: Final = 2
-
-_RAYS_PER_IMAGE: Final = 4096
-"""Every 0.8° of a camera that sees 70°: at 40 m two rays are 0.6 m apart, and a dozen key frames fill in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +58,9 @@ class LabelConfig:
     confidence: bool = False
     seed: int = 0
 
-    def check(self) -> None:
-        """Raises ConfigError if a setting is out of range."""
-        self.decision.check()
+    def check(self, taxonomy: Taxonomy) -> None:
+        """Raises ConfigError if a setting is out of range, or names a class that the taxonomy does not have."""
+        self.decision.check(taxonomy)
         for name in ("frames", "still_frames", "stride", "free_stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -69,7 +68,7 @@ class LabelConfig:
 
     def free_stride_of(self, height: int, width: int) -> int:
         """The stride of the pixels that cast rays, for maps of this size."""
-        return self.free_stride or max(1, round((height * width / _RAYS_PER_IMAGE) ** 0.5))
+        return self.free_stride or default_free_stride(height, width)
 
     def identity(self, semantics: Mapping[str, object], depth: Mapping[str, object]) -> dict[str, Any]:
         """Everything that labels depend on, as JSON values; `semantics` and `depth` are the teachers' own settings."""

@@ -13,31 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from occlift.errors import ConfigError
-from occlift.label_space import (
-    BARRIER,
-    BICYCLE,
-    CLASS_NAMES,
-    DRIVEABLE_SURFACE,
-    FREE,
-    MOTORCYCLE,
-    OTHER_FLAT,
-    PEDESTRIAN,
-    SIDEWALK,
-    TERRAIN,
-    TRAFFIC_CONE,
-    UNKNOWN,
-)
+from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.labels.vote import Votes
 
 MAX_MIN_POINTS: Final = 255
 """The largest threshold that can be decided later: obstruction is counted up to here, in one byte."""
 
-THIN_CLASSES: Final = (BARRIER, BICYCLE, MOTORCYCLE, PEDESTRIAN, TRAFFIC_CONE)
-"""Classes whose objects stand in a voxel or two of ground, and are outvoted there by the ground around their feet."""
-
 _CONFIDENCE_STEPS: Final = 16
-
-GROUND_CLASSES: Final = (DRIVEABLE_SURFACE, OTHER_FLAT, SIDEWALK, TERRAIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +30,7 @@ class DecisionConfig:
         min_points: a voxel with fewer points is not occupied; 1 to 255. What is best grows with the number of pixels:
             3 gave the highest IoU for `foundation` on 13 frames of 6×96×176.
         class_min_points: other thresholds for some classes, by name: a voxel that this class wins needs as many points.
-        thin_share: a thin class (`THIN_CLASSES`) wins over the ground classes in a voxel in which it has at least this
+        thin_share: a thin class (`Taxonomy.thin`) wins over the ground classes in a voxel in which it has at least this
             share of the votes, and enough of them; 1 leaves it to the majority.
         carve: a voxel that more than this many rays passed for every ray that ended in it is not occupied; infinite:
             rays do not overrule points.
@@ -59,13 +41,11 @@ class DecisionConfig:
     thin_share: float = 1.0
     carve: float = float("inf")
 
-    def check(self) -> None:
-        """Raises ConfigError if a label cannot be decided by these rules."""
-        unknown = [name for name in self.class_min_points if name not in CLASS_NAMES[:FREE]]
+    def check(self, taxonomy: Taxonomy) -> None:
+        """Raises ConfigError if a label of these classes cannot be decided by these rules."""
+        unknown = [name for name in self.class_min_points if name not in taxonomy.names]
         if unknown:
-            raise ConfigError(
-                f"there is no class {', '.join(unknown)}; expected some of {', '.join(CLASS_NAMES[:FREE])}"
-            )
+            raise ConfigError(f"there is no class {', '.join(unknown)}; expected some of {', '.join(taxonomy.names)}")
         for name, value in (("min_points", self.min_points), *self.class_min_points.items()):
             if not 1 <= value <= MAX_MIN_POINTS:
                 raise ConfigError(f"the threshold {name} is {value}; expected 1 to {MAX_MIN_POINTS} points")
@@ -80,7 +60,7 @@ class Decision:
     """A label as far as votes decide it.
 
     Attributes:
-        semantics: 0..16 occupied, 17 free, 255 unknown.
+        semantics: semantic classes where occupied, `Taxonomy.free` (17 for Occ3D) where free, 255 unknown.
         confidence: 0..255 for 0..1, in 16 steps (finer ones say nothing and double the file). Occupied: the winner's
             share of all evidence about the voxel: points, rays that passed (as many points each as there are per ray)
             and `min_points` more, as a doubt that fades. Free: p of p + 1 for p rays that passed. Unknown: 0.
@@ -90,31 +70,32 @@ class Decision:
     confidence: UInt8[np.ndarray, "x y z"]
 
 
-def decide(votes: Votes, config: DecisionConfig) -> Decision:
+def decide(votes: Votes, config: DecisionConfig, taxonomy: Taxonomy = OCC3D.taxonomy) -> Decision:
     """The label that the votes give.
 
     A voxel with at least `min_points` points is occupied, by the class with the most of them; if several have as many,
-    by the one with the lowest id. Of the others those are free (17) that a ray crosses before its end and before the
+    by the one with the lowest id. Of the others those are free that a ray crosses before its end and before the
     first voxel with `min_points` points. What remains is unknown (255). `DecisionConfig` has the exceptions.
 
     Raises:
         ConfigError: a rule is out of range.
     """
-    config.check()
+    config.check(taxonomy)
+    free = taxonomy.free
     shape = votes.obstruction.shape
     semantics = np.full(shape, UNKNOWN, np.uint8)
-    semantics[votes.obstruction < config.min_points] = FREE
+    semantics[votes.obstruction < config.min_points] = free
     passed = votes.passed.ravel().astype(np.float64)
-    confidence = np.where(semantics.ravel() == FREE, passed / (passed + 1), 0)
+    confidence = np.where(semantics.ravel() == free, passed / (passed + 1), 0)
 
     count = votes.count.astype(np.int64)
     starts = np.flatnonzero(np.diff(votes.voxel.astype(np.int64), prepend=-1))
     voxel = votes.voxel[starts].astype(np.int64)
     points = np.add.reduceat(count, starts) if len(starts) else np.zeros(0, np.int64)
-    winner = _winners(votes, count, points, starts, config)
-    needed = np.full(FREE, config.min_points)
+    winner = _winners(votes, count, points, starts, config, taxonomy)
+    needed = np.full(free, config.min_points)
     for name, threshold in config.class_min_points.items():
-        needed[CLASS_NAMES.index(name)] = threshold
+        needed[taxonomy.id_of(name)] = threshold
     class_id = votes.class_id[winner]
     occupied = points >= needed[class_id]
     if np.isfinite(config.carve):
@@ -128,18 +109,23 @@ def decide(votes: Votes, config: DecisionConfig) -> Decision:
 
 
 def _winners(
-    votes: Votes, count: np.ndarray, points: np.ndarray, starts: np.ndarray, config: DecisionConfig
+    votes: Votes,
+    count: np.ndarray,
+    points: np.ndarray,
+    starts: np.ndarray,
+    config: DecisionConfig,
+    taxonomy: Taxonomy,
 ) -> np.ndarray:
     """Per voxel the row of the votes that wins it."""
     number = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(count))))
     strength = count.copy()
     if config.thin_share < 1:
-        thin = np.isin(votes.class_id, THIN_CLASSES)
+        thin = taxonomy.table(taxonomy.thin)[votes.class_id]
         strong = thin & (count >= config.min_points) & (count >= config.thin_share * points[number])
         contested = np.zeros(len(starts), bool)
         contested[number[strong]] = True
         # Where a thin class is strong enough, the ground does not stand for election.
-        strength[contested[number] & np.isin(votes.class_id, GROUND_CLASSES)] = 0
+        strength[contested[number] & taxonomy.table(taxonomy.ground)[votes.class_id]] = 0
     # By voxel, then by falling strength, then by class; the first of each voxel wins.
     order = np.lexsort((votes.class_id, -strength, number))
     return order[starts]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from occlift.errors import ConfigError, OccliftError
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path
 from occlift.labels.folder_lock import worker_of
@@ -24,6 +25,28 @@ from occlift.runtime.files import sweep
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
+
+
+def make_teachers(
+    data: DrivingDataset,
+    config: LabelConfig,
+    space: LabelSpace,
+    *,
+    semantics: SemanticsTeacher | None = None,
+    depth: DepthTeacher | None = None,
+) -> tuple[SemanticsTeacher, DepthTeacher]:
+    """The teachers that are given, or else those that the configuration names.
+
+    Raises:
+        ConfigError: there is no such teacher, or it has not such a setting.
+    """
+    return (
+        semantics
+        or semantics_teacher(
+            config.semantics, data, seed=config.seed, options=config.semantics_options, taxonomy=space.taxonomy
+        ),
+        depth or depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +73,7 @@ class LabelJob:
         keep_votes: write the votes beside every label.
         keep_maps: folder for the teachers' maps; None: they are deleted after fusion.
         semantics, depth: teachers instead of those that the configuration names; None: those.
+        space: grid and classes of the labels.
     """
 
     data: DrivingDataset | bytes
@@ -60,6 +84,7 @@ class LabelJob:
     keep_maps: Path | None = None
     semantics: SemanticsTeacher | None = None
     depth: DepthTeacher | None = None
+    space: LabelSpace = OCC3D
 
     def packed(self) -> LabelJob:
         """The job for another process, where a data set that cannot be opened must be an error of the job itself.
@@ -74,15 +99,15 @@ class LabelJob:
 
     def labeller(self) -> SceneLabeller:
         """Loads the teachers, and opens the data set if it came from another process."""
-        config = self.config
         data = pickle.loads(self.data) if isinstance(self.data, bytes) else self.data
+        semantics, depth = make_teachers(data, self.config, self.space, semantics=self.semantics, depth=self.depth)
         return SceneLabeller(
             data,
             self.out,
-            config,
-            self.semantics
-            or semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options),
-            self.depth or depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options),
+            self.config,
+            semantics,
+            depth,
+            space=self.space,
             keep_votes=self.keep_votes,
             keep_maps=MapFolder(self.keep_maps) if self.keep_maps else None,
         )

@@ -1,9 +1,10 @@
-"""Occ3D-nuScenes labels and predictions on the disk.
+"""Labels and predictions on the disk, in the layout of Occ3D-nuScenes.
 
 A label is `<folder>/<scene>/<sample token>/labels.npz` with `semantics` (class ids), `mask_lidar` and `mask_camera`
-(0/1), uint8 arrays of [200, 200, 16] in `OCC3D_GRID`; a prediction is `<folder>/<sample token>.npz` with `semantics`
-alone, the layout of Occ3D submissions (https://github.com/Tsinghua-MARS-Lab/Occ3D). Our own labels may hold 255,
-*unknown*, which Occ3D does not have.
+(0/1), uint8 arrays [x, y, z] on the grid of a label space; a prediction is `<folder>/<sample token>.npz` with
+`semantics` alone, the layout of Occ3D submissions (https://github.com/Tsinghua-MARS-Lab/Occ3D). Our own labels may hold
+255, *unknown*, which Occ3D does not have. The files do not say which classes and which grid they are about: whoever
+reads them does (`space`), and a folder of ours has it in its manifest.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 
 from occlift.errors import DataError
-from occlift.geometry.grids import OCC3D_GRID
-from occlift.label_space import FREE, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
 from occlift.runtime.npz import MissingArray, read_npz, write_npz
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OccupancyLabel:
-    """Occupancy of a key frame, in the ego frame at the lidar's time.
+    """Occupancy of a key frame, in its ego frame.
 
     Attributes:
-        semantics: class per voxel; 17 free, 255 unknown.
+        semantics: class per voxel; `Taxonomy.free` (17 for Occ3D) is free, 255 unknown.
         mask_lidar: voxels that lidar observed, as occupied or as free.
         mask_camera: voxels that the cameras observe.
         confidence: confidence of a label, 0..255 for 0..1 (`occlift.labels.decide`); None in truth.
@@ -42,10 +42,10 @@ class OccupancyLabel:
     True
     """
 
-    semantics: UInt8[np.ndarray, "200 200 16"]
-    mask_lidar: Bool[np.ndarray, "200 200 16"]
-    mask_camera: Bool[np.ndarray, "200 200 16"]
-    confidence: UInt8[np.ndarray, "200 200 16"] | None = None
+    semantics: UInt8[np.ndarray, "x y z"]
+    mask_lidar: Bool[np.ndarray, "x y z"]
+    mask_camera: Bool[np.ndarray, "x y z"]
+    confidence: UInt8[np.ndarray, "x y z"] | None = None
 
 
 def checked_name(name: str, what: str) -> str:
@@ -92,8 +92,12 @@ def prediction_path(folder: Path, token: str) -> Path:
     return folder / f"{checked_name(token, 'sample token')}.npz"
 
 
-def read_label(path: Path, *, allow_unknown: bool = False) -> OccupancyLabel:
-    """Reads a label; `allow_unknown` accepts 255 in `semantics`, as in labels that this project makes.
+def read_label(path: Path, *, allow_unknown: bool = False, space: LabelSpace = OCC3D) -> OccupancyLabel:
+    """Reads a label.
+
+    Args:
+        allow_unknown: accept 255 in `semantics`, as in labels that this project makes.
+        space: grid and classes of the label.
 
     Raises:
         DataError: the file is missing or damaged, lacks an array, has one of another shape, a class that does not
@@ -105,9 +109,9 @@ def read_label(path: Path, *, allow_unknown: bool = False) -> OccupancyLabel:
     """
     arrays = read_npz(path, ("semantics", "mask_lidar", "mask_camera"))
     return OccupancyLabel(
-        semantics=_checked_semantics(path, arrays["semantics"], allow_unknown=allow_unknown),
-        mask_lidar=_checked_mask(path, "mask_lidar", arrays["mask_lidar"]),
-        mask_camera=_checked_mask(path, "mask_camera", arrays["mask_camera"]),
+        semantics=_checked_semantics(path, arrays["semantics"], space, allow_unknown=allow_unknown),
+        mask_lidar=_checked_mask(path, "mask_lidar", arrays["mask_lidar"], space),
+        mask_camera=_checked_mask(path, "mask_camera", arrays["mask_camera"], space),
     )
 
 
@@ -116,30 +120,32 @@ class OccupancyTruth:
     """What a prediction is scored against.
 
     Attributes:
-        semantics: class per voxel; 17 free, 255 unknown (truth that is a label of ours).
+        semantics: class per voxel; `Taxonomy.free` is free, 255 unknown (truth that is a label of ours).
         masks: by name, `camera` and `lidar`, those that were asked for.
     """
 
-    semantics: UInt8[np.ndarray, "200 200 16"]
-    masks: Mapping[str, Bool[np.ndarray, "200 200 16"]]
+    semantics: UInt8[np.ndarray, "x y z"]
+    masks: Mapping[str, Bool[np.ndarray, "x y z"]]
 
 
-def read_confidence(path: Path) -> UInt8[np.ndarray, "200 200 16"]:
+def read_confidence(path: Path, *, space: LabelSpace = OCC3D) -> UInt8[np.ndarray, "x y z"]:
     """How sure a label of ours is, 0..255 for 0..1.
 
     Raises:
         DataError: the file is missing or damaged, or holds no confidence (Occ3D's does not).
     """
     confidence = read_npz(path, ("confidence",))["confidence"]
-    if confidence.shape != OCC3D_GRID.shape or confidence.dtype != np.uint8:
+    if confidence.shape != space.grid.shape or confidence.dtype != np.uint8:
         raise DataError(
-            f"{path}: confidence should be uint8 of shape {OCC3D_GRID.shape}, but is {confidence.dtype} of "
+            f"{path}: confidence should be uint8 of shape {space.grid.shape}, but is {confidence.dtype} of "
             f"{confidence.shape}; make the label again"
         )
     return confidence
 
 
-def read_truth(path: Path, masks: Collection[Literal["camera", "lidar"]]) -> OccupancyTruth:
+def read_truth(
+    path: Path, masks: Collection[Literal["camera", "lidar"]], *, space: LabelSpace = OCC3D
+) -> OccupancyTruth:
     """Reads truth with only those masks that a score needs: some published truth has none.
 
     Raises:
@@ -153,12 +159,12 @@ def read_truth(path: Path, masks: Collection[Literal["camera", "lidar"]]) -> Occ
             raise
         raise DataError(f"{error}; without it only the mask `none` (all voxels) can be scored") from error
     return OccupancyTruth(
-        semantics=_checked_semantics(path, arrays["semantics"], allow_unknown=True),
-        masks={mask: _checked_mask(path, name, arrays[name]) for mask, name in names.items()},
+        semantics=_checked_semantics(path, arrays["semantics"], space, allow_unknown=True),
+        masks={mask: _checked_mask(path, name, arrays[name], space) for mask, name in names.items()},
     )
 
 
-def write_label(path: Path, label: OccupancyLabel) -> None:
+def write_label(path: Path, label: OccupancyLabel, *, space: LabelSpace = OCC3D) -> None:
     """Writes a label in Occ3D's layout, atomically; equal labels give equal bytes.
 
     Raises:
@@ -168,42 +174,45 @@ def write_label(path: Path, label: OccupancyLabel) -> None:
     if label.confidence is not None:
         arrays["confidence"] = label.confidence
     for name, array in arrays.items():
-        assert array.shape == OCC3D_GRID.shape, (path, name, array.shape)
-    valid = (label.semantics <= FREE) | (label.semantics == UNKNOWN)
+        assert array.shape == space.grid.shape, (path, name, array.shape)
+    valid = (label.semantics <= space.taxonomy.free) | (label.semantics == UNKNOWN)
     assert valid.all(), (path, np.unique(label.semantics[~valid]))
     write_npz(path, {name: array.astype(np.uint8) for name, array in arrays.items()}, level=6)
 
 
-def read_prediction(path: Path) -> UInt8[np.ndarray, "200 200 16"]:
-    """Reads a prediction: a class in 0..17 per voxel; files of other projects may hold any integer type.
+def read_prediction(path: Path, *, space: LabelSpace = OCC3D) -> UInt8[np.ndarray, "x y z"]:
+    """Reads a prediction: a class or free per voxel; files of other projects may hold any integer type.
 
     Raises:
         DataError: as `read_label`; 255 is refused, a prediction decides.
     """
-    return _checked_semantics(path, read_npz(path, ("semantics",))["semantics"], allow_unknown=False)
+    return _checked_semantics(path, read_npz(path, ("semantics",))["semantics"], space, allow_unknown=False)
 
 
-def write_prediction(path: Path, semantics: UInt8[np.ndarray, "200 200 16"]) -> None:
+def write_prediction(path: Path, semantics: UInt8[np.ndarray, "x y z"], *, space: LabelSpace = OCC3D) -> None:
     """Writes a prediction in the layout of Occ3D submissions, atomically; equal arrays give equal bytes.
 
     Raises:
         OSError: the file cannot be written.
     """
-    assert semantics.shape == OCC3D_GRID.shape, (path, semantics.shape)
+    assert semantics.shape == space.grid.shape, (path, semantics.shape)
     assert int(semantics.min()) >= 0, (path, semantics.min())
-    assert int(semantics.max()) <= FREE, (path, semantics.max())
+    assert int(semantics.max()) <= space.taxonomy.free, (path, semantics.max())
     write_npz(path, {"semantics": semantics.astype(np.uint8)}, level=6)
 
 
-def _checked_semantics(path: Path, semantics: NDArray[Any], *, allow_unknown: bool) -> UInt8[np.ndarray, "200 200 16"]:
-    _check_shape_and_type(path, "semantics", semantics)
-    valid = (semantics >= 0) & (semantics <= FREE)
+def _checked_semantics(
+    path: Path, semantics: NDArray[Any], space: LabelSpace, *, allow_unknown: bool
+) -> UInt8[np.ndarray, "x y z"]:
+    _check_shape_and_type(path, "semantics", semantics, space)
+    free = space.taxonomy.free
+    valid = (semantics >= 0) & (semantics <= free)
     if allow_unknown:
         valid |= semantics == UNKNOWN
     if not valid.all():
         # An index instead of a value list: a damaged file may hold any number of values.
         first = np.argwhere(~valid)[0]
-        expected = "0..17" + (" or 255 (unknown)" if allow_unknown else "")
+        expected = f"0..{free}" + (" or 255 (unknown)" if allow_unknown else "")
         raise DataError(
             f"{path}: semantics holds class {semantics[tuple(first)]} at voxel {first.tolist()} and "
             f"{int((~valid).sum()) - 1} more that are not {expected}; is it a label of another class list?"
@@ -211,16 +220,16 @@ def _checked_semantics(path: Path, semantics: NDArray[Any], *, allow_unknown: bo
     return semantics.astype(np.uint8)
 
 
-def _checked_mask(path: Path, name: str, mask: NDArray[Any]) -> Bool[np.ndarray, "200 200 16"]:
-    _check_shape_and_type(path, name, mask)
+def _checked_mask(path: Path, name: str, mask: NDArray[Any], space: LabelSpace) -> Bool[np.ndarray, "x y z"]:
+    _check_shape_and_type(path, name, mask, space)
     valid = (mask == 0) | (mask == 1)
     if not valid.all():
         raise DataError(f"{path}: {name} should hold 0 and 1 only, but holds {mask[~valid][0]}")
     return mask.astype(np.bool_)
 
 
-def _check_shape_and_type(path: Path, name: str, array: NDArray[Any]) -> None:
-    if array.shape != OCC3D_GRID.shape:
-        raise DataError(f"{path}: {name} should have the shape {OCC3D_GRID.shape} [x, y, z], but has {array.shape}")
+def _check_shape_and_type(path: Path, name: str, array: NDArray[Any], space: LabelSpace) -> None:
+    if array.shape != space.grid.shape:
+        raise DataError(f"{path}: {name} should have the shape {space.grid.shape} [x, y, z], but has {array.shape}")
     if array.dtype.kind not in "uib":
         raise DataError(f"{path}: {name} should hold integers (uint8 in Occ3D), but holds {array.dtype}")

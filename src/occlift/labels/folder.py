@@ -21,27 +21,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
 from occlift.labels.files import read_confidence, read_label
+from occlift.labels.manifest import check_label_space
 from occlift.runtime.npz import MissingArray
 from occlift.runtime.progress import track
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VoxelLabel:
-    """The label of a key frame on the Occ3D grid (ego frame at the lidar's time), or those of several.
+    """The label of a key frame, in its ego frame, or those of several.
 
     Attributes:
         tokens: of the samples, one per key frame.
-        semantics: class per voxel, 17 free, 255 unknown.
+        semantics: class per voxel; `Taxonomy.free` (17 for Occ3D) is free, 255 unknown.
         mask_camera: voxels that the cameras observe.
         confidence: how sure the label is, 0..255 for 0..1; None where the file has none.
     """
 
     tokens: tuple[str, ...]
-    semantics: UInt8[Tensor, "*batch 200 200 16"]
-    mask_camera: Bool[Tensor, "*batch 200 200 16"]
-    confidence: UInt8[Tensor, "*batch 200 200 16"] | None
+    semantics: UInt8[Tensor, "*batch x y z"]
+    mask_camera: Bool[Tensor, "*batch x y z"]
+    confidence: UInt8[Tensor, "*batch x y z"] | None
 
     def to(self, device: torch.device | str) -> VoxelLabel:
         return VoxelLabel(
@@ -62,11 +63,14 @@ class LabelFolder(Dataset[VoxelLabel]):
         path: the folder.
         tokens: of the samples, in the order of the items, a split for instance; None: all that have a label, in the
             order of scenes and tokens.
+        space: grid and classes of the labels.
 
     Attributes:
         tokens: of the samples, in the order of the items.
+        space: grid and classes of the labels.
 
     Raises:
+        ConfigError: the folder's manifest says that its labels are about another grid or other classes.
         DataError: the folder does not exist or holds no label, a token of `tokens` has none, or a token has two.
 
     >>> labels = LabelFolder(town / "gts")
@@ -74,8 +78,8 @@ class LabelFolder(Dataset[VoxelLabel]):
     (8, torch.Size([200, 200, 16]))
     """
 
-    def __init__(self, path: str | Path, *, tokens: Sequence[str] | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, tokens: Sequence[str] | None = None, space: LabelSpace = OCC3D) -> None:
+        self.path, self.space = Path(path), space
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder; make labels with `occlift label DATA --out {self.path}`")
         self._paths: dict[str, Path] = {}
@@ -86,6 +90,7 @@ class LabelFolder(Dataset[VoxelLabel]):
             self._paths[token] = file
         if not self._paths:
             raise DataError(f"{self.path}: holds no label; expected files <scene>/<sample token>/labels.npz")
+        check_label_space(self.path, space)
         if tokens is not None:
             self._paths = {token: self.file(token) for token in tokens}
         self.tokens = tuple(self._paths)
@@ -120,9 +125,9 @@ class LabelFolder(Dataset[VoxelLabel]):
             DataError: it has none, or the file is damaged.
         """
         path = self.file(token)
-        label = read_label(path, allow_unknown=True)
+        label = read_label(path, allow_unknown=True, space=self.space)
         try:
-            confidence = torch.from_numpy(read_confidence(path))
+            confidence = torch.from_numpy(read_confidence(path, space=self.space))
         except MissingArray:
             confidence = None
         return VoxelLabel(
@@ -134,8 +139,8 @@ class LabelFolder(Dataset[VoxelLabel]):
 
     def class_counts(
         self, *, unknown: Literal["ignore", "free"] = "ignore", max_labels: int | None = None
-    ) -> Int64[Tensor, "18"]:
-        """Voxels per class over the labels, for class weights.
+    ) -> Int64[Tensor, " classes"]:
+        """Voxels per class over the labels, free last, for class weights.
 
         Args:
             unknown: as in the loss: unknown voxels count nowhere, or as free.
@@ -150,23 +155,26 @@ class LabelFolder(Dataset[VoxelLabel]):
             raise ConfigError(f"max_labels is {max_labels}; expected at least one label to count in")
         if max_labels is not None and max_labels < len(paths):
             paths = [paths[i * len(paths) // max_labels] for i in range(max_labels)]
-        return torch.from_numpy(count_classes(paths, unknown=unknown))
+        return torch.from_numpy(count_classes(paths, unknown=unknown, space=self.space))
 
 
-def count_classes(paths: Sequence[Path], *, unknown: Literal["ignore", "free"] = "ignore") -> Int64[np.ndarray, "18"]:
-    """Voxels per class over some label files; unknown ones count nowhere, or as free.
+def count_classes(
+    paths: Sequence[Path], *, unknown: Literal["ignore", "free"] = "ignore", space: LabelSpace = OCC3D
+) -> Int64[np.ndarray, " classes"]:
+    """Voxels per class, free last, over some label files; unknown ones count nowhere, or as free.
 
     Raises:
         DataError: a label is missing or damaged, or every voxel of all of them is unknown.
     """
     counts = np.zeros(UNKNOWN + 1, np.int64)
     for path in track(paths, "count classes"):
-        counts += np.bincount(read_label(path, allow_unknown=True).semantics.ravel(), minlength=UNKNOWN + 1)
-    known = counts[:NUM_CLASSES].copy()
+        semantics = read_label(path, allow_unknown=True, space=space).semantics
+        counts += np.bincount(semantics.ravel(), minlength=UNKNOWN + 1)
+    known = counts[: space.taxonomy.num_classes].copy()
     if not known.any():
         raise DataError(f"every voxel of all {len(paths)} labels is unknown; nothing can be learned from them")
     if unknown == "free":
-        known[FREE] += counts[UNKNOWN]
+        known[space.taxonomy.free] += counts[UNKNOWN]
     return known
 
 

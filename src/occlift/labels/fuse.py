@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
-from occlift.label_space import CATEGORY_TO_CLASS, DYNAMIC_CLASSES
+from occlift.label_space import Taxonomy
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View
 from occlift.scenes.frames import BoxAnnotation
@@ -35,11 +35,15 @@ BOX_MARGIN_M: Final = 0.25
 """By how much a box is enlarged on every side: depth is not exact, and boxes are annotated tightly."""
 
 EVERYTHING: Final[Bool[np.ndarray, "256"]] = np.ones(256, bool)
-"""Class ids that take part: all. Sky (17) and unknown (255) have no vote, but their rays say what is free."""
+"""Class ids that take part: all. Sky and unknown (255) have no vote, but the rays of the sky say what is free."""
 
-WITHOUT_MOVING: Final[Bool[np.ndarray, "256"]] = EVERYTHING & ~np.isin(np.arange(256), list(DYNAMIC_CLASSES))
-"""The same without what may move by itself. Its rays do not take part either: what stood where at another time is
-least certain where things move."""
+
+def static_classes(taxonomy: Taxonomy) -> Bool[np.ndarray, "256"]:
+    """Class ids that take part where the time is another: all without what may move by itself.
+
+    Its rays do not take part either: what stood where at another time is least certain where things move.
+    """
+    return EVERYTHING & ~taxonomy.table(taxonomy.moving)
 
 
 def window(current: int, count: int, frames: int, policy: WindowPolicy = "centred") -> range:
@@ -56,10 +60,10 @@ def window(current: int, count: int, frames: int, policy: WindowPolicy = "centre
 
 
 def moving_points(
-    view: View, destination_from_camera: Float[np.ndarray, "4 4"]
+    view: View, destination_from_camera: Float[np.ndarray, "4 4"], taxonomy: Taxonomy
 ) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, " n"]]:
     """Points (metres, the destination frame) of a view that show a class that may move, and their classes."""
-    shown = np.isin(view.class_id, list(DYNAMIC_CLASSES)) & ~np.isnan(view.depth_m)
+    shown = taxonomy.table(taxonomy.moving)[view.class_id] & ~np.isnan(view.depth_m)
     depth_m = np.where(shown, view.depth_m, np.float32(np.nan))
     points = unproject(depth_m, view.intrinsics_px, destination_from_camera, stride=view.stride)
     return points[shown], view.class_id[shown]
@@ -69,6 +73,7 @@ def carried_by_boxes(
     points_global: Float[np.ndarray, "n 3"],
     then: Sequence[BoxAnnotation],
     now: Sequence[BoxAnnotation],
+    taxonomy: Taxonomy,
 ) -> Float[np.ndarray, "n 3"]:
     """Where points on annotated objects are now, metres in the global frame; NaN for points on none.
 
@@ -76,13 +81,14 @@ def carried_by_boxes(
         points_global: seen at the time of `then`.
         then, now: the annotations of two key frames. An object that is not annotated in both carries nothing. A point
             in several boxes goes with the first.
+        taxonomy: says which categories of boxes are of a class that may move.
     """
+    moving = taxonomy.ids(taxonomy.moving)
     poses_now = {box.instance: box.global_from_box for box in now}
     carried = np.full(points_global.shape, np.nan)
     waiting = np.ones(len(points_global), bool)
     for box in then:
-        movable = CATEGORY_TO_CLASS.get(box.category) in DYNAMIC_CLASSES
-        if not movable or box.instance not in poses_now:
+        if taxonomy.class_of_category(box.category) not in moving or box.instance not in poses_now:
             continue
         points_box = transform_points(inverse(box.global_from_box), points_global)
         half_m = np.array(box.size_lwh_m) / 2 + BOX_MARGIN_M

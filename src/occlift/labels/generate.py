@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from occlift.errors import ConfigError
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.config import LabelConfig
-from occlift.labels.engine import Engine, LabelJob, LabelTask, disk_full_said, in_process
+from occlift.labels.engine import Engine, LabelJob, LabelTask, disk_full_said, in_process, make_teachers
 from occlift.labels.files import label_path
 from occlift.labels.folder_lock import sole_run
 from occlift.labels.keep_maps import MapFolder
@@ -27,7 +28,6 @@ from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, Outcome
 from occlift.runtime.files import sweep
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
-from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 
 _MANIFEST_EVERY_S: Final = 10.0
@@ -65,6 +65,7 @@ def generate_labels(
     keep_maps: Path | None = None,
     semantics: SemanticsTeacher | None = None,
     depth: DepthTeacher | None = None,
+    space: LabelSpace = OCC3D,
 ) -> LabelRun:
     """Makes the labels of all key frames of some scenes, without those that `out` holds already.
 
@@ -79,10 +80,11 @@ def generate_labels(
         keep_maps: folder for the teachers' maps, for the teacher `files`; by default they are deleted after fusion.
         semantics, depth: teachers of your own, instead of those that the configuration names; their `settings` go into
             the manifest, and with several workers they are pickled.
+        space: grid and classes of the labels; the teachers answer in its classes.
 
     Raises:
         ConfigError: a setting is out of range or names no teacher, a scene does not exist, or `out` holds labels of
-            another configuration or something else.
+            another configuration, grid or class list, or something else.
         DataError: the manifest in `out` is damaged, or a table of the data set is.
         AnotherRun: another run is writing into `out` or `keep_maps`.
         OccliftError: the disk is full, or workers die again and again.
@@ -93,7 +95,7 @@ def generate_labels(
     >>> generate_labels(data, out, config, scenes=data.scenes("val")).done
     4
     """
-    config.check()
+    config.check(space.taxonomy)
     check_for_labels(out)
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more")
@@ -104,20 +106,16 @@ def generate_labels(
     if config.moving == "boxes":
         require(data, HasBoxes, "moving objects carried by boxes")
     # Teachers are made here even if workers make their own: what is wrong with them is said before anything starts.
-    identity = config.identity(
-        (
-            semantics or semantics_teacher(config.semantics, data, seed=config.seed, options=config.semantics_options)
-        ).settings,
-        (depth or depth_teacher(config.depth, data, seed=config.seed, options=config.depth_options)).settings,
-    )
+    teachers = make_teachers(data, config, space, semantics=semantics, depth=depth)
+    identity = config.identity(*(teacher.settings for teacher in teachers))
     if engine is None:
         engine = local_engine(workers) if workers > 1 else in_process
     with disk_full_said(out, keep_maps), sole_run(out) as name, _sole_keeper(keep_maps, out):
         job = LabelJob(
             data=data, out=out, config=config, run=name, keep_votes=keep_votes,
-            keep_maps=keep_maps, semantics=semantics, depth=depth,
+            keep_maps=keep_maps, semantics=semantics, depth=depth, space=space,
         )  # fmt: skip
-        return _run(data, job, scenes, open_manifest(out, identity), engine)
+        return _run(data, job, scenes, open_manifest(out, identity, space), engine)
 
 
 def _run(data: DrivingDataset, job: LabelJob, scenes: Sequence[str], manifest: Manifest, engine: Engine) -> LabelRun:

@@ -1,9 +1,9 @@
 """What a folder of labels says about itself: the configuration they were made with, and what became of each.
 
-`manifest.json` has `config` (every setting that labels depend on, the teachers' names and revisions included, as JSON
-values), its `digest`, and per sample token under `labels` a `state`: `done`, `failed` (with a `reason`) or `incomplete`
-(with the tokens its label had to do `without`). Nothing in it depends on when, where or in how many pieces labels were
-made; how long they took is in `timings.csv`.
+`manifest.json` has `space` (grid and classes of the labels), `config` (every setting that labels depend on, the
+teachers' names and revisions included, as JSON values), its `digest`, and per sample token under `labels` a `state`:
+`done`, `failed` (with a `reason`) or `incomplete` (with the tokens its label had to do `without`). Nothing in it
+depends on when, where or in how many pieces labels were made; how long they took is in `timings.csv`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from occlift.errors import ConfigError, DataError
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.scene import Outcome
 from occlift.runtime.differences import differences
 from occlift.runtime.files import replacing
@@ -31,9 +32,11 @@ class Manifest:
 
     Attributes:
         labels: sample token → what became of its label.
+        space: grid and classes of the labels.
     """
 
     config: Mapping[str, Any]
+    space: LabelSpace = OCC3D
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -66,24 +69,26 @@ class Manifest:
         entries = ",\n".join(
             f"  {json.dumps(token)}: {json.dumps(entry)}" for token, entry in sorted(self.labels.items())
         )
+        space, config = (json.dumps(part, sort_keys=True) for part in (self.space.to_dict(), self.config))
         content = (
-            f'{{\n "digest": {json.dumps(self.digest)},\n "config": {json.dumps(self.config, sort_keys=True)},\n'
+            f'{{\n "digest": {json.dumps(self.digest)},\n "space": {space},\n "config": {config},\n'
             f' "labels": {{\n{entries}\n }}\n}}\n'
         )
         with replacing(folder / MANIFEST_NAME) as file:
             file.write(content.encode())
 
 
-def open_manifest(folder: Path, config: Mapping[str, Any]) -> Manifest:
+def open_manifest(folder: Path, config: Mapping[str, Any], space: LabelSpace = OCC3D) -> Manifest:
     """The manifest of a folder of labels, or a new one where there is none yet.
 
     Raises:
-        ConfigError: the folder holds labels of another configuration; says what differs.
+        ConfigError: the folder holds labels of another configuration, grid or class list; says what differs.
         DataError: the manifest is damaged.
     """
-    wanted = Manifest(config=json.loads(json.dumps(config)))
+    wanted = Manifest(config=json.loads(json.dumps(config)), space=space)
     if (folder / MANIFEST_NAME).exists():
         found = read_manifest(folder)
+        check_label_space(folder, space)
         if found.digest != wanted.digest:
             raise ConfigError(
                 f"{folder}: holds labels of another configuration ({differences(found.config, wanted.config)}); "
@@ -91,6 +96,24 @@ def open_manifest(folder: Path, config: Mapping[str, Any]) -> Manifest:
             )
         wanted.labels.update(found.labels)
     return wanted
+
+
+def check_label_space(folder: Path, space: LabelSpace) -> None:
+    """Checks that the labels of a folder, if its manifest says what they are about, are about this grid and classes.
+
+    Raises:
+        ConfigError: they are not.
+        DataError: the manifest is damaged.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8")).get("space")
+        there = OCC3D if plain is None else LabelSpace.from_dict(plain)
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise DataError(f"{path}: not a readable manifest ({error!r}); remove the folder and make it again") from error
+    there.check_same(space, f"the labels in {folder}", "what is asked for")
 
 
 def check_for_labels(folder: Path) -> None:
@@ -119,12 +142,17 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        manifest = Manifest(config=dict(content["config"]), labels=dict(content["labels"]))
+        manifest = Manifest(
+            config=dict(content["config"]),
+            labels=dict(content["labels"]),
+            # Folders from before labels had a choice are Occ3D's.
+            space=LabelSpace.from_dict(content["space"]) if "space" in content else OCC3D,
+        )
         # Looked at now, so that a damaged file is noticed here and not at the end of a night.
         _ = manifest.failed, manifest.incomplete
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; is this a folder of labels made by `occlift label`?") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise DataError(f"{path}: not a readable manifest ({error!r}); remove the folder and make it again") from error
     return manifest
 

@@ -1,8 +1,8 @@
 """The labels of one scene, one after the other, with a window of views that slides along.
 
 Maps are made once per key frame, fused into the labels of its neighbours, and thrown away. What is held at a time are
-the views of one window (5 bytes per pixel, and a quarter of that for the rays of every other pixel) and a table of 44
-MB: 13 key frames of six images of 900×1600 take 0.6 GB.
+the views of one window (5 bytes per pixel, and a quarter of that for the rays of every other pixel) and a table of
+votes (44 MB for Occ3D's grid): 13 key frames of six images of 900×1600 take 0.6 GB.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from occlift.errors import DataError
-from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse, transform_points
+from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import decide
 from occlift.labels.files import OccupancyLabel, label_path, write_label
+from occlift.labels.from_views import add_views, points_per_ray
 from occlift.labels.fuse import (
-    EVERYTHING,
-    WITHOUT_MOVING,
     Moving,
     carried_by_boxes,
     moving_points,
@@ -75,20 +74,16 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Sight:
-    """What the teachers saw of one key frame."""
+class _FrameViews:
+    """The cleaned maps of one key frame."""
 
     views: tuple[View, ...]
-
-    @property
-    def points_per_ray(self) -> float:
-        """How many pixels show points for every pixel that casts a ray."""
-        return (self.views[0].free_stride / self.views[0].stride) ** 2
+    taxonomy: Taxonomy
 
     @cached_property
     def moving_global(self) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, " n"]]:
         """Points of classes that may move, metres, and their classes; only some policies ask for them."""
-        found = [moving_points(view, view.global_from_camera) for view in self.views]
+        found = [moving_points(view, view.global_from_camera, self.taxonomy) for view in self.views]
         return np.concatenate([points for points, _ in found]), np.concatenate([ids for _, ids in found])
 
 
@@ -98,6 +93,7 @@ class SceneLabeller:
     Attributes:
         keep_votes: write the votes beside every label.
         keep_maps: where the teachers' maps go; None: nowhere.
+        space: grid and classes of the labels; the teachers answer in its classes.
     """
 
     def __init__(
@@ -110,13 +106,15 @@ class SceneLabeller:
         *,
         keep_votes: bool = False,
         keep_maps: MapSink | None = None,
+        space: LabelSpace = OCC3D,
     ) -> None:
         self._data, self._out, self._config = data, out, config
         self._semantics, self._depth = semantics, depth
         self._keep_votes, self._keep_maps = keep_votes, keep_maps
-        self._tally = Tally(OCC3D_GRID)
+        self._space = space
+        self._tally = Tally(space.grid, classes=space.taxonomy.free)
         self._scene = ""
-        self._seen: dict[int, _Sight | DataError] = {}
+        self._made: dict[int, _FrameViews | DataError] = {}
 
     def votes(self, scene: str, position: int) -> Votes:
         """The votes of one label, without writing anything.
@@ -139,8 +137,8 @@ class SceneLabeller:
         """
         tokens = self._data.key_frame_tokens(scene)
         windows = {n: window(position, len(tokens), n, self._config.window) for n in sorted(set(frames))}
-        sights = self._look(scene, windows[max(windows)])
-        if isinstance(own := sights[position], DataError):
+        made = self._views_at(scene, windows[max(windows)])
+        if isinstance(own := made[position], DataError):
             raise own
         swept = {}
         for policy in moving:
@@ -149,11 +147,11 @@ class SceneLabeller:
             fused = range(0)
             for number, positions in windows.items():
                 new = [p for p in positions if not (grows and p in fused)]
-                usable = {p: sight for p in new if not isinstance(sight := sights[p], DataError)}
+                usable = {p: views for p in new if not isinstance(views := made[p], DataError)}
                 self._fuse(usable, position, tokens, policy)
                 fused = positions
                 keep = grows and number < max(windows)
-                swept[policy, number] = self._tally.votes(points_per_ray=own.points_per_ray, keep=keep)
+                swept[policy, number] = self._tally.votes(points_per_ray=points_per_ray(own.views), keep=keep)
         return swept
 
     def label(self, scene: str, position: int) -> Outcome:
@@ -171,8 +169,12 @@ class SceneLabeller:
             votes, without, teacher_s = self._vote(scene, position)
         except DataError as error:
             return Outcome(scene=scene, token=token, failed=str(error), teacher_s=time.perf_counter() - started)
-        decision = decide(votes, self._config.decision)
-        label = label_of(decision, self._data.key_frame(token), confidence=self._config.confidence)
+        decision = decide(votes, self._config.decision, self._space.taxonomy)
+        frame = self._data.key_frame(token)
+        cameras = [
+            (image.intrinsics_px, frame.ego_from_camera(image), image.height, image.width) for image in frame.cameras
+        ]
+        label = label_of(decision, cameras, confidence=self._config.confidence, space=self._space)
         fused = time.perf_counter()
         self._write(path, label, votes, without)
         return Outcome(
@@ -193,7 +195,7 @@ class SceneLabeller:
                 file.write((json.dumps(list(without)) + "\n").encode())
         if self._keep_votes:
             write_votes(path.with_name(VOTES_NAME), votes)
-        write_label(path, label)
+        write_label(path, label, space=self._space)
         if not without:
             note.unlink(missing_ok=True)
 
@@ -202,30 +204,32 @@ class SceneLabeller:
         tokens = self._data.key_frame_tokens(scene)
         positions = window(current, len(tokens), self._config.frames, self._config.window)
         started = time.perf_counter()
-        sights = self._look(scene, positions)
+        made = self._views_at(scene, positions)
         teacher_s = time.perf_counter() - started
-        if isinstance(own := sights[current], DataError):
+        if isinstance(own := made[current], DataError):
             raise own
-        without = tuple(tokens[p] for p in positions if isinstance(sights[p], DataError))
-        usable = {position: sight for position, sight in sights.items() if not isinstance(sight, DataError)}
+        without = tuple(tokens[p] for p in positions if isinstance(made[p], DataError))
+        usable = {position: views for position, views in made.items() if not isinstance(views, DataError)}
         self._fuse(usable, current, tokens, self._config.moving)
-        return self._tally.votes(points_per_ray=own.points_per_ray), without, teacher_s
+        return self._tally.votes(points_per_ray=points_per_ray(own.views)), without, teacher_s
 
-    def _fuse(self, sights: dict[int, _Sight], current: int, tokens: Sequence[str], moving: Moving) -> None:
-        """What these sights, by position, show votes in the grid of the current key frame."""
+    def _fuse(self, made: dict[int, _FrameViews], current: int, tokens: Sequence[str], moving: Moving) -> None:
+        """Counts the votes of these views, by position, in the grid of the current key frame."""
         ego_from_global = inverse(self._data.key_frame(tokens[current]).global_from_ego)
-        others = self._moving(ego_from_global, sights, current, tokens, moving)
-        for position, sight in sights.items():
-            voting = EVERYTHING if position == current or moving == "keep" else WITHOUT_MOVING
-            for view in sight.views:
-                self._tally.add_view(view, ego_from_global @ view.global_from_camera, voting)
+        others = self._moving(ego_from_global, made, current, tokens, moving)
+        posed = (
+            (view, ego_from_global @ view.global_from_camera, position == current or moving == "keep")
+            for position, frame_views in made.items()
+            for view in frame_views.views
+        )
+        add_views(self._tally, posed, self._space.taxonomy)
         for points_ego, class_id in others:
             self._tally.add_points(points_ego, class_id)
 
     def _moving(
         self,
         ego_from_global: Float[np.ndarray, "4 4"],
-        sights: dict[int, _Sight],
+        made: dict[int, _FrameViews],
         current: int,
         tokens: Sequence[str],
         moving: Moving,
@@ -235,17 +239,17 @@ class SceneLabeller:
         if moving in ("drop", "keep"):
             return []
         points, classes = {}, {}
-        for position, sight in sights.items():
-            points_global, classes[position] = sight.moving_global
+        grid, taxonomy = self._space.grid, self._space.taxonomy
+        for position, views in made.items():
+            points_global, classes[position] = views.moving_global
             if moving == "boxes" and position != current:
-                points_global = carried_by_boxes(
-                    points_global, self._boxes(tokens[position]), self._boxes(tokens[current])
-                )
+                then, now = self._boxes(tokens[position]), self._boxes(tokens[current])
+                points_global = carried_by_boxes(points_global, then, now, taxonomy)
             points[position] = transform_points(ego_from_global, points_global)
         if moving == "still":
-            still = standing_still(OCC3D_GRID, list(points.values()), frames=self._config.still_frames)
+            still = standing_still(grid, list(points.values()), frames=self._config.still_frames)
             for position, points_ego in points.items():
-                index, inside_grid = OCC3D_GRID.indices(points_ego)
+                index, inside_grid = grid.indices(points_ego)
                 stays = inside_grid & still[tuple(np.where(inside_grid[:, None], index, 0).T)]
                 points[position] = np.where(stays[:, None], points_ego, np.nan)
         return [(points[position], classes[position]) for position in points if position != current]
@@ -253,21 +257,21 @@ class SceneLabeller:
     def _boxes(self, token: str) -> tuple[BoxAnnotation, ...]:
         return require(self._data, HasBoxes, "moving objects carried by boxes").boxes(token)
 
-    def _look(self, scene: str, positions: range) -> dict[int, _Sight | DataError]:
-        """What the teachers see at these positions; forgets everything outside of them."""
+    def _views_at(self, scene: str, positions: range) -> dict[int, _FrameViews | DataError]:
+        """The views at these positions, or why there are none; forgets everything outside of them."""
         if scene != self._scene:
-            self._scene, self._seen = scene, {}
-        self._seen = {position: self._seen[position] for position in positions if position in self._seen}
+            self._scene, self._made = scene, {}
+        self._made = {position: self._made[position] for position in positions if position in self._made}
         tokens = self._data.key_frame_tokens(scene)
         for position in positions:
-            if position not in self._seen:
+            if position not in self._made:
                 try:
-                    self._seen[position] = self._sight(tokens[position])
+                    self._made[position] = self._make_views(tokens[position])
                 except DataError as error:
-                    self._seen[position] = error
-        return {position: self._seen[position] for position in positions}
+                    self._made[position] = error
+        return {position: self._made[position] for position in positions}
 
-    def _sight(self, token: str) -> _Sight:
+    def _make_views(self, token: str) -> _FrameViews:
         frame, config = self._data.key_frame(token), self._config
         semantics, depth = self._semantics.semantics(frame), self._depth.depth(frame)
         for image, depth_map in zip(frame.cameras, depth, strict=True):
@@ -285,9 +289,10 @@ class SceneLabeller:
                 free_stride=config.free_stride_of(*depth_map.depth_m.shape),
                 min_score=config.min_score,
                 min_confidence=config.min_confidence,
+                taxonomy=self._space.taxonomy,
             )
             for image, class_map, depth_map in zip(frame.cameras, semantics, depth, strict=True)
         )
         if self._keep_maps:
             self._keep_maps.keep(frame, semantics, depth)
-        return _Sight(views=views)
+        return _FrameViews(views=views, taxonomy=self._space.taxonomy)

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from occlift.errors import DataError
-from occlift.label_space import FREE, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.runtime.kernels import njit
 from occlift.scenes.frames import CameraImage
 from occlift.teachers.teacher import DepthMap, SemanticMap
+
+_RAYS_PER_IMAGE: Final = 4096
+"""Every 0.8° of a camera that sees 70°: at 40 m two rays are 0.6 m apart, and a dozen key frames fill in."""
 
 _FREE_WINDOW_PX: Final = (5, 3)
 """Rows and columns of the window in which the nearest depth ends a ray that says what is free.
@@ -36,8 +39,8 @@ class View:
     """One image as its teachers saw it, with its camera.
 
     Attributes:
-        class_id: 0..16; 17 sky; 255 nothing known. Every `stride`-th pixel of every `stride`-th row, starting in the
-            middle of the first stride.
+        class_id: semantic classes; `Taxonomy.free` (17 for Occ3D) is sky, 255 unknown. Every `stride`-th pixel of every
+            `stride`-th row, starting in the middle of the first stride.
         depth_m: of the same pixels: metres along the optical axis, of the centre of the pixel; NaN where nothing is
             known, and in the sky.
         stride: of the pixels that show points.
@@ -64,6 +67,11 @@ class View:
         return self.class_id.nbytes + self.depth_m.nbytes + self.free_depth_m.nbytes + self.free_class_id.nbytes
 
 
+def default_free_stride(height: int, width: int) -> int:
+    """The stride of the pixels that cast rays with which maps of this size cast about 4,000."""
+    return max(1, round((height * width / _RAYS_PER_IMAGE) ** 0.5))
+
+
 def view_of(
     image: CameraImage,
     semantics: SemanticMap,
@@ -73,11 +81,9 @@ def view_of(
     free_stride: int = 1,
     min_score: float = 0.0,
     min_confidence: float = 0.0,
+    taxonomy: Taxonomy = OCC3D.taxonomy,
 ) -> View:
-    """What the teachers say about an image, cleaned up.
-
-    Pixels whose class has a lower score than `min_score` become unknown; pixels whose depth has a lower confidence
-    than `min_confidence`, or is not finite and positive, have no depth. The sky has none either.
+    """What the teachers say about an image, cleaned up (`clean_view`), without pixels that the image does not cover.
 
     Raises:
         DataError: the two maps differ in size, or have not the proportions of the image.
@@ -93,29 +99,76 @@ def view_of(
             f"{image.source.name}: maps of {(height, width)} pixels (height, width) cannot cover an image of "
             f"{(image.height, image.width)}; a map must show the whole image"
         )
-    class_id = np.empty((height, width), np.uint8)
-    depth_m = np.empty((height, width), np.float32)
+    valid = image.source.valid()
+    if valid is not None and valid.shape != (height, width):
+        # The pixel of the image in which the centre of a pixel of the map lies.
+        rows, columns = (np.arange(n) * 2 + 1 for n in (height, width))
+        valid = valid[np.ix_(rows * valid.shape[0] // (2 * height), columns * valid.shape[1] // (2 * width))]
+    return clean_view(
+        semantics.class_id,
+        depth.depth_m,
+        image.intrinsics_px * np.array([[width / image.width], [height / image.height], [1.0]]),
+        image.global_from_camera,
+        score=semantics.score,
+        confidence=depth.confidence,
+        valid=valid,
+        stride=stride,
+        free_stride=free_stride,
+        min_score=min_score,
+        min_confidence=min_confidence,
+        taxonomy=taxonomy,
+    )
+
+
+def clean_view(
+    class_id: UInt8[np.ndarray, "height width"],
+    depth_m: Float[np.ndarray, "height width"],
+    intrinsics_px: Float[np.ndarray, "3 3"],
+    global_from_camera: Float[np.ndarray, "4 4"],
+    *,
+    score: Float[np.ndarray, "height width"],
+    confidence: Float[np.ndarray, "height width"],
+    valid: Bool[np.ndarray, "height width"] | None,
+    stride: int,
+    free_stride: int,
+    min_score: float,
+    min_confidence: float,
+    taxonomy: Taxonomy,
+) -> View:
+    """The maps of an image, cleaned up.
+
+    Pixels whose class has a lower score than `min_score` become unknown; pixels whose depth has a lower confidence
+    than `min_confidence`, or is not finite and positive, have no depth. The sky has none either. Pixels that are not
+    `valid` are unknown and have no depth, so that they neither vote nor cast a ray.
+    """
+    if valid is not None:
+        class_id = np.where(valid, class_id, np.uint8(UNKNOWN))
+        depth_m = np.where(valid, depth_m, np.nan)
+    clean_class_id = np.empty(class_id.shape, np.uint8)
+    clean_depth_m = np.empty(class_id.shape, np.float32)
     _clean(
-        np.asarray(semantics.class_id, np.uint8),
-        np.asarray(semantics.score, np.float32),
-        np.asarray(depth.depth_m, np.float32),
-        np.asarray(depth.confidence, np.float32),
+        np.asarray(class_id, np.uint8),
+        np.asarray(score, np.float32),
+        np.asarray(depth_m, np.float32),
+        np.asarray(confidence, np.float32),
         float(min_score),
         float(min_confidence),
-        class_id,
-        depth_m,
+        taxonomy.free,
+        clean_class_id,
+        clean_depth_m,
     )
-    free_depth_m = np.empty(strided(depth_m, free_stride).shape, np.float32)
-    _free_depth(class_id, depth_m, free_stride, _FREE_WINDOW_PX[0] // 2, _FREE_WINDOW_PX[1] // 2, free_depth_m)
+    free_depth_m = np.empty(strided(clean_depth_m, free_stride).shape, np.float32)
+    half_rows, half_columns = (size // 2 for size in _FREE_WINDOW_PX)
+    _free_depth(clean_class_id, clean_depth_m, free_stride, half_rows, half_columns, taxonomy.free, free_depth_m)
     return View(
-        class_id=np.ascontiguousarray(strided(class_id, stride)),
-        depth_m=np.ascontiguousarray(strided(depth_m, stride)),
+        class_id=np.ascontiguousarray(strided(clean_class_id, stride)),
+        depth_m=np.ascontiguousarray(strided(clean_depth_m, stride)),
         stride=stride,
         free_depth_m=free_depth_m,
-        free_class_id=np.ascontiguousarray(strided(class_id, free_stride)),
+        free_class_id=np.ascontiguousarray(strided(clean_class_id, free_stride)),
         free_stride=free_stride,
-        intrinsics_px=image.intrinsics_px * np.array([[width / image.width], [height / image.height], [1.0]]),
-        global_from_camera=image.global_from_camera,
+        intrinsics_px=intrinsics_px,
+        global_from_camera=global_from_camera,
     )
 
 
@@ -128,7 +181,7 @@ def strided(image: np.ndarray, stride: int) -> np.ndarray:
 def _clean(
     class_id: UInt8[np.ndarray, "rows columns"], score: Float32[np.ndarray, "rows columns"],
     depth_m: Float32[np.ndarray, "rows columns"], confidence: Float32[np.ndarray, "rows columns"], min_score: float,
-    min_confidence: float, out_class: UInt8[np.ndarray, "rows columns"],
+    min_confidence: float, free: int, out_class: UInt8[np.ndarray, "rows columns"],
     out_depth_m: Float32[np.ndarray, "rows columns"],
 ) -> None:  # fmt: skip
     rows, columns = class_id.shape
@@ -140,20 +193,20 @@ def _clean(
             out_class[row, column] = found
             depth = depth_m[row, column]
             has_depth = depth > 0.0 and np.isfinite(depth) and confidence[row, column] >= min_confidence
-            out_depth_m[row, column] = depth if has_depth and found != FREE else np.float32(np.nan)
+            out_depth_m[row, column] = depth if has_depth and found != free else np.float32(np.nan)
 
 
 @njit
 def _free_depth(
     class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
-    half_rows: int, half_columns: int, out_m: Float32[np.ndarray, "out_rows out_columns"],
+    half_rows: int, half_columns: int, free: int, out_m: Float32[np.ndarray, "out_rows out_columns"],
 ) -> None:  # fmt: skip
     rows, columns = depth_m.shape
     for i in range(out_m.shape[0]):
         row = i * stride + stride // 2
         for j in range(out_m.shape[1]):
             column = j * stride + stride // 2
-            if class_id[row, column] != FREE and np.isnan(depth_m[row, column]):
+            if class_id[row, column] != free and np.isnan(depth_m[row, column]):
                 out_m[i, j] = np.nan
                 continue
             nearest = np.float32(np.inf)

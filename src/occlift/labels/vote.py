@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8, UInt32
 from occlift.errors import DataError
 from occlift.geometry.evidence import ray_evidence
 from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import FREE
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View
 from occlift.runtime.kernels import njit
@@ -30,7 +30,7 @@ class Votes:
 
     Attributes:
         voxel: flat index (C order) into the grid, ascending.
-        class_id: 0..16, ascending within a voxel.
+        class_id: semantic classes, ascending within a voxel.
         count: how many points of this class fell into this voxel.
         obstruction: per voxel the number of points in the fullest voxel that a ray passed before it (255 for more),
             on the ray where that is least; 255 where no ray came. The voxel is seen to be free at every threshold
@@ -57,13 +57,17 @@ class Votes:
 class Tally:
     """Counts the votes of views in one grid, in one pass per view without a cloud of points in between.
 
-    Its table (44 MB for Occ3D's grid) is used again for the next label after `votes` was called without `keep`.
+    Its table (44 MB for Occ3D's grid and classes) is used again for the next label after `votes` was called without
+    `keep`.
+
+    Args:
+        classes: number of semantic classes; ids from there on (free, unknown) do not vote.
     """
 
-    def __init__(self, grid: VoxelGrid) -> None:
+    def __init__(self, grid: VoxelGrid, *, classes: int = OCC3D.taxonomy.free) -> None:
         self._grid = grid
         self._lower_m, self._size_m = np.asarray(grid.lower_m), np.asarray(grid.voxel_size_m)
-        self._counts = np.zeros((grid.num_voxels, FREE), np.uint32)
+        self._counts = np.zeros((grid.num_voxels, classes), np.uint32)
         self._origins_m: list[Float[np.ndarray, "3"]] = []
         self._ends_m: list[Float[np.ndarray, "rays 3"]] = []
 
@@ -85,7 +89,7 @@ class Tally:
         self._ends_m.append(ends_m[~np.isnan(ends_m[:, 0])])
 
     def add_points(self, points_grid: Float[np.ndarray, "points 3"], class_id: UInt8[np.ndarray, " points"]) -> None:
-        """Points (metres, the grid's frame) vote; NaN, outside of the grid, or of class 17 or 255 they do not."""
+        """Points (metres, the grid's frame) vote; NaN, outside of the grid, free or unknown they do not."""
         points = (np.asarray(points_grid, np.float64) - self._lower_m) / self._size_m
         _vote_points(points, np.asarray(class_id, np.uint8), *self._grid.shape, self._counts)
 
@@ -143,12 +147,13 @@ def write_votes(path: Path, votes: Votes) -> None:
     )
 
 
-def read_votes(path: Path, grid: VoxelGrid) -> Votes:
+def read_votes(path: Path, *, space: LabelSpace = OCC3D) -> Votes:
     """Reads votes that `write_votes` wrote.
 
     Raises:
-        DataError: the file is missing or damaged, or its arrays do not belong together or to this grid.
+        DataError: the file is missing or damaged, or its arrays do not belong together or to this grid and classes.
     """
+    grid, free = space.grid, space.taxonomy.free
     arrays = read_npz(path, tuple(_DTYPES))
     votes = Votes(
         voxel=arrays["voxel"],
@@ -161,7 +166,7 @@ def read_votes(path: Path, grid: VoxelGrid) -> Votes:
     right = right and votes.obstruction.shape == votes.passed.shape == grid.shape
     right = right and arrays["points_per_ray"].shape == (1,) and votes.voxel.ndim == 1
     right = right and votes.voxel.shape == votes.class_id.shape == votes.count.shape
-    if not (right and (votes.voxel < grid.num_voxels).all() and (votes.class_id < FREE).all()):
+    if not (right and (votes.voxel < grid.num_voxels).all() and (votes.class_id < free).all()):
         raise DataError(
             f"{path}: these are no votes for a grid of {grid.shape} voxels (arrays: "
             + ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
@@ -185,7 +190,7 @@ def _vote_pixels(
         ray_z = rotation[2, 1] * v + rotation[2, 2]
         for column in range(columns):
             found = class_id[row, column]
-            if found >= FREE or not voting[found]:
+            if found >= counts.shape[1] or not voting[found]:
                 continue
             u = column * stride + stride // 2 + 0.5
             depth = float(depth_m[row, column])
@@ -204,7 +209,7 @@ def _vote_points(
 ) -> None:  # fmt: skip
     for i in range(len(points)):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
-        if class_id[i] < FREE and 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
+        if class_id[i] < counts.shape[1] and 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
             counts[(int(x) * ny + int(y)) * nz + int(z), class_id[i]] += 1
 
 

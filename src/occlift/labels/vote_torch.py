@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int, UInt8
 from torch import Tensor
 
 from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import FREE
+from occlift.label_space import OCC3D
 
 
 def count_votes(
@@ -23,15 +23,17 @@ def count_votes(
     *,
     without: frozenset[int] = frozenset(),
     stride: int = 1,
-) -> Int[Tensor, "x y z 17"]:
+    classes: int = OCC3D.taxonomy.free,
+) -> Int[Tensor, "x y z {classes}"]:
     """How many pixels of one image fall into each voxel, per class; counts of several images add up.
 
     Args:
-        class_id: 0..16; 17 (sky) and 255 (unknown) do not vote.
+        class_id: semantic classes; sky and unknown (255) do not vote.
         depth_m: metres along the optical axis; NaN where nothing is known. On the device of `class_id`.
         grid_from_camera: into the frame of the grid, at the image's own time.
-        without: classes that do not vote, such as `DYNAMIC_CLASSES` for another key frame than the current one.
+        without: classes that do not vote, such as those that may move for another key frame than the current one.
         stride: N, to vote with every N-th pixel of every N-th row, from the middle of the first stride on.
+        classes: number of semantic classes; ids from there on do not vote.
 
     Returns:
         int64 on the device of the maps.
@@ -45,7 +47,7 @@ def count_votes(
     rows, columns = class_id.shape
     v = (torch.arange(rows, device=device, dtype=torch.float64) * stride + first + 0.5)[:, None]
     u = (torch.arange(columns, device=device, dtype=torch.float64) * stride + first + 0.5)[None]
-    voting = torch.arange(256, device=device) < FREE
+    voting = torch.arange(256, device=device) < classes
     voting[sorted(without)] = False
     counted = voting[class_id.long()]
     depth = depth_m.double()
@@ -58,5 +60,5 @@ def count_votes(
         counted = counted & (coordinate >= 0) & (coordinate < grid.shape[axis])
         index.append(coordinate)
     x, y, z = (coordinate[counted].long() for coordinate in index)
-    flat = ((x * grid.shape[1] + y) * grid.shape[2] + z) * FREE + class_id[counted].long()
-    return torch.bincount(flat, minlength=grid.num_voxels * FREE).reshape(*grid.shape, FREE)
+    flat = ((x * grid.shape[1] + y) * grid.shape[2] + z) * classes + class_id[counted].long()
+    return torch.bincount(flat, minlength=grid.num_voxels * classes).reshape(*grid.shape, classes)

@@ -16,7 +16,9 @@ from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.occupancy import evaluate
 from occlift.scenes.dataset import split_tokens
 from occlift.town.scene_writer import GTS
-from occlift.training.occupancy import TrainConfig, predict, train
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
+from occlift.training.predict import predict
+from occlift.training.run import run_training
 
 
 def variants(steps: int) -> dict[str, TrainConfig]:
@@ -39,12 +41,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     arguments = parser.parse_args()
     town = arguments.demo / "town"
-    tokens = split_tokens(NuScenes.open(town), "val")
+    data = NuScenes.open(town)
+    tokens = split_tokens(data, "val")
     print("| class weights | IoU | mIoU 17 | mIoU 15 |\n| --- | ---: | ---: | ---: |", flush=True)
     for number, (name, config) in enumerate(variants(arguments.steps).items()):
         run = arguments.folder / str(number)
-        trained = train(town, arguments.demo / "labels", run, config)
-        predict(town, run / "predictions", checkpoint=trained.checkpoint)
+        spec = OccupancyTraining(data=data, labels=arguments.demo / "labels", config=config)
+        trained = run_training(spec, run)
+        predict(data, run / "predictions", checkpoint=trained.checkpoint)
         scores = evaluate(run / "predictions", town / GTS, tokens=tokens, masks=("camera",)).counts
         means = (scores.mean_iou("camera"), scores.mean_iou("camera", classes=15))
         print(f"| {name} | {scores.geometric_iou('camera'):.2f} | {means[0]:.2f} | {means[1]:.2f} |", flush=True)

@@ -42,7 +42,8 @@ from occlift.demo import DemoConfig
 from occlift.labels.generate import generate_labels
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS, SceneWriter, finished_mark
-from occlift.training.occupancy import TrainConfig, train
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
+from occlift.training.run import run_training
 
 WARM_UP_STEPS = 4
 
@@ -250,14 +251,11 @@ def training_parts(root: Path, config: TrainConfig, steps: int, threads: int) ->
         patch.object(loss, "lovasz_softmax", lovasz),
         patch.object(torch.nn.utils, "clip_grad_norm_", clip),
     ):
-        train(
-            root / "town",
-            root / "labels",
-            Path(folder),
-            config,
-            validation_labels=root / "town" / GTS,
-            max_steps=last,
+        town = root / "town"
+        spec = OccupancyTraining(
+            data=NuScenes.open(town), labels=root / "labels", config=config, validation_labels=town / GTS
         )
+        run_training(spec, Path(folder), max_steps=last)
     return {part: seconds / steps for part, seconds in callback.step_parts.items()}, callback.validation_s
 
 

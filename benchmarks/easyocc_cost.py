@@ -47,7 +47,7 @@ from occlift.losses.occupancy import class_weights, drawn_occupancy_loss
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.lift import visible_pairs
 from occlift.models.rendering import RenderingConfig
-from occlift.runtime.precision import lightning_precision
+from occlift.runtime.devices import lightning_precision
 from occlift.training.frames import FrameBatch
 from occlift.training.loop import prepare_network
 from occlift.training.occupancy import TrainConfig

@@ -21,8 +21,10 @@ from statistics import median
 import torch
 from transformers import Dinov2Config, Dinov2Model
 
+from occlift.scenes.dataset import open_dataset
 from occlift.training.callbacks import read_scalars
-from occlift.training.occfeat import PretrainConfig, pretrain
+from occlift.training.occfeat import OccFeatPretraining, PretrainConfig
+from occlift.training.run import run_training
 from occlift.training.run_folder import peak_memory_bytes
 
 
@@ -53,7 +55,8 @@ def main() -> None:
         )
         before_gb = peak_memory_bytes() / 1e9
         started = time.perf_counter()
-        run = pretrain(options.root, Path(folder) / "run", config, max_steps=options.steps)
+        spec = OccFeatPretraining(data=open_dataset(options.root), config=config)
+        run = run_training(spec, Path(folder) / "run", max_steps=options.steps)
         whole_s = time.perf_counter() - started
         scalars = read_scalars(run.losses)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"

@@ -25,9 +25,9 @@ def measure(variant: str, size: str, steps: int) -> dict[str, float]:
 
     from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
     from occlift.models.easyocc import EasyOcc, EasyOccConfig
-    from occlift.runtime.precision import computes_bf16
+    from occlift.runtime.devices import computes_bf16, default_device
     from occlift.training.export import random_inputs
-    from occlift.training.loop import default_device, prepare_network
+    from occlift.training.loop import prepare_network
 
     device = default_device()
     torch.manual_seed(0)

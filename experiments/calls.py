@@ -43,37 +43,47 @@ def make_labels(*, root: Path, labels: Path, config: Any) -> dict[str, float]:
 
 def train_easyocc(*, root: Path, labels: Path, out: Path, config: Any, **how_far: Any) -> None:
     """Trains an EasyOcc."""
-    from occlift.training.occupancy import train
+    from occlift import open_dataset
+    from occlift.training.occupancy import OccupancyTraining
+    from occlift.training.run import run_training
 
-    train(root, labels, out, config, **how_far)
+    run_training(OccupancyTraining(data=open_dataset(root), labels=labels, config=config), out, **how_far)
 
 
 def train_rendering(*, root: Path, labels: Path | None, out: Path, config: Any, **how_far: Any) -> None:
     """Trains a rendering model, with the pseudo-loss if there are labels."""
-    from occlift.training.rendering import train_rendering as train
+    from occlift import open_dataset
+    from occlift.training.rendering import RenderingTraining
+    from occlift.training.run import run_training
 
-    train(root, out, config, labels=labels, **how_far)
+    run_training(RenderingTraining(data=open_dataset(root), labels=labels, config=config), out, **how_far)
 
 
 def pretrain(*, root: Path, labels: Path | None, features: Path, out: Path, config: Any, **how_far: Any) -> None:
     """Pretrains a bird's-eye-view network; without labels, occupancy comes from the lidar."""
-    from occlift.training.occfeat import pretrain as train
+    from occlift import open_dataset
+    from occlift.training.occfeat import OccFeatPretraining
+    from occlift.training.run import run_training
 
-    train(root, out, config, labels=labels, feature_cache=features, **how_far)
+    spec = OccFeatPretraining(data=open_dataset(root), labels=labels, feature_cache=features, config=config)
+    run_training(spec, out, **how_far)
 
 
 def finetune(*, root: Path, pretrained: Path | None, out: Path, config: Any, **how_far: Any) -> None:
     """Trains a bird's-eye-view network on a share of the labels."""
-    from occlift.training.bev import finetune as train
+    from occlift import open_dataset
+    from occlift.training.bev import BevFinetuning
+    from occlift.training.run import run_training
 
-    train(root, out, config, pretrained=pretrained, **how_far)
+    run_training(BevFinetuning(data=open_dataset(root), pretrained=pretrained, config=config), out, **how_far)
 
 
 def score_network(*, root: Path, truth: Path, checkpoint: Path, predictions: Path) -> dict[str, float]:
     """Occupancy scores of a trained network."""
-    from occlift.training.occupancy import predict
+    from occlift import open_dataset
+    from occlift.training.predict import predict
 
-    predict(root, predictions, checkpoint=checkpoint)
+    predict(open_dataset(root), predictions, checkpoint=checkpoint)
     return _score(root, truth, predictions)
 
 
@@ -109,20 +119,22 @@ def _score(root: Path, truth: Path, predictions: Path) -> dict[str, float]:
 
 def score_bev(*, root: Path, checkpoint: Path) -> dict[str, float]:
     """Bird's-eye-view scores of a fine-tuned network."""
-    from occlift.training.bev import evaluate_bev
+    from occlift import open_dataset
+    from occlift.evaluation.bev import evaluate_bev
 
-    (evaluation,) = evaluate_bev(checkpoint, root)
+    (evaluation,) = evaluate_bev(checkpoint, open_dataset(root))
     return {"frames": evaluation.frames, **evaluation.named()}
 
 
 def score_corrupted(*, root: Path, checkpoint: Path, score: str) -> dict[str, float]:
     """The same, and as `<score>_<corruption>` a score under every corruption: the mean over its strengths."""
-    from occlift.training.bev import evaluate_bev
+    from occlift import open_dataset
+    from occlift.evaluation.bev import evaluate_bev
     from occlift.training.corrupt import CORRUPTIONS, STRENGTHS, Corruption
 
     found = score_bev(root=root, checkpoint=checkpoint)
     for name in CORRUPTIONS:
         corruptions = [Corruption(name=name, strength=strength) for strength in STRENGTHS]
-        evaluations = evaluate_bev(checkpoint, root, corruptions=corruptions)
+        evaluations = evaluate_bev(checkpoint, open_dataset(root), corruptions=corruptions)
         found[f"{score}_{name}"] = fmean(evaluation.named()[score] for evaluation in evaluations)
     return found

@@ -206,6 +206,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdin is not None:
+        # What was not written yet can no longer be.
+        with suppress(BrokenPipeError):
+            process.stdin.close()
 
 
 def status(plan: Plan) -> list[str]:

@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
-# Not for every run yet: some annotations are wrong, and some tests give wrong arrays on purpose.
-if os.environ.get("OCCLIFT_CHECK_SHAPES") == "1":
-    install_import_hook("occlift", "shape_checks.check_arrays")
+# Before anything of occlift is imported.
+jaxtyping.install_import_hook("occlift", "shape_checks.check_arrays")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -27,6 +26,16 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """For tests of what a user, who has no such checks, is told about arrays of a wrong shape or type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

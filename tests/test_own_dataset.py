@@ -1,13 +1,17 @@
-"""A user's own cameras, of different sizes and without lidar, made of arrays: a data set of a few lines gets labels."""
+"""A user's own cameras, of different sizes and without lidar, made of arrays: a data set of a few lines gets labels,
+a network and scores.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from networks import tiny_easyocc
 
 from occlift import (
     OCC3D,
@@ -18,15 +22,24 @@ from occlift import (
     LabelSpace,
     PosedView,
     Taxonomy,
+    VoxelGrid,
     generate_labels,
     label_from_views,
     read_label,
 )
 from occlift.errors import ConfigError
+from occlift.evaluation.occupancy import evaluate
 from occlift.label_space import DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
-from occlift.labels.files import label_path
+from occlift.labels.files import label_path, read_prediction
+from occlift.losses.occupancy import OccupancyLossConfig
+from occlift.runtime.progress import shown_progress
 from occlift.scenes import DatasetSpec, ImageArray
 from occlift.teachers.teacher import DepthMap, SemanticMap
+from occlift.training.callbacks import read_scalars
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
+from occlift.training.optimizer import OptimizerConfig
+from occlift.training.predict import predict
+from occlift.training.run import run_training
 
 WALL_M = 8.0
 SIZES = {"left": (48, 64), "right": (40, 80)}
@@ -151,6 +164,69 @@ def test_a_folder_keeps_to_its_label_space(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not about the same grid and classes"):
         LabelFolder(tmp_path, space=other)
     assert len(LabelFolder(tmp_path)) == 3
+
+
+SPACE = LabelSpace(
+    grid=VoxelGrid(lower_m=(-2.0, -3.0, -0.7), voxel_size_m=(0.2, 0.2, 0.2), shape=(64, 32, 16)),
+    taxonomy=Taxonomy(
+        names=("floor", "wall", "shelf", "forklift", "rest"), moving=("forklift",), ground=("floor",), vague=("rest",)
+    ),
+)
+"""Five classes on a grid that is no mirror image of itself."""
+
+
+class OtherEyes(Eyes):
+    """The same teacher with the classes of `SPACE`."""
+
+    def maps(self, image: CameraImage) -> tuple[np.ndarray, np.ndarray]:
+        class_id, depth_m = super().maps(image)
+        return np.select([class_id == DRIVEABLE_SURFACE, class_id == MANMADE], [0, 1], 5).astype(np.uint8), depth_m
+
+
+class TurnedHall(Hall):
+    cameras = ("right", "left")
+
+
+def test_from_arrays_to_scores_in_a_space_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Label, train, predict and evaluate: two cameras of different sizes, no lidar, five classes, voxels of 0.2 m."""
+    labels, run_folder = tmp_path / "labels", tmp_path / "run"
+    made = generate_labels(
+        Hall(), labels, LabelConfig(frames=3), semantics=OtherEyes(), depth=OtherEyes(), space=SPACE
+    )  # fmt: skip
+    assert (made.done, dict(made.failed)) == (3, {})
+    config = TrainConfig(
+        model=tiny_easyocc(space=SPACE), loss=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100),
+        optimizer=OptimizerConfig(steps=2), precision="fp32", split="all", validation_split="all", validation_every=2,
+        mirror_front_back=True,
+    )  # fmt: skip
+    spec = OccupancyTraining(data=Hall(), labels=labels, config=config, validation_labels=labels)
+    with shown_progress():
+        run = run_training(spec, run_folder)
+    assert "mirror is off: along y the grid reaches from -3 m to 3.4 m" in " ".join(capsys.readouterr().err.split())
+    assert run.steps == 2
+    record = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+    assert (record["config"]["mirror"], record["config"]["mirror_front_back"]) == (False, False)
+    assert record["cameras"] == ["left", "right"]
+    assert LabelSpace.from_dict(record["config"]["model"]["space"]) == SPACE
+    logged = {name: value for _, name, value in read_scalars(run.losses)}
+    assert {"val_miou_5_camera", "val_miou_4_camera", "val_iou_camera"} <= logged.keys()
+
+    predict(Hall(), tmp_path / "predictions", checkpoint=run.checkpoint, split="all", precision="fp32")
+    semantics = read_prediction(tmp_path / "predictions/1.npz", space=SPACE)
+    assert semantics.shape == SPACE.grid.shape
+    truth = read_label(label_path(labels, "walk", "1"), allow_unknown=True, space=SPACE).semantics
+    scores = evaluate(tmp_path / "predictions", labels, masks=("camera",), space=SPACE).counts
+    assert scores.geometric_iou("camera") == pytest.approx(logged["val_iou_camera"])
+    assert set(np.unique(truth)) == {0, 1, 5, UNKNOWN}
+
+    with pytest.raises(ConfigError, match=r"trained on 2 cameras \(left, right\), and test:hall has 2 \(right, left\)"):
+        predict(TurnedHall(), tmp_path / "others", checkpoint=run.checkpoint, split="all")
+    with pytest.raises(ConfigError, match="cameras"):
+        run_training(replace(spec, data=TurnedHall()), run_folder, resume=run.checkpoint)
+    occ3d = replace(config, model=tiny_easyocc())
+    with pytest.raises(ConfigError, match=r"the labels in .*labels and what is asked for are not about the same grid"):
+        run_training(replace(spec, config=occ3d), tmp_path / "occ3d")
+    assert not (tmp_path / "occ3d").exists()
 
 
 def test_what_the_data_set_does_not_have_is_said_before_any_work(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.occupancy import evaluate
 from occlift.labels.config import LabelConfig
 from occlift.labels.generate import generate_labels
-from occlift.training.occupancy import predict
+from occlift.training.predict import predict
 
 pytestmark = pytest.mark.skipif(
     not torch.__version__.startswith("2.13.") or PIL.__version__ != "13.0.0" or platform.machine() != "x86_64",
@@ -65,7 +65,7 @@ def labels(small_town: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def predictions(small_town: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("predictions")
-    predict(small_town, out, model=tiny_easyocc(), split="val", precision="fp32", device="cpu")
+    predict(NuScenes.open(small_town), out, model=tiny_easyocc(), split="val", precision="fp32", device="cpu")
     return out
 
 

@@ -12,7 +12,15 @@ import pytest
 
 import occlift
 
-PACKAGES = ("occlift", "occlift.losses", "occlift.metrics", "occlift.scenes")
+PACKAGES = (
+    "occlift",
+    "occlift.labels",
+    "occlift.losses",
+    "occlift.metrics",
+    "occlift.models",
+    "occlift.scenes",
+    "occlift.training",
+)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -38,9 +46,7 @@ def test_import_loads_nothing_heavy() -> None:
     assert tops == {"occlift"}
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in occlift.__all__ if name not in ("OCC3D", "load_bev_network", "load_easyocc")]
-)
+@pytest.mark.parametrize("name", [name for name in occlift.__all__ if name != "OCC3D"])
 def test_every_public_name_has_an_example_that_runs(name: str, small_town: Path, tmp_path: Path) -> None:
     """Examples may use `town`, the folder of a small data set, and `out`, an empty folder."""
     thing = getattr(occlift, name)

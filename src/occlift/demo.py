@@ -24,14 +24,17 @@ from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction
 from occlift.labels.generate import generate_labels
 from occlift.metrics.occupancy import class_sets
+from occlift.runtime.folders import check_same, read_record
 from occlift.runtime.progress import track
 from occlift.runtime.threads import usable_cores
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
-from occlift.training.occupancy import TrainConfig, predict, train
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.optimizer import OptimizerConfig
+from occlift.training.predict import predict
+from occlift.training.run import run_training
 from occlift.training.run_folder import LAST_CHECKPOINT, peak_memory_bytes
 from occlift.viz.curves import Curve, Series
 from occlift.viz.frame_report import environment_facts, overview_image, report_frame, write_frame_scene
@@ -130,7 +133,8 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     for name, training in (("EasyOcc", config.train), ("blind", blind)):
         steps = training.optimizer.steps
         with stages.timed(f"train {name}", f"{steps} steps of {training.batch_size} key frames") as clock:
-            clock.reused = _trained(town, labels, runs[name], training)
+            spec = OccupancyTraining(data=data, labels=labels, config=training, validation_labels=town / GTS)
+            clock.reused = _trained(spec, runs[name])
         fresh |= not clock.reused
     predictions = {name: out / "predictions" / name.lower() for name, _ in ROWS}
     with stages.timed("predictions", f"{len(tokens)} unseen key frames") as clock:
@@ -139,7 +143,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
             write_prior(data, labels, predictions["prior"])
             write_labels_as_predictions(data, labels, predictions["labels"])
             for name, run in runs.items():
-                predict(town, predictions[name], checkpoint=run / LAST_CHECKPOINT)
+                predict(data, predictions[name], checkpoint=run / LAST_CHECKPOINT)
     with stages.timed("scores", "camera mask, lidar mask, no mask, rays"):
         evaluations = {name: evaluate(path, town / GTS, tokens=tokens, rays=data) for name, path in predictions.items()}
         for name, evaluation in evaluations.items():
@@ -187,12 +191,8 @@ class _Stages:
         wanted = json.loads(json.dumps({**asdict(config), "train": config.train.to_dict()}))
         self._record: dict[str, Any] = {"config": wanted, "stages": {}}
         if self._path.exists():
-            try:
-                found = json.loads(self._path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise DataError(f"{self._path}: not readable ({error}); delete {out} and run again") from error
-            if found.get("config") != wanted:
-                raise ConfigError(f"{out} holds a demo of another configuration; delete it or choose another --out")
+            found = read_record(self._path)
+            check_same(out, found.get("config", {}), wanted, contents="a demo")
             self._record = found
         _write(self._path, json.dumps(self._record, indent=1))
 
@@ -209,15 +209,15 @@ class _Stages:
         self.done += (Stage(name=name, note=what, **self._record["stages"][name]),)
 
 
-def _trained(town: Path, labels: Path, run: Path, config: TrainConfig) -> bool:
+def _trained(spec: OccupancyTraining, run: Path) -> bool:
     """Trains, or goes on where an interrupted run stopped; true if nothing was left to do."""
     from occlift.training.checkpoint import checkpoint_parts
 
     checkpoint = run / LAST_CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
-    if resume is not None and checkpoint_parts(resume)["global_step"] >= config.optimizer.steps:
+    if resume is not None and checkpoint_parts(resume)["global_step"] >= spec.config.optimizer.steps:
         return True
-    train(town, labels, run, config, validation_labels=town / GTS, resume=resume)
+    run_training(spec, run, resume=resume)
     return False
 
 

@@ -155,6 +155,7 @@ def test_prediction_comes_back_and_other_integer_types_are_accepted(tmp_path: Pa
         read_prediction(path)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_our_own_mistakes_are_assertions(tmp_path: Path, label: OccupancyLabel) -> None:
     with pytest.raises(AssertionError):
         write_prediction(tmp_path / "a.npz", np.full(SHAPE, 18, np.uint8))

@@ -204,6 +204,7 @@ def test_weights_follow_from_counts_and_stay_out_of_checkpoints() -> None:
     assert bool(halved(random_logits(1, COARSE, seed=14).half(), sparse_labels(1, 100, seed=15)).isfinite())
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -223,6 +224,7 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) ->
         PseudoLoss(**arguments)
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

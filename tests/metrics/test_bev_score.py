@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frames import key_frame
 
-from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import DataError
 from occlift.geometry.footprints import box_footprints
 from occlift.geometry.grids import BEV_GRID, BevGrid
 from occlift.geometry.transforms import inverse, rigid_transform, rotation_about_z, transform_points
 from occlift.metrics.bev import BevCounts, bev_counts
-from occlift.scenes.frames import BoxAnnotation, KeyFrame, LidarSweep
+from occlift.scenes.frames import BoxAnnotation
 from occlift.training.bev_truth import vehicle_truth
 
 SMALL = BevGrid(lower_m=(-4.0, -2.0), cell_size_m=(1.0, 0.5), shape=(8, 6))
@@ -85,25 +85,6 @@ def test_a_box_covers_its_own_area_on_average() -> None:
     assert covered.sum() * 0.25 / 300 == pytest.approx(8.0, rel=0.01)
 
 
-def _frame(global_from_ego: np.ndarray) -> KeyFrame:
-    lidar = LidarSweep(
-        key="lidar",
-        source=LidarFile(Path("none")),
-        timestamp_us=0,
-        ego_from_lidar=np.eye(4),
-        global_from_ego=global_from_ego,
-    )
-    return KeyFrame(
-        token="sample",
-        scene="scene",
-        index=0,
-        timestamp_us=0,
-        cameras=(),
-        lidar=lidar,
-        global_from_ego=lidar.global_from_ego,
-    )
-
-
 def _box(category: str, global_from_box: np.ndarray, visibility: float | None) -> BoxAnnotation:
     return BoxAnnotation(
         instance="instance",
@@ -131,7 +112,7 @@ def test_vehicles_of_a_frame_and_what_the_filter_leaves_out() -> None:
         _box("vehicle.bicycle", ahead(-10.0, -5.0), None),
         _box("static_object.bicycle_rack", ahead(-30.0, 0.0), 1.0),
     ]
-    truth, ignored = vehicle_truth(_frame(global_from_ego), boxes)
+    truth, ignored = vehicle_truth(key_frame(global_from_ego=global_from_ego), boxes)
     expected = np.zeros((200, 200), dtype=bool)
     # Ego (x, y) → cell 2 · (x + 50), 2 · (y + 50).
     expected[116:128, 108:112] = True  # x in [8, 14], y in [4, 6]
@@ -143,7 +124,7 @@ def test_vehicles_of_a_frame_and_what_the_filter_leaves_out() -> None:
 
 
 def test_a_frame_without_vehicles() -> None:
-    truth, ignored = vehicle_truth(_frame(np.eye(4)), [_box("animal", np.eye(4), 0.4)])
+    truth, ignored = vehicle_truth(key_frame(global_from_ego=np.eye(4)), [_box("animal", np.eye(4), 0.4)])
     assert truth.shape == ignored.shape == (200, 200)
     assert not truth.any()
     assert not ignored.any()
@@ -259,6 +240,7 @@ def test_logits_and_nan_are_no_probabilities(value: float) -> None:
         bev_counts(prediction=prediction, truth=TRUTH[None], ignored=IGNORED[None])
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_shapes_and_types_are_checked() -> None:
     with pytest.raises(DataError, match=r"\[\.\.\., 1, x, y\].*has an axis too"):
         bev_counts(prediction=PROBABILITY, truth=TRUTH, ignored=IGNORED)

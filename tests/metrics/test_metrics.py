@@ -120,6 +120,7 @@ def test_all_masks_in_one_pass_equal_the_plain_twin(threads: int) -> None:
     np.testing.assert_array_equal(histogram(truth=truth, prediction=prediction, evaluated=lidar), found["lidar"])
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_shapes_that_differ_are_refused() -> None:
     truth = np.full((2, 3), FREE, np.uint8)
     with pytest.raises(DataError, match=r"truth \(2, 3\) and prediction \(3, 2\)"):

@@ -217,6 +217,7 @@ def test_a_road_one_voxel_too_high_is_met_where_trigonometry_says() -> None:
     assert named["ray_iou_1m"] < named["ray_iou_2m"] < named["ray_iou_4m"] < 100
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_unknown_and_wrong_shapes_are_refused() -> None:
     road = flat_road()
     unknown = road.copy()

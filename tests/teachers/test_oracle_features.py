@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frames import key_frame
 from truth import TRUTH
 
 from occlift.datasets.nuscenes.dataset import NuScenes
-from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
-from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.teachers.oracle_features import OracleFeatures, OracleFeaturesConfig
@@ -47,22 +47,7 @@ def frame_of(folder: Path, *tokens: str, scene: str = "scene", height: int = HEI
         )
         for channel, token in zip(("CAM_FRONT", "CAM_BACK"), tokens, strict=False)
     )
-    lidar = LidarSweep(
-        key="sweep",
-        source=LidarFile(folder / "sweep.bin"),
-        timestamp_us=0,
-        ego_from_lidar=np.eye(4),
-        global_from_ego=np.eye(4),
-    )
-    return KeyFrame(
-        token="sample",
-        scene=scene,
-        index=0,
-        timestamp_us=0,
-        cameras=cameras,
-        lidar=lidar,
-        global_from_ego=lidar.global_from_ego,
-    )
+    return key_frame(*cameras, scene=scene)
 
 
 def truth(height: int = HEIGHT, width: int = WIDTH) -> TruthMaps:

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frames import key_frame
 from PIL import Image
 
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
-from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.frames import CameraImage, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.teachers.images import Placement, inscribed
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig, densified
@@ -42,26 +43,6 @@ def camera_at(
         intrinsics_px=np.array([[focal_px[0], 0, width / 2], [0, focal_px[1], height / 2], [0, 0, 1]]),
         ego_at_image_from_camera=np.eye(4),
         global_from_ego_at_image=np.eye(4),
-    )
-
-
-def frame_of(*cameras: CameraImage) -> KeyFrame:
-    folder = Path(cameras[0].source.name).parent
-    lidar = LidarSweep(
-        key="sweep",
-        source=LidarFile(folder / "sweep.bin"),
-        timestamp_us=0,
-        ego_from_lidar=np.eye(4),
-        global_from_ego=np.eye(4),
-    )
-    return KeyFrame(
-        token="sample",
-        scene="scene",
-        index=0,
-        timestamp_us=0,
-        cameras=cameras,
-        lidar=lidar,
-        global_from_ego=lidar.global_from_ego,
     )
 
 
@@ -129,7 +110,7 @@ def test_metric3d_scales_by_the_focal_length_of_the_resized_image(tmp_path: Path
     half = camera_at(tmp_path, grey(450, 800), focal_px=(633.2, 633.2), channel="CAM_BACK")
     # Limited by its height: 616 / 1000.
     tall = camera_at(tmp_path, grey(1000, 700), focal_px=(500.0, 500.0), channel="CAM_BACK_LEFT")
-    maps = metric3d(path).depth(frame_of(nuscenes, half, tall))
+    maps = metric3d(path).depth(key_frame(nuscenes, half, tall))
     for depth, size, expected in zip(
         maps, [(900, 1600), (450, 800), (1000, 700)], [16.84312, 16.84312, 20 * 0.5 * 431 / 700], strict=True
     ):
@@ -165,7 +146,7 @@ def test_metric3d_gives_every_pixel_the_depth_of_its_own_place(
     path = write_onnx(tmp_path / "ramp.onnx", scale=1.0, offset=1.0, channel=channel)
     camera = camera_at(tmp_path, ramp(*size), focal_px=(1000.0, 1000.0))
     teacher = metric3d(path, input_height=64, input_width=112)
-    depth_m = teacher.depth(frame_of(camera))[0].depth_m / (resized[1] / size[1]) - 1
+    depth_m = teacher.depth(key_frame(camera))[0].depth_m / (resized[1] / size[1]) - 1
 
     # A plain twin along the axis on which the colour changes: which cell of the input the centre of a pixel falls
     # into, and where in the image the centre of that cell lies; a bilinear resize keeps a ramp a ramp, up to its ends.
@@ -209,7 +190,7 @@ def test_pixels_that_are_not_square_become_square(tmp_path: Path) -> None:
 
 def test_metric3d_reads_both_exports(tmp_path: Path) -> None:
     camera = camera_at(tmp_path, ramp(64, 112), focal_px=(1000.0, 1000.0))
-    frame = frame_of(camera, camera_at(tmp_path, ramp(64, 112), focal_px=(1000.0, 1000.0), channel="CAM_BACK"))
+    frame = key_frame(camera, camera_at(tmp_path, ramp(64, 112), focal_px=(1000.0, 1000.0), channel="CAM_BACK"))
     expected = np.broadcast_to(np.arange(112) + 1.0, (64, 112))
 
     # A repository's folder; half precision; several images in a call.
@@ -238,7 +219,7 @@ def test_metric3d_reads_both_exports(tmp_path: Path) -> None:
 
 def test_depths_are_clamped_and_zero_is_unknown(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "ramp.onnx", scale=1.0)
-    frame = frame_of(camera_at(tmp_path, ramp(64, 112), focal_px=(1000.0, 1000.0)))
+    frame = key_frame(camera_at(tmp_path, ramp(64, 112), focal_px=(1000.0, 1000.0)))
     options = {"input_height": 64, "input_width": 112}
     depth_m = metric3d(path, max_depth_m=50.0, **options).depth(frame)[0].depth_m
     assert np.isnan(depth_m[:, 0]).all()
@@ -298,7 +279,7 @@ def test_metric3d_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_metric3d_refuses_other_graphs(tmp_path: Path) -> None:
-    frame = frame_of(camera_at(tmp_path, grey(64, 112)))
+    frame = key_frame(camera_at(tmp_path, grey(64, 112)))
     wrong = write_onnx(tmp_path / "wrong.onnx", depth="logits")
     with pytest.raises(ConfigError, match=r"outputs \['logits'.*is this a Metric3D export"):
         metric3d(wrong).depth(frame)
@@ -314,7 +295,7 @@ def test_metric3d_refuses_other_graphs(tmp_path: Path) -> None:
 def test_images_of_another_size_than_the_tables_say(tmp_path: Path) -> None:
     camera = replace(camera_at(tmp_path, grey(64, 112)), height=128)
     with pytest.raises(DataError, match=r"64×112 pixels.*says 128×112"):
-        metric3d(write_onnx(tmp_path / "a.onnx")).depth(frame_of(camera))
+        metric3d(write_onnx(tmp_path / "a.onnx")).depth(key_frame(camera))
 
 
 def test_metric3d_settings_name_the_weights_and_not_the_machine(tmp_path: Path) -> None:
@@ -434,7 +415,7 @@ def test_depth_pro_takes_the_focal_length_that_is_known(tmp_path: Path, depth_pr
     assert expected.std() > 0.01 * expected.mean()
     for batch in ("1", "2"):
         options = {"model": str(depth_pro_folder), "device": "cpu", "batch": batch}
-        first, second = depth_teacher("depth-pro", options=options).depth(frame_of(camera, longer))
+        first, second = depth_teacher("depth-pro", options=options).depth(key_frame(camera, longer))
         assert first.depth_m.shape == (60, 100)
         assert first.depth_m == pytest.approx(expected, rel=1e-4)
         assert second.depth_m == pytest.approx(2 * first.depth_m, rel=1e-4)
@@ -452,18 +433,18 @@ def test_depth_anything_is_metres(tmp_path: Path, depth_anything_folder: Path) -
     assert 0 < expected.min() < expected.max() < 80
     options = {"model": str(depth_anything_folder), "device": "cpu", "input_height": "42"}
     teacher = depth_teacher("depth-anything", options=options)
-    (depth,) = teacher.depth(frame_of(camera_at(tmp_path, image)))
+    (depth,) = teacher.depth(key_frame(camera_at(tmp_path, image)))
     assert depth.depth_m == pytest.approx(expected, rel=1e-4)
     assert teacher.settings["precision"] == "float32"
     clamped = depth_teacher("depth-anything", options={**options, "max_depth_m": f"{np.median(expected)}"})
-    (depth,) = clamped.depth(frame_of(camera_at(tmp_path, image)))
+    (depth,) = clamped.depth(key_frame(camera_at(tmp_path, image)))
     assert depth.depth_m == pytest.approx(np.minimum(expected, np.median(expected)), rel=1e-4)
 
 
 def test_networks_of_another_kind_are_refused(
     tmp_path: Path, depth_anything_folder: Path, depth_pro_folder: Path
 ) -> None:
-    frame = frame_of(camera_at(tmp_path, noise(60, 100)))
+    frame = key_frame(camera_at(tmp_path, noise(60, 100)))
     relative = save_depth_anything(tmp_path / "relative", "relative")
     with pytest.raises(ConfigError, match=r"depth_estimation_type 'relative'.*use a metric model"):
         depth_teacher(f"depth-anything:{relative}", options={"device": "cpu"}).depth(frame)
@@ -594,5 +575,12 @@ def test_lidar_settings_and_options(tmp_path: Path) -> None:
     for option, value in (("edge_ratio", "1"), ("window_rad", "-0.1")):
         with pytest.raises(ConfigError, match=f"{option}={value}.*expected"):
             depth_teacher("lidar", options={option: value})
+    frame = key_frame(camera_at(tmp_path, grey(4, 4)))
+    with pytest.raises(DataError, match="no lidar sweep"):
+        depth_teacher("lidar").depth(frame)
+    missing = LidarSweep(
+        key="sweep", source=LidarFile(tmp_path / "sweep.bin"), timestamp_us=0, ego_from_lidar=np.eye(4),
+        global_from_ego=np.eye(4),
+    )  # fmt: skip
     with pytest.raises(DataError, match=r"sweep\.bin: no such file"):
-        depth_teacher("lidar").depth(frame_of(camera_at(tmp_path, grey(4, 4))))
+        depth_teacher("lidar").depth(replace(frame, lidar=missing))

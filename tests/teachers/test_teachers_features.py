@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frames import key_frame
 from PIL import Image
 
-from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError
-from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageFile
 from occlift.teachers.dinov2 import feature_map
 from occlift.teachers.images import Placement
@@ -38,22 +38,7 @@ def frame_with(folder: Path, *images: np.ndarray) -> KeyFrame:
                 global_from_ego_at_image=np.eye(4),
             )
         )
-    lidar = LidarSweep(
-        key="sweep",
-        source=LidarFile(folder / "sweep.bin"),
-        timestamp_us=0,
-        ego_from_lidar=np.eye(4),
-        global_from_ego=np.eye(4),
-    )
-    return KeyFrame(
-        token="s",
-        scene="s",
-        index=0,
-        timestamp_us=0,
-        cameras=tuple(cameras),
-        lidar=lidar,
-        global_from_ego=lidar.global_from_ego,
-    )
+    return key_frame(*cameras)
 
 
 def save_brightness(folder: Path) -> Path:

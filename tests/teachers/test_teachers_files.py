@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from frames import key_frame
 from PIL import Image
 
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
-from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, UNKNOWN, VEGETATION
-from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageFile
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
@@ -35,22 +35,7 @@ def frame_at(folder: Path) -> KeyFrame:
         )
         for number, channel in enumerate(CAMERA_CHANNELS)
     )
-    lidar = LidarSweep(
-        key="sweep",
-        source=LidarFile(folder / "sweep.bin"),
-        timestamp_us=0,
-        ego_from_lidar=np.eye(4),
-        global_from_ego=np.eye(4),
-    )
-    return KeyFrame(
-        token="sample7",
-        scene="scene-0061",
-        index=0,
-        timestamp_us=0,
-        cameras=cameras,
-        lidar=lidar,
-        global_from_ego=lidar.global_from_ego,
-    )
+    return key_frame(*cameras, token="sample7", scene="scene-0061")
 
 
 def alone(frame: KeyFrame, number: int = 0) -> KeyFrame:

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from frames import key_frame
 from PIL import Image
 
-from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import CAR, FREE, OCC3D, OTHER_FLAT, TRUCK, UNKNOWN, VEGETATION, Taxonomy
-from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
+from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageFile
 from occlift.teachers.captions import Caption, Grouping, captions, class_prompts
 from occlift.teachers.detector import Detections, Detector, answers, phrase_of_token, to_pixels
@@ -271,18 +271,7 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> KeyFrame:
         path = folder / f"camera{index}.png"
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
         cameras.append(camera(path, height, width))
-    lidar = LidarSweep(
-        key="lidar", source=LidarFile(folder), timestamp_us=0, ego_from_lidar=np.eye(4), global_from_ego=np.eye(4)
-    )
-    return KeyFrame(
-        token="frame",
-        scene="scene",
-        index=0,
-        timestamp_us=0,
-        cameras=tuple(cameras),
-        lidar=lidar,
-        global_from_ego=lidar.global_from_ego,
-    )
+    return key_frame(*cameras)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Pretraining, fine-tuning and scores of bird's-eye-view networks, through the recipes that commands call."""
+"""Pretraining, fine-tuning and scores of bird's-eye-view networks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,26 +17,39 @@ from transformers import Dinov2Config, Dinov2Model
 from occlift.cli import main
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
+from occlift.evaluation.bev import evaluate_bev
 from occlift.losses.bev import BevLossConfig
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.models.bev_network import BevNetworkConfig
 from occlift.runtime.progress import shown_progress
 from occlift.scenes.dataset import split_tokens
 from occlift.teachers.registry import feature_teacher
-from occlift.training.bev import FinetuneConfig, evaluate_bev, finetune
+from occlift.training.bev import BevFinetuning, FinetuneConfig
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import checkpoint_parts, load_bev_network
 from occlift.training.corrupt import Corruption
 from occlift.training.label_share import labelled_tokens
-from occlift.training.occfeat import PretrainConfig, pretrain
-from occlift.training.occupancy import predict
+from occlift.training.loop import TrainRun
+from occlift.training.occfeat import OccFeatPretraining, PretrainConfig
 from occlift.training.optimizer import OptimizerConfig
+from occlift.training.predict import predict
+from occlift.training.pretrained import LoadReport
+from occlift.training.run import TrainingSpec, run_training
 
 NETWORK = replace(BevNetworkConfig.demo("simple_bev"), image_height=48, image_width=88)
 PRETRAIN = replace(
     PretrainConfig.demo(), model=NETWORK, optimizer=OptimizerConfig(steps=4), teacher_options={"channels": "8"}
 )
 FINETUNE = replace(FinetuneConfig.demo(), model=NETWORK, optimizer=OptimizerConfig(steps=2))
+
+
+def pretrain(root: Path, out: Path, config: PretrainConfig, **options: Any) -> TrainRun:
+    how_far = {name: options.pop(name) for name in ("resume", "max_steps") if name in options}
+    return run_training(OccFeatPretraining(data=NuScenes.open(root), config=config, **options), out, **how_far)
+
+
+def finetune(root: Path, out: Path, config: FinetuneConfig, pretrained: Path | None = None) -> TrainRun:
+    return run_training(BevFinetuning(data=NuScenes.open(root), config=config, pretrained=pretrained), out)
 
 
 def repeatable(path: Path) -> list[tuple[int, str, float]]:
@@ -115,14 +129,14 @@ def documented_commands() -> list[list[str]]:
 def test_documented_commands_take_16_key_frames_a_step_and_a_small_input(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given: list[PretrainConfig | FinetuneConfig] = []
+    given: list[Any] = []
 
-    def seen(root: Path, out: Path, config: PretrainConfig | FinetuneConfig, **rest: object) -> None:
-        given.append(config)
+    def seen(spec: TrainingSpec[Any, Any], out: Path, **rest: object) -> None:
+        given.append(spec.config)
         raise ConfigError("seen")
 
-    monkeypatch.setattr("occlift.training.occfeat.pretrain", seen)
-    monkeypatch.setattr("occlift.training.bev.finetune", seen)
+    monkeypatch.setattr("occlift.scenes.dataset.open_dataset", lambda root: None)
+    monkeypatch.setattr("occlift.training.run.run_training", seen)
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit):
         main()
@@ -144,15 +158,14 @@ def test_fine_tuning_begins_with_the_pretrained_weights(
     still = replace(FINETUNE, optimizer=OptimizerConfig(steps=1, learning_rate=1e-12, weight_decay=0.0))
     with shown_progress():
         finished = finetune(small_town, tmp_path / "run", still, pretrained=pretrained)
-    assert finished.loaded is not None
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.index(finished.loaded.summary()) < said.index("fine-tune:"), "before the training"
-    assert finished.loaded.reshaped == ()
-    assert {name.split(".")[0] for name in finished.loaded.missing} == {"heads"}
     account = json.loads((tmp_path / "run/labelled.json").read_text(encoding="utf-8"))
     assert account["tokens"] == list(labelled_tokens(NuScenes.open(small_town), "train", 1.0, 0))
-    assert account["loaded"]["loaded"] == list(finished.loaded.loaded)
-    network = load_bev_network(finished.run.checkpoint)
+    loaded = LoadReport(**account["loaded"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.index(loaded.summary()) < said.index("fine-tune:"), "before the training"
+    assert loaded.reshaped == []
+    assert {name.split(".")[0] for name in loaded.missing} == {"heads"}
+    network = load_bev_network(finished.checkpoint)
     before = checkpoint_parts(pretrained)["state_dict"]
     for name, weight in network.named_parameters():
         if not name.startswith("heads."):
@@ -164,15 +177,15 @@ def test_few_labels_are_few_and_another_start_is_another_run(
 ) -> None:
     few = replace(FINETUNE, labels=0.1, optimizer=OptimizerConfig(steps=1))
     finished = finetune(small_town, tmp_path / "run", few)
-    assert finished.run.train_frames == 1
-    assert finished.loaded is None
+    assert finished.train_frames == 1
+    assert json.loads((tmp_path / "run/labelled.json").read_text(encoding="utf-8"))["loaded"] is None
     with pytest.raises(ConfigError, match="another configuration"):
         finetune(small_town, tmp_path / "run", few, pretrained=pretrained)
 
 
 def test_terms_are_balanced_by_learning(small_town: Path, tmp_path: Path) -> None:
     config = replace(FINETUNE, learned_balance=True, loss=BevLossConfig(segmentation=10, centre=1, offset=1))
-    run = finetune(small_town, tmp_path / "run", config).run
+    run = finetune(small_town, tmp_path / "run", config)
     assert checkpoint_parts(run.checkpoint)["state_dict"]["balance.log_variance"].abs().min() > 0
     with pytest.raises(ConfigError, match="none of their factors"):
         replace(FINETUNE, learned_balance=True, loss=BevLossConfig(centre=0.0))
@@ -184,9 +197,9 @@ def test_scores_follow_from_the_prediction_and_corruptions_change_the_images(sma
         FINETUNE, model=replace(NETWORK, classes=classes), validation_every=2, validation_frames=100,
         optimizer=OptimizerConfig(steps=80, learning_rate=3e-3), cache_bytes=10**9,
     )  # fmt: skip
-    run = finetune(small_town, tmp_path / "run", config).run
+    run = finetune(small_town, tmp_path / "run", config)
     plain, missing = evaluate_bev(
-        run.checkpoint, small_town, corruptions=(None, Corruption(name="camera_missing", strength=5))
+        run.checkpoint, NuScenes.open(small_town), corruptions=(None, Corruption(name="camera_missing", strength=5))
     )
     named = plain.named()
     assert named.keys() == {
@@ -214,6 +227,6 @@ def test_a_start_that_cannot_be_read_is_refused_before_anything_is_written(small
 
 def test_checkpoints_are_not_confused(small_town: Path, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a checkpoint of `occlift finetune bev`"):
-        evaluate_bev(pretrained, small_town)
+        evaluate_bev(pretrained, NuScenes.open(small_town))
     with pytest.raises(DataError, match="evaluate-bev"):
-        predict(small_town, tmp_path, checkpoint=pretrained)
+        predict(NuScenes.open(small_town), tmp_path, checkpoint=pretrained)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from ddp_functions import be_killed_while_the_other_waits, normalise_and_diverge
 from networks import tiny_easyocc
 
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.losses.occupancy import OccupancyLossConfig
@@ -29,9 +31,10 @@ from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import checkpoint_parts
 from occlift.training.checkpoint_file import WholeCheckpoints
 from occlift.training.mean_loss import TrainingDiverged
-from occlift.training.occfeat import PretrainConfig, pretrain
-from occlift.training.occupancy import TrainConfig, train
+from occlift.training.occfeat import OccFeatPretraining, PretrainConfig
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.optimizer import OptimizerConfig
+from occlift.training.run import run_training
 
 TINY = tiny_easyocc(hourglass_stride=(1, 1, 2), horizontal_stride=8)
 
@@ -77,8 +80,9 @@ def test_two_processes_train_as_one_with_the_doubled_batch(small_town: Path, tmp
     )
     one_process = replace(two_processes, devices=1, batch_size=2)
     gts = small_town / "gts"
-    shared = train(small_town, gts, tmp_path / "two", two_processes, validation_labels=gts)
-    alone = train(small_town, gts, tmp_path / "one", one_process, validation_labels=gts)
+    spec = OccupancyTraining(data=NuScenes.open(small_town), labels=gts, config=two_processes, validation_labels=gts)
+    shared = run_training(spec, tmp_path / "two")
+    alone = run_training(replace(spec, config=one_process), tmp_path / "one")
     assert (shared.steps, alone.steps) == (3, 3)
     found, expected = scalars(shared.losses), scalars(alone.losses)
     assert {"loss", "loss_lovasz", "gradient_norm", "val_miou_17_camera"} <= {name for _, name in expected}
@@ -122,8 +126,9 @@ def test_two_processes_pretrain_on_features_alone_as_one_with_the_doubled_batch(
         devices=2,
     )
     one_process = replace(two_processes, devices=1, batch_size=2)
-    shared = pretrain(small_town, tmp_path / "two", two_processes)
-    alone = pretrain(small_town, tmp_path / "one", one_process)
+    spec = OccFeatPretraining(data=NuScenes.open(small_town), config=two_processes)
+    shared = run_training(spec, tmp_path / "two")
+    alone = run_training(replace(spec, config=one_process), tmp_path / "one")
     found, expected = scalars(shared.losses), scalars(alone.losses)
     assert (1, "loss_features") in expected
     assert found == {key: pytest.approx(value, rel=1e-3) for key, value in expected.items()}
@@ -131,21 +136,27 @@ def test_two_processes_pretrain_on_features_alone_as_one_with_the_doubled_batch(
 
 def test_batch_norm_is_that_of_all_processes_and_no_process_waits_for_one_that_diverged(importable: None) -> None:
     with pytest.raises(TrainingDiverged, match=r"step 0: the term y of the loss is inf \(samples d\)"):
-        run_in_processes(normalise_and_diverge, {"seed": 0}, 2)
+        run_in_processes(partial(normalise_and_diverge, 0), 2)
+
+
+def test_what_cannot_be_pickled_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be pickled"):
+        run_in_processes(lambda: None, 2)
 
 
 def test_a_process_that_dies_ends_the_others(importable: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_GRACE_S", 0.5)
     with pytest.raises(ProcessFailed, match=r"process 1 of 2 was ended by signal 9"):
-        run_in_processes(be_killed_while_the_other_waits, {}, 2)
+        run_in_processes(be_killed_while_the_other_waits, 2)
 
 
 def test_no_process_outlives_its_caller(importable: None, tmp_path: Path) -> None:
     code = (
+        "from functools import partial\n"
         "from pathlib import Path\n"
         "from ddp_functions import wait_for_ever\n"
         "from occlift.runtime.processes import run_in_processes\n"
-        f"run_in_processes(wait_for_ever, {{'folder': Path({str(tmp_path)!r})}}, 2)"
+        f"run_in_processes(partial(wait_for_ever, Path({str(tmp_path)!r})), 2)"
     )
     caller = subprocess.Popen([sys.executable, "-c", code])
     try:
@@ -198,4 +209,6 @@ def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_no_process_at_all_is_refused(small_town: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="devices must be at least 1"):
-        train(small_town, small_town / "gts", tmp_path, TrainConfig(devices=0))
+        run_training(
+            OccupancyTraining(data=NuScenes.open(small_town), labels=tmp_path, config=TrainConfig(devices=0)), tmp_path
+        )

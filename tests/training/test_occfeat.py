@@ -29,6 +29,7 @@ from occlift.scenes.sources import ImageFile
 from occlift.teachers.feature_cache import FeatureCache
 from occlift.teachers.teacher import FeatureMap
 from occlift.training.frames import OccupancyFrames
+from occlift.training.occfeat import PretrainConfig
 from occlift.training.occfeat_frames import OccFeatFrames, collate_occfeat
 from occlift.training.occfeat_loaders import OccFeatTrainingData
 from occlift.training.pretrained import load_by_name
@@ -251,7 +252,7 @@ def test_items_of_a_filled_cache_never_ask_the_teacher(small_town: Path, tmp_pat
 def test_features_are_made_before_workers_start(small_town: Path, tmp_path: Path, workers: int) -> None:
     teacher = Rows()
     frames = frames_of(small_town, features=FeatureCache(tmp_path, teacher))
-    data = OccFeatTrainingData(train=frames, batch_size=1, steps=1, seed=0, workers=workers)
+    data = OccFeatTrainingData(frames, replace(PretrainConfig.demo(), workers=workers))
     data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
     data.setup("fit")
     assert len(teacher.asked) == (6 * len(frames) if workers else 0)

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,11 +28,13 @@ from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import load_easyocc
 from occlift.training.draws import frame_generator
 from occlift.training.loop import TrainRun
-from occlift.training.occupancy import TrainConfig, predict, train
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.optimizer import OptimizerConfig
-from occlift.training.rendering import RenderingTrainConfig, _frames, train_rendering
+from occlift.training.predict import predict
+from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
 from occlift.training.rendering_frames import collate_rendering
 from occlift.training.rendering_task import RenderingLossConfig, RenderingTask
+from occlift.training.run import TrainingSpec, run_training
 
 TINY = tiny_easyocc(image=(48, 88), channels=16)
 CONFIG = RenderingTrainConfig(
@@ -40,6 +43,12 @@ CONFIG = RenderingTrainConfig(
     checkpoint_every=2,
     precision="fp32",
 )
+
+
+def train_rendering(
+    root: Path, out: Path, config: RenderingTrainConfig, *, labels: Path | None = None, **how_far: Any
+) -> TrainRun:
+    return run_training(RenderingTraining(data=NuScenes.open(root), config=config, labels=labels), out, **how_far)
 
 
 def task_of(loss: RenderingLossConfig, counts: list[int]) -> RenderingTask:
@@ -120,7 +129,7 @@ def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp
     assert model.config == CONFIG.model
     data = NuScenes.open(small_town)
     (token, *_) = split_tokens(data, "val")
-    predict(small_town, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
+    predict(data, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
     found = read_prediction(prediction_path(tmp_path / "predictions", token))
     assert found.shape == (200, 200, 16)
     shown = evaluate_rendering(NuScenes.open(small_town), run.checkpoint, tokens=[token], precision="fp32")
@@ -167,12 +176,13 @@ def test_confidence_is_read_with_the_labels(small_town: Path, tmp_path: Path) ->
     label = read_label(label_path(small_town / "gts", scene, first))
     confidence = np.random.default_rng(0).integers(0, 256, label.semantics.shape, dtype=np.uint8)
     write_label(label_path(tmp_path / "labels", scene, first), replace(label, confidence=confidence))
-    read = _frames(data, config, tmp_path / "labels")[0].frame.confidence
+    spec = RenderingTraining(data=data, config=config, labels=tmp_path / "labels")
+    read = spec.frames()[0].frame.confidence
     assert read is not None
     assert np.array_equal(read[0], confidence)
-    assert _frames(data, replace(config, confidence=False), tmp_path / "labels")[0].frame.confidence is None
+    assert replace(spec, config=replace(config, confidence=False)).frames()[0].frame.confidence is None
     with pytest.raises(DataError, match="occlift label --confidence"):
-        _frames(data, config, small_town / "gts")[0]
+        replace(spec, labels=small_town / "gts").frames()[0]
 
 
 def test_a_run_without_confidence_is_the_run_that_it_was() -> None:
@@ -184,15 +194,16 @@ def test_a_run_without_confidence_is_the_run_that_it_was() -> None:
 def test_the_command_passes_on_what_teachers_and_labels_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[RenderingTrainConfig] = []
+    asked: list[Any] = []
 
-    def train(root: Path, out: Path, config: RenderingTrainConfig, **options: object) -> TrainRun:
-        asked.append(config)
+    def train(spec: TrainingSpec[Any, Any], out: Path, **how_far: object) -> TrainRun:
+        asked.append(spec.config)
         return TrainRun(checkpoint=out, steps=0, seconds=0.0, losses=out, train_frames=0)
 
-    monkeypatch.setattr("occlift.training.rendering.train_rendering", train)
+    monkeypatch.setattr("occlift.scenes.dataset.open_dataset", lambda root: None)
+    monkeypatch.setattr("occlift.training.run.run_training", train)
     train_rendering_command(
-        "rendering-demo", tmp_path, labels=tmp_path, confidence=True, semantics="sam3",
+        "rendering-demo", "town", labels=tmp_path, confidence=True, semantics="sam3",
         semantics_option=("device=cpu", "min_score=0.4"), depth="lidar", depth_option=("window_px=5",), teacher_seed=3,
     )  # fmt: skip
     (config,) = asked
@@ -200,7 +211,7 @@ def test_the_command_passes_on_what_teachers_and_labels_are_asked_for(
     assert config.depth_options == {"window_px": "5"}
     assert (config.semantics, config.depth, config.teacher_seed, config.confidence) == ("sam3", "lidar", 3, True)
     with pytest.raises(ConfigError, match="'cpu' is no setting; expected name=value"):
-        train_rendering_command("rendering-demo", tmp_path, depth_option=("cpu",))
+        train_rendering_command("rendering-demo", "town", depth_option=("cpu",))
 
 
 def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path) -> None:
@@ -208,7 +219,8 @@ def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path)
         model=TINY, loss=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100),
         optimizer=OptimizerConfig(steps=1), precision="fp32",
     )  # fmt: skip
-    run = train(small_town, small_town / "gts", tmp_path / "run", config)
+    spec = OccupancyTraining(data=NuScenes.open(small_town), labels=small_town / "gts", config=config)
+    run = run_training(spec, tmp_path / "run")
     with pytest.raises(ConfigError, match="expected a rendering model"):
         evaluate_rendering(NuScenes.open(small_town), run.checkpoint)
 

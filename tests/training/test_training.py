@@ -35,11 +35,13 @@ from occlift.scenes.sources import ImageFile
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import checkpoint_parts, load_easyocc
 from occlift.training.frames import OccupancyFrames, TrainingOrder, collate_frames, fit_image, normalised
-from occlift.training.loop import prepare_network
+from occlift.training.loop import TrainRun, prepare_network
 from occlift.training.mean_loss import TrainingDiverged
-from occlift.training.occupancy import TrainConfig, class_counts, predict, train
+from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.occupancy_task import OccupancyTask, as_hyper_parameters
 from occlift.training.optimizer import OptimizerConfig
+from occlift.training.predict import predict
+from occlift.training.run import run_training
 
 HEIGHT, WIDTH = 36, 64
 SPLITS = {"train": ("scene-a",), "val": ("scene-b",)}
@@ -135,6 +137,12 @@ def few_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             )
     monkeypatch.setattr(NuScenes, "open", classmethod(lambda cls, path, version=None: FewFrames(path)))
     return root
+
+
+def train(root: Path, labels: Path, out: Path, config: TrainConfig, **options: Any) -> TrainRun:
+    how_far = {name: options.pop(name) for name in ("resume", "max_steps") if name in options}
+    spec = OccupancyTraining(data=NuScenes.open(root), labels=labels, config=config, **options)
+    return run_training(spec, out, **how_far)
 
 
 def frames_of(root: Path, tokens: tuple[str, ...] = ("a0", "a1"), **options: Any) -> OccupancyFrames:
@@ -291,7 +299,9 @@ def test_averaged_weights_are_kept_validated_predicted_with_and_resumed(few_fram
     assert torch.equal(model.head.bias, kept[0][name])
     assert not torch.equal(model.head.bias, state[name])
     # What is validated is the average: the last score of the run is that of the loaded network.
-    written = predict(few_frames, tmp_path / "predictions", checkpoint=whole.checkpoint, precision="fp32")
+    written = predict(
+        NuScenes.open(few_frames), tmp_path / "predictions", checkpoint=whole.checkpoint, precision="fp32"
+    )
     scored = evaluate(written.out, gts, tokens=TOKENS["scene-b"])
     assert scored.counts.geometric_iou("camera") == pytest.approx(
         {(step, name): value for step, name, value in read_scalars(whole.losses)}[4, "val_iou_camera"]
@@ -347,8 +357,10 @@ def test_unknown_voxels_are_counted_as_the_loss_takes_them(few_frames: Path, tmp
         label = OccupancyLabel(semantics=semantics, mask_lidar=mask, mask_camera=mask)
         write_label(label_path(tmp_path / "labels", "scene-a", token), label)
     data: Any = FewFrames(few_frames)
-    ignored = class_counts(data, tmp_path / "labels", TOKENS["scene-a"])
-    free = class_counts(data, tmp_path / "labels", TOKENS["scene-a"], unknown="free")
+    spec = OccupancyTraining(data=data, labels=tmp_path / "labels", config=CONFIG)
+    ignored = np.array(spec.counts(spec.frames()))
+    spec = replace(spec, config=replace(CONFIG, loss=replace(CONFIG.loss, unknown="free")))
+    free = np.array(spec.counts(spec.frames()))
     assert ignored.sum() == 3 * 150 * 200 * 16
     assert free.sum() == 3 * 200 * 200 * 16
     assert free[FREE] - ignored[FREE] == 3 * 50 * 200 * 16
@@ -364,7 +376,7 @@ def test_a_checkpoint_holds_nothing_but_data_and_predicts(few_frames: Path, tmp_
     assert record["config"] == replace(CONFIG, blind=True).to_dict()
     assert {"torch", "occlift"} <= record["versions"].keys()
 
-    written = predict(few_frames, tmp_path / "predictions", checkpoint=run.checkpoint, precision="fp32")
+    written = predict(NuScenes.open(few_frames), tmp_path / "predictions", checkpoint=run.checkpoint, precision="fp32")
     assert (written.frames, written.random_weights) == (2, False)
     assert written.peak_memory_bytes > 50e6
     # A blind network is shown grey images again: it cannot tell two frames with one rig apart.

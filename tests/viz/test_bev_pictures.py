@@ -13,13 +13,15 @@ from PIL import Image
 from occlift.cli import main
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
+from occlift.evaluation.bev import evaluate_bev
 from occlift.geometry.grids import BevGrid
 from occlift.models.bev_network import BevNetworkConfig
 from occlift.scenes.dataset import split_tokens
-from occlift.training.bev import FinetuneConfig, evaluate_bev, finetune
+from occlift.training.bev import BevFinetuning, FinetuneConfig
 from occlift.training.checkpoint import trained_blind
 from occlift.training.corrupt import Corruption
 from occlift.training.optimizer import OptimizerConfig
+from occlift.training.run import run_training
 from occlift.viz.bev_maps import AGREEMENT, agreement_image, probability_image
 from occlift.viz.bev_pictures import Targets, show_prediction, show_targets
 
@@ -79,8 +81,8 @@ def test_targets_are_drawn_on_the_images_and_from_above(
 def test_a_network_is_drawn_and_a_blind_one_is_given_grey_images(small_town: Path, tmp_path: Path) -> None:
     network = replace(BevNetworkConfig.demo("simple_bev"), image_height=48, image_width=88, classes=("vehicle",))
     config = replace(FinetuneConfig.demo(), model=network, blind=True, split="all", optimizer=OptimizerConfig(steps=2))
-    run = finetune(small_town, tmp_path / "run", config).run
     data = NuScenes.open(small_town)
+    run = run_training(BevFinetuning(data=data, config=config), tmp_path / "run")
     token, another, *_ = split_tokens(data, "all")
     path = show_prediction(data, run.checkpoint, token, tmp_path)
     show_prediction(data, run.checkpoint, another, tmp_path)
@@ -91,4 +93,4 @@ def test_a_network_is_drawn_and_a_blind_one_is_given_grey_images(small_town: Pat
     assert (colors == missed).all(1).sum() > 100, "after two steps nothing is found"
     assert trained_blind(run.checkpoint)
     with pytest.raises(ConfigError, match="blind"):
-        evaluate_bev(run.checkpoint, small_town, split="all", corruptions=(Corruption(name="fog", strength=1),))
+        evaluate_bev(run.checkpoint, data, split="all", corruptions=(Corruption(name="fog", strength=1),))

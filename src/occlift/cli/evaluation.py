@@ -66,10 +66,11 @@ def evaluate_bev(
     from json import dumps
 
     from occlift.cli.tables import print_bev
-    from occlift.training.bev import evaluate_bev as run_evaluation
+    from occlift.evaluation.bev import evaluate_bev as run_evaluation
+    from occlift.scenes.dataset import open_dataset
 
     corruptions = (None, *(one for text in corrupt for one in _corruptions(text)))
-    evaluations = run_evaluation(checkpoint, Path(root), split=split, corruptions=corruptions, device=device)
+    evaluations = run_evaluation(checkpoint, open_dataset(root), split=split, corruptions=corruptions, device=device)
     print_bev(evaluations)
     if json:
         write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))

@@ -16,44 +16,59 @@ if TYPE_CHECKING:
 
 
 def label(
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[Path], arg(help="data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the labels, in Occ3D's layout")],
-    semantics: Annotated[str, arg(help="the teacher of classes; `occlift teachers` lists them")] = "oracle:foundation",
-    semantics_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
-    depth: Annotated[str, arg(help="the teacher of depth")] = "oracle:foundation",
-    depth_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
-    frames: Annotated[int, arg(help="key frames fused into one label")] = 13,
+    semantics: Annotated[str, arg(help="teacher of classes; `occlift teachers` lists them")] = "oracle:foundation",
+    semantics_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
+    depth: Annotated[str, arg(help="teacher of depth")] = "oracle:foundation",
+    depth_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
+    frames: Annotated[int, arg(help="number of key frames fused into one label")] = 13,
     window: Annotated[
-        Literal["centred", "past", "scene"], arg(help="which: around the current one, it and those before, or all")
+        Literal["centred", "past", "scene"],
+        arg(help="choice of these key frames: around the current one, it and those before, or all of the scene"),
     ] = "centred",
     moving: Annotated[
         Literal["drop", "keep", "still", "boxes"],
-        arg(help="moving classes in other frames: left out, fused, fused where they stand still, carried by boxes"),
+        arg(help="moving classes in other frames: leave out, fuse, fuse where they stand still, or carry by boxes"),
     ] = "drop",
-    still_frames: Annotated[int, arg(help="for still: key frames in which a voxel must show a moving class")] = 6,
-    min_points: Annotated[int, arg(help="points that make a voxel occupied")] = 3,
-    class_min_points: Annotated[tuple[str, ...], arg(help="other thresholds, as class=points")] = (),
+    still_frames: Annotated[
+        int, arg(help="number of key frames in which a voxel must show a moving class, for --moving still")
+    ] = 6,
+    min_points: Annotated[int, arg(help="number of points that make a voxel occupied")] = 3,
+    class_min_points: Annotated[tuple[str, ...], arg(help="number of points for single classes, as class=points")] = (),
     thin_share: Annotated[float, arg(help="share of votes with which thin classes win over the ground")] = 1.0,
-    carve: Annotated[float, arg(help="rays passed per ray ended above which a voxel is not occupied")] = float("inf"),
+    carve: Annotated[float, arg(help="ratio of rays passed to rays ended above which a voxel is not occupied")] = float(
+        "inf"
+    ),
     stride: Annotated[int, arg(help="vote with every N-th pixel of every N-th row")] = 1,
     free_stride: Annotated[
-        int | None, arg(help="cast a ray from every N-th pixel of every N-th row (default: about 4,000 rays an image)")
+        int | None,
+        arg(
+            help="cast a ray from every N-th pixel of every N-th row",
+            help_behavior_hint="(default: about 4,000 rays an image)",
+        ),
     ] = None,
-    min_score: Annotated[float, arg(help="pixels whose class is less sure are unknown")] = 0.0,
-    min_confidence: Annotated[float, arg(help="pixels whose depth is less sure have none")] = 0.0,
-    confidence: Annotated[bool, arg(help="write how sure each voxel is; as much again on the disk")] = False,
-    seed: Annotated[int, arg(help="of the oracle's errors")] = 0,
-    split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "all",
-    workers: Annotated[int, arg(help="processes, each with its own teachers")] = 1,
+    min_score: Annotated[float, arg(help="score of the class below which a pixel is unknown")] = 0.0,
+    min_confidence: Annotated[float, arg(help="confidence of the depth below which a pixel has none")] = 0.0,
+    confidence: Annotated[bool, arg(help="write a confidence per voxel; doubles the space on disk")] = False,
+    seed: Annotated[int, arg(help="random seed of the oracle's errors")] = 0,
+    split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "all",
+    workers: Annotated[int, arg(help="number of processes, each with its own teachers")] = 1,
     engine: Annotated[
-        Literal["local", "ray"], arg(help="where the processes run: on this machine, or in a Ray cluster")
+        Literal["local", "ray"], arg(help="place of the processes: this machine, or a Ray cluster")
     ] = "local",
     address: Annotated[
-        str | None, arg(help="of the Ray cluster; by default RAY_ADDRESS, or a cluster of this machine alone")
+        str | None,
+        arg(
+            help="address of the Ray cluster",
+            help_behavior_hint="(default: RAY_ADDRESS, or a cluster of this machine alone)",
+        ),
     ] = None,
-    gpus_per_worker: Annotated[float, arg(help="with ray: 0.5 puts two workers on a GPU, 0 hides all GPUs")] = 0.0,
-    keep_votes: Annotated[bool, arg(help="write what each label rests on, for `occlift audit --sweep`")] = False,
-    keep_maps: Annotated[Path | None, arg(help="keep the teachers' maps here; by default they are thrown away")] = None,
+    gpus_per_worker: Annotated[float, arg(help="share of a GPU per worker, with ray; 0 hides all GPUs")] = 0.0,
+    keep_votes: Annotated[bool, arg(help="write the votes behind each label, for `occlift audit --sweep`")] = False,
+    keep_maps: Annotated[
+        Path | None, arg(help="folder that keeps the teachers' maps", help_behavior_hint="(default: not kept)")
+    ] = None,
 ) -> None:
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
     from occlift.labels.config import LabelConfig
@@ -87,26 +102,45 @@ def label(
 
 def audit(
     labels: Annotated[Positional[Path], arg(help="folder of labels in Occ3D's layout", metavar="LABELS")],
-    truth: Annotated[Path | None, arg(help="folder gts/<scene>/<token>/labels.npz; without it what needs none")] = None,
-    root: Annotated[
-        Path | None, arg(help="the data set: for the agreement of neighbours, --split, and sweeps that look again")
+    truth: Annotated[
+        Path | None,
+        arg(
+            help="folder of the truth, <scene>/<token>/labels.npz",
+            help_behavior_hint="(default: only what needs no truth)",
+        ),
     ] = None,
-    split: Annotated[str | None, arg(help="exactly this split of ROOT; by default everything that has a label")] = None,
-    mask: Annotated[
-        tuple[Literal["camera", "lidar", "none"], ...], arg(help="evaluated voxels of the truth; by default all three")
-    ] = ("camera", "lidar", "none"),
+    root: Annotated[
+        Path | None,
+        arg(
+            help="data set, for the agreement of neighbours, --split, and sweeps that read images again",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        arg(help="split of ROOT to audit, exactly", help_behavior_hint="(default: everything that has a label)"),
+    ] = None,
+    mask: Annotated[tuple[Literal["camera", "lidar", "none"], ...], arg(help="masks of evaluated voxels")] = (
+        "camera",
+        "lidar",
+        "none",
+    ),
     sweep: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(
-            help="score other labels, as frames=1,3,5 or min_points=1,2,4 or moving=drop,keep; may be given for each",
+            help="settings to compare, as frames=1,3,5 or min_points=1,2,4 or moving=drop,keep; may be given for each",
             metavar="NAME=VALUES",
         ),
     ] = (),
     out: Annotated[Path, arg(help="folder of the figures and numbers of a sweep")] = Path("runs/audit"),
-    shift_voxels: Annotated[int, arg(help="move labels up by so many voxels before they are scored")] = 0,
-    write_shifted: Annotated[Path | None, arg(help="write the labels so moved to this folder")] = None,
-    json: Annotated[Path | None, arg(help="write every number here")] = None,
-    allow_missing: Annotated[bool, arg(help="leave out samples that lack label or truth, instead of refusing")] = False,
+    shift_voxels: Annotated[int, arg(help="number of voxels to move labels up by before they are scored")] = 0,
+    write_shifted: Annotated[
+        Path | None, arg(help="folder for the labels so moved", help_behavior_hint="(default: not written)")
+    ] = None,
+    json: Annotated[Path | None, arg(help="file for every number", help_behavior_hint="(default: none)")] = None,
+    allow_missing: Annotated[
+        bool, arg(help="leave out key frames that lack label or truth, instead of refusing")
+    ] = False,
 ) -> None:
     """Look at labels: against truth, their ground, their neighbours; and what other settings would give."""
     from occlift.cli.tables import print_audit, print_comparison

@@ -1,4 +1,4 @@
-"""Options that every training command has, and what each of them prints at its end."""
+"""Options that every training command has, and how each of them trains and says what became of it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,48 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast
 from tyro.conf import arg
 
 if TYPE_CHECKING:
-    from occlift.training.loop import LoopSettings, TrainRun
+    from occlift.training.loop import LoopSettings
+    from occlift.training.run import TrainingSpec
 
     Settings = TypeVar("Settings", bound=LoopSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """How long, how fast, where, and on what."""
+    """Schedule, hardware and files of a training."""
 
-    out: Annotated[Path | None, arg(help="run folder; by default runs/RECIPE")] = None
-    steps: Annotated[int | None, arg(help="length of the schedule; by default the recipe's")] = None
-    max_steps: Annotated[int | None, arg(help="stop after this step of the schedule")] = None
-    batch_size: Annotated[int | None, arg(help="key frames per process and step; by default the recipe's")] = None
-    learning_rate: Annotated[float | None, arg(help="the highest; by default the recipe's")] = None
-    seed: int = 0
-    checkpoint_every: Annotated[int | None, arg(help="steps between two checkpoints")] = None
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    devices: Annotated[int, arg(help="processes; more than one trains with DistributedDataParallel")] = 1
-    workers: Annotated[int, arg(help="reading processes per training process")] = 0
-    pretrained: Annotated[str | None, arg(help="name or folder of backbone weights (transformers)")] = None
-    resume: Annotated[Path | None, arg(help="a checkpoint to go on from")] = None
+    out: Annotated[Path | None, arg(help="folder of the run", help_behavior_hint="(default: runs/RECIPE)")] = None
+    steps: Annotated[
+        int | None, arg(help="number of steps of the schedule", help_behavior_hint="(default: from the recipe)")
+    ] = None
+    max_steps: Annotated[
+        int | None, arg(help="step of the schedule to stop after", help_behavior_hint="(default: the last)")
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        arg(help="number of key frames per process and step", help_behavior_hint="(default: from the recipe)"),
+    ] = None
+    learning_rate: Annotated[
+        float | None, arg(help="peak learning rate", help_behavior_hint="(default: from the recipe)")
+    ] = None
+    seed: Annotated[int, arg(help="random seed of the training")] = 0
+    checkpoint_every: Annotated[
+        int | None, arg(help="number of steps between two checkpoints", help_behavior_hint="(default: from the recipe)")
+    ] = None
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], arg(help="arithmetic; auto is bf16 where the hardware computes in it")
+    ] = "auto"
+    devices: Annotated[
+        int, arg(help="number of training processes; more than one train with DistributedDataParallel")
+    ] = 1
+    workers: Annotated[int, arg(help="number of reading processes per training process")] = 0
+    pretrained: Annotated[
+        str | None,
+        arg(help="name or folder of backbone weights (transformers)", help_behavior_hint="(default: random weights)"),
+    ] = None
+    resume: Annotated[
+        Path | None, arg(help="checkpoint to resume from", help_behavior_hint="(default: start anew)")
+    ] = None
 
     def folder(self, recipe: str) -> Path:
         """Of the run."""
@@ -53,10 +74,12 @@ def _given(**options: float | None) -> dict[str, Any]:
 LOOP_DEFAULTS: Final = LoopOptions()
 
 
-def print_run(run: TrainRun) -> None:
-    """Where the checkpoint is, and what it took; once, however many processes trained."""
+def train_as(spec: TrainingSpec[Any, Any], recipe: str, loop: LoopOptions) -> None:
+    """Trains; prints where the checkpoint is, and what it took, once, however many processes trained."""
+    from occlift.training.run import run_training
     from occlift.training.run_folder import peak_memory_bytes
 
+    run = run_training(spec, loop.folder(recipe), resume=loop.resume, max_steps=loop.max_steps)
     if is_first_process():
         print(
             f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s, peak memory "

@@ -9,31 +9,33 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
 from occlift.cli.labels import named_values
-from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, print_run
+from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
 
 
 def train_rendering(
     recipe: Annotated[
-        Positional[Literal["rendering-demo", "rendering"]], arg(help="the network: small, or as in the paper")
+        Positional[Literal["rendering-demo", "rendering"]], arg(help="size of the network: small, or as in the paper")
     ],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     labels: Annotated[
-        Path | None, arg(help="labels of its training split: adds the 3-D pseudo-loss against them")
+        Path | None,
+        arg(
+            help="folder of labels of the training split, for the 3-D pseudo-loss",
+            help_behavior_hint="(default: no pseudo-loss)",
+        ),
     ] = None,
     confidence: Annotated[
-        bool, arg(help="voxels count as much as their labels are sure (`occlift label --confidence`)")
+        bool, arg(help="weight each voxel by the confidence of its label (`occlift label --confidence`)")
     ] = False,
-    semantics: Annotated[
-        str, arg(help="the teacher of class maps; files:FOLDER reads kept ones")
-    ] = "oracle:foundation",
-    semantics_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
-    depth: Annotated[str, arg(help="the teacher of depth maps; asked with --maps-only alone")] = "oracle:foundation",
-    depth_option: Annotated[tuple[str, ...], arg(help="its settings, as name=value")] = (),
-    teacher_seed: Annotated[int, arg(help="of the oracle's errors; --seed is that of the training")] = 0,
+    semantics: Annotated[str, arg(help="teacher of class maps; files:FOLDER reads kept ones")] = "oracle:foundation",
+    semantics_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
+    depth: Annotated[str, arg(help="teacher of depth maps, for --maps-only")] = "oracle:foundation",
+    depth_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
+    teacher_seed: Annotated[int, arg(help="random seed of the oracle's errors; --seed is that of the training")] = 0,
     maps_only: Annotated[
-        bool, arg(help="class and depth maps in 2-D instead of photometric consistency: what labels say, unfused")
+        bool, arg(help="supervise with class and depth maps in 2-D instead of photometric consistency")
     ] = False,
-    contracted: Annotated[bool, arg(help="rendering: a grid that reaches to infinity")] = False,
+    contracted: Annotated[bool, arg(help="use a contracted grid, which reaches to infinity")] = False,
     loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
 ) -> None:
     """Train the rendering baseline on images and class maps, with or without the pseudo-loss."""
@@ -41,9 +43,9 @@ def train_rendering(
 
     from occlift.errors import ConfigError
     from occlift.models.rendering import RenderingConfig
+    from occlift.scenes.dataset import open_dataset
     from occlift.training.occupancy import TrainConfig
-    from occlift.training.rendering import RenderingTrainConfig
-    from occlift.training.rendering import train_rendering as run_training
+    from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
     from occlift.training.rendering_task import RenderingLossConfig
 
     small = recipe == "rendering-demo"
@@ -58,23 +60,26 @@ def train_rendering(
         confidence=confidence, semantics=semantics, semantics_options=named_values(semantics_option), depth=depth,
         depth_options=named_values(depth_option), teacher_seed=teacher_seed,
     )  # fmt: skip
-    run = run_training(
-        root, loop.folder(recipe), loop.applied(config), labels=labels, resume=loop.resume, max_steps=loop.max_steps
-    )
-    print_run(run)
+    train_as(RenderingTraining(data=open_dataset(root), config=loop.applied(config), labels=labels), recipe, loop)
 
 
 def evaluate_rendering(
-    checkpoint: Annotated[Positional[Path], arg(help="of `occlift train-rendering`")],
+    checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift train-rendering`")],
     root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
-    split: Annotated[str, arg(help="train, val, test, mini_train, mini_val or all")] = "val",
-    train_split: Annotated[str, arg(help="what the guesses are made of")] = "train",
-    tokens: Annotated[tuple[str, ...], arg(help="samples, instead of a split")] = (),
-    semantics: Annotated[str, arg(help="the teacher whose class maps are taken for true")] = "oracle:perfect",
-    train_semantics: Annotated[str, arg(help="the teacher whose class maps the guess knows")] = "oracle:foundation",
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
-    device: Annotated[str | None, arg(help="as torch names it; by default an accelerator where there is one")] = None,
-    json: Annotated[Path | None, arg(help="write every measure here")] = None,
+    split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "val",
+    train_split: Annotated[str, arg(help="split of ROOT that the baselines are computed from")] = "train",
+    tokens: Annotated[tuple[str, ...], arg(help="tokens of the key frames, instead of a split")] = (),
+    semantics: Annotated[str, arg(help="teacher whose class maps are the truth")] = "oracle:perfect",
+    train_semantics: Annotated[
+        str, arg(help="teacher whose class maps the baselines are computed from")
+    ] = "oracle:foundation",
+    precision: Annotated[
+        Literal["auto", "bf16", "fp32"], arg(help="arithmetic; auto is bf16 where the hardware computes in it")
+    ] = "auto",
+    device: Annotated[
+        str | None, arg(help="torch device", help_behavior_hint="(default: an accelerator if there is one)")
+    ] = None,
+    json: Annotated[Path | None, arg(help="file for every measure", help_behavior_hint="(default: none)")] = None,
 ) -> None:
     """Score what is rendered: depth against lidar, classes against class maps, each beside guesses."""
     from occlift.cli.tables import print_rendered

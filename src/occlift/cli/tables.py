@@ -14,11 +14,11 @@ from occlift.metrics.occupancy import ABSENT_RULES, class_sets
 if TYPE_CHECKING:
     from occlift.demo import DemoRun
     from occlift.evaluation.audit import Audit
+    from occlift.evaluation.bev import BevEvaluation
     from occlift.evaluation.occupancy import Evaluation
     from occlift.evaluation.rendering import RenderedEvaluation
     from occlift.evaluation.score_table import ScoreTable
     from occlift.teachers.registry import TeacherStatus
-    from occlift.training.bev import BevEvaluation
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

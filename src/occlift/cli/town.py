@@ -11,13 +11,15 @@ from tyro.conf import Positional, arg
 def town(
     out: Annotated[Positional[Path], arg(help="folder of the data set", metavar="OUT")],
     scenes: Annotated[int, arg(help="number of drives, each through a quarter of its own")] = 10,
-    frames: Annotated[int, arg(help="key frames per scene, at 2 Hz")] = 40,
+    frames: Annotated[int, arg(help="number of key frames per scene, at 2 Hz")] = 40,
     seed: Annotated[int, arg(help="random seed of everything")] = 0,
     image_height: Annotated[int, arg(help="height of the images, pixels")] = 224,
     image_width: Annotated[int, arg(help="width of the images, pixels")] = 400,
-    maps: Annotated[bool, arg(help="class and depth maps beside the images, for the oracle teacher")] = False,
-    static: Annotated[bool, arg(help="nothing moves but the ego")] = False,
-    workers: Annotated[int | None, arg(help="number of processes; by default one per core")] = None,
+    maps: Annotated[bool, arg(help="write class and depth maps beside the images, for the oracle teacher")] = False,
+    static: Annotated[bool, arg(help="let nothing move but the ego vehicle")] = False,
+    workers: Annotated[
+        int | None, arg(help="number of processes", help_behavior_hint="(default: one per core)")
+    ] = None,
 ) -> None:
     """Build a procedural town: a nuScenes-format data set with exact truth."""
     from occlift.town.config import TownConfig

@@ -205,7 +205,7 @@ def ground_levels(
 ) -> Levels:
     """The index z of the highest ground voxel of each column whose centre has |x| and |y| below `near_m` (metres).
 
-    In a grid of the ego frame these are the columns around the car: with ego frames as nuScenes has them, on the road
+    In a grid of the ego frame these are the columns around the car: with ego frames below the rear axle, on the road
     below the rear axle, their median is the voxel that holds z = 0 (`level_height_m`).
     """
     centers_m = space.grid.centers()[:, :, 0, :2]

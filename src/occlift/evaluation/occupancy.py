@@ -22,9 +22,9 @@ from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import prediction_path, read_prediction, read_truth
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
 from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape, ray_origins
+from occlift.runtime.devices import torch_device
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, require_lidar
-from occlift.teachers.torch_model import torch_device
 
 FORMAT: Final = "occlift evaluation"
 

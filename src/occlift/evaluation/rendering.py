@@ -28,15 +28,13 @@ from occlift.geometry.cameras import CameraRig
 from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.metrics.depth import MAX_DEPTH_M, MIN_DEPTH_M, DepthSums, depth_sums
 from occlift.metrics.occupancy import histogram, mean_iou
-from occlift.runtime.precision import Precision, lightning_precision
+from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.progress import track
-from occlift.scenes.dataset import DrivingDataset, require_lidar, split_tokens
+from occlift.scenes.dataset import DrivingDataset, evenly_spaced, require_lidar, split_tokens
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.lidar_depth import lidar_depth_map
 from occlift.scenes.rigs import single_rigs
 from occlift.teachers.registry import semantics_teacher
-from occlift.teachers.torch_model import torch_device
-from occlift.training.loop import default_device
 
 if TYPE_CHECKING:
     from occlift.models.rendering import RenderingConfig
@@ -112,11 +110,12 @@ def evaluate_rendering(
         train_semantics: name of the teacher whose class maps of the training split the guess is made from.
 
     Raises:
-        ConfigError: the checkpoint holds a network that does not render, or the data set has no lidar.
+        ConfigError: the checkpoint holds a network that does not render, or that was trained on other cameras,
+            or the data set has no lidar.
         DataError: checkpoint or data are missing or damaged.
     """
     from occlift.models.rendering import RenderingModel
-    from occlift.training.checkpoint import load_easyocc
+    from occlift.training.checkpoint import check_cameras, load_easyocc
 
     model = load_easyocc(checkpoint)
     if not isinstance(model, RenderingModel):
@@ -124,9 +123,10 @@ def evaluate_rendering(
             f"{checkpoint}: expected a rendering model, this is an EasyOcc; only volumes that were trained to be "
             "rendered show anything"
         )
+    check_cameras(checkpoint, data)
     taxonomy = model.config.space.taxonomy
     scored = split_tokens(data, split) if tokens is None else tokens
-    training = _spread(split_tokens(data, train_split))
+    training = evenly_spaced(split_tokens(data, train_split), _GUESSING_FRAMES)
     for needed in (scored, training):
         require_lidar(data, needed, "scores of rendered depth")
     constant_m = _median_depth_m(data, training)
@@ -171,12 +171,6 @@ def _frames(data: DrivingDataset, tokens: Sequence[str], config: RenderingConfig
         ray_width=config.ray_width,
         neighbours=False,
     )
-
-
-def _spread(tokens: Sequence[str]) -> list[str]:
-    """At most as many key frames, evenly spaced, as a guess is made from."""
-    count = min(_GUESSING_FRAMES, len(tokens))
-    return [tokens[i] for i in np.linspace(0, len(tokens) - 1, count).round().astype(int)]
 
 
 def _most_frequent(frames: RenderingFrames, taxonomy: Taxonomy) -> UInt8[np.ndarray, "cameras rows columns"]:

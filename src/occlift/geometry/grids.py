@@ -1,14 +1,14 @@
 """Voxel grids and grids on the ground: where a voxel or a cell lies, and which one a point falls into.
 
 Volumes are indexed [x, y, z], bird's-eye views [x, y]; index = ⌊(p − lower) / size⌋; the centre of voxel or cell i lies
-at lower + (i + 0.5) · size (Occ3D-nuScenes).
+at lower + (i + 0.5) · size (Occ3D).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -41,6 +41,11 @@ class VoxelGrid:
             lower + size * count for lower, size, count in zip(self.lower_m, self.voxel_size_m, self.shape, strict=True)
         )
         return x, y, z
+
+    def is_symmetric(self, axis: Literal["x", "y"]) -> bool:
+        """Whether the grid is its own mirror image when this axis changes its sign."""
+        number = "xyz".index(axis)
+        return abs(self.lower_m[number] + self.upper_m[number]) < 1e-6
 
     @property
     def num_voxels(self) -> int:
@@ -101,7 +106,7 @@ def _indices(
     points: Float[np.ndarray, "*n axes"], lower_m: Sequence[float], size_m: Sequence[float], shape: Sequence[int]
 ) -> tuple[Int[np.ndarray, "*n axes"], Bool[np.ndarray, "*n"]]:
     scaled = (points - np.asarray(lower_m)) / np.asarray(size_m)
-    inside_grid = np.all((scaled >= 0) & (scaled < np.asarray(shape)), axis=-1)
+    inside_grid = np.asarray(np.all((scaled >= 0) & (scaled < np.asarray(shape)), axis=-1))
     # Casting NaN or huge values to int is undefined; those points are outside anyway.
     index = np.floor(np.where(inside_grid[..., None], scaled, -1.0)).astype(np.int64)
     return index, inside_grid
@@ -112,7 +117,7 @@ def _axis_centers(lower_m: float, size_m: float, count: int) -> Float[np.ndarray
 
 
 OCC3D_GRID: Final = VoxelGrid(lower_m=(-40.0, -40.0, -1.0), voxel_size_m=(0.4, 0.4, 0.4), shape=(200, 200, 16))
-"""Occ3D-nuScenes: the ego frame at the lidar's time stamp, x forward, y left, z up."""
+"""Occ3D: the ego frame at the lidar's time stamp, x forward, y left, z up."""
 
 BEV_GRID: Final = BevGrid(lower_m=(-50.0, -50.0), cell_size_m=(0.5, 0.5), shape=(200, 200))
-"""Bird's-eye-view segmentation on nuScenes: the ego frame at the lidar's time stamp, x forward, y left."""
+"""Bird's-eye-view segmentation, as it is usually scored: the ego frame at the lidar's time stamp, x forward, y left."""

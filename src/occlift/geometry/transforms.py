@@ -1,7 +1,7 @@
 """Rigid transforms as 4×4 matrices, named `destination_from_source`.
 
 They chain by equal inner words: `global_from_camera = global_from_ego @ ego_from_camera`. Lengths are metres.
-Quaternions are (w, x, y, z), as in the nuScenes tables.
+Quaternions are (w, x, y, z).
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def work(
         OccliftError: a worker said what the user must mend; or none could be started; or, when everything else has
             been made, a scene was left out.
     """
-    rota = _Rota(scenes, retries)
+    schedule = _Schedule(scenes, retries)
     starts: Counter[int] = Counter()
     waiting: set[int] = set()
     running = set(range(min(workers, len(scenes))))
@@ -76,7 +76,7 @@ def work(
     try:
         for slot in running:
             crew.start(slot)
-        while rota.unfinished:
+        while schedule.unfinished:
             if not running:
                 raise OccliftError(
                     f"{job.out}: no worker could be started: {why}; what is finished is kept. Run the same command "
@@ -87,14 +87,14 @@ def work(
                     raise reply
                 if isinstance(reply, Lost):
                     why = reply.why
-                    task = rota.lost(slot)
+                    task = schedule.lost(slot)
                     _log.warning("a worker was lost%s: %s", f" at {task.scene} {task.token}" if task else "", why)
                     if task:
                         job.sweep(task)
                     else:
                         starts[slot] += 1
-                    _send(crew, rota, waiting)
-                    if starts[slot] > retries or not rota.queue:
+                    _send(crew, schedule, waiting)
+                    if starts[slot] > retries or not schedule.queue:
                         running.discard(slot)
                     else:
                         crew.start(slot)
@@ -102,29 +102,29 @@ def work(
                 starts[slot] = 0
                 waiting.add(slot)
                 if isinstance(reply, Outcome):
-                    rota.made(slot)
+                    schedule.made(slot)
                 # Workers first: the caller may take its time.
-                _send(crew, rota, waiting)
+                _send(crew, schedule, waiting)
                 if isinstance(reply, Outcome):
                     yield reply
-            _send(crew, rota, waiting)
+            _send(crew, schedule, waiting)
     finally:
         crew.close()
-    if rota.left_out:
+    if schedule.left_out:
         raise OccliftError(
-            f"{job.out}: the workers that made {', '.join(rota.left_out)} died {retries + 1} times in a row ({why}); "
-            "what is finished is kept. Run the same command again, with fewer workers if memory ran out"
+            f"{job.out}: the workers that made {', '.join(schedule.left_out)} died {retries + 1} times in a row "
+            f"({why}); what is finished is kept. Run the same command again, with fewer workers if memory ran out"
         )
 
 
-def _send(crew: Crew, rota: _Rota, waiting: set[int]) -> None:
+def _send(crew: Crew, schedule: _Schedule, waiting: set[int]) -> None:
     for slot in sorted(waiting):
-        if task := rota.next(slot):
+        if task := schedule.next(slot):
             waiting.discard(slot)
             crew.ask(slot, task)
 
 
-class _Rota:
+class _Schedule:
     """Who makes what.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Labels and predictions on the disk, in the layout of Occ3D-nuScenes.
+"""Labels and predictions on the disk, in the layout of Occ3D.
 
 A label is `<folder>/<scene>/<sample token>/labels.npz` with `semantics` (class ids), `mask_lidar` and `mask_camera`
 (0/1), uint8 arrays [x, y, z] on the grid of a label space; a prediction is `<folder>/<sample token>.npz` with

@@ -99,7 +99,7 @@ def carried_by_boxes(
 
 
 def standing_still(
-    grid: VoxelGrid, points_grid: Sequence[Float[np.ndarray, "n 3"]], *, frames: int
+    grid: VoxelGrid, points_grid: Sequence[Float[np.ndarray, "_ 3"]], *, frames: int
 ) -> Bool[np.ndarray, "x y z"]:
     """Voxels in which at least so many key frames have a point of a class that may move.
 

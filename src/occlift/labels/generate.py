@@ -23,9 +23,10 @@ from occlift.labels.files import label_path
 from occlift.labels.folder_lock import sole_run
 from occlift.labels.keep_maps import MapFolder
 from occlift.labels.local_engine import local_engine
-from occlift.labels.manifest import Manifest, append_timings, check_for_labels, open_manifest
+from occlift.labels.manifest import MANIFEST_NAME, Manifest, append_timings, open_manifest
 from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, Outcome
 from occlift.runtime.files import sweep
+from occlift.runtime.folders import is_claimed
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
@@ -96,7 +97,7 @@ def generate_labels(
     4
     """
     config.check(space.taxonomy)
-    check_for_labels(out)
+    is_claimed(out, MANIFEST_NAME, contents="labels made by `occlift label`")
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more")
     known = data.scenes()

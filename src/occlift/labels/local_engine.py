@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
-from threading import Thread
 from typing import Any
 
 import numba
@@ -17,6 +15,7 @@ from occlift.errors import OccliftError
 from occlift.labels.crew import Lost, Ready, Reply, work
 from occlift.labels.engine import Engine, LabelJob, LabelTask
 from occlift.labels.scene import Outcome
+from occlift.runtime.processes import end_with_caller
 
 
 def local_engine(workers: int, *, retries: int = 3) -> Engine:
@@ -64,15 +63,15 @@ class _Processes:
                 yield slot, self._members[slot][1].recv()
             # EOFError between two messages, OSError in the middle of one.
             except (EOFError, OSError):
-                yield slot, Lost(self._bury(slot))
+                yield slot, Lost(self._reap(slot))
 
     def close(self) -> None:
         for process, _ in self._members.values():
             process.terminate()
         for slot in list(self._members):
-            self._bury(slot)
+            self._reap(slot)
 
-    def _bury(self, slot: int) -> str:
+    def _reap(self, slot: int) -> str:
         """Waits for the end of a worker, and says what it was."""
         process, ours = self._members.pop(slot)
         process.join()
@@ -91,7 +90,8 @@ def _serve(job: LabelJob, theirs: connection.Connection[Any, Any], threads: int)
     numba.set_num_threads(threads)
     # Interrupting is for the run; it ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_die_with_parent, daemon=True).start()
+    # Nobody waits for the labels of a run that was killed, and its workers may hold a GPU.
+    end_with_caller()
     try:
         with job.worker() as make:
             theirs.send(Ready())
@@ -103,11 +103,3 @@ def _serve(job: LabelJob, theirs: connection.Connection[Any, Any], threads: int)
     except (EOFError, BrokenPipeError):
         # The run has ended.
         return
-
-
-def _die_with_parent() -> None:
-    """Nobody waits for the labels of a run that was killed, and its workers may hold a GPU."""
-    parent = parent_process()
-    assert parent is not None, "a worker is started by a run"
-    parent.join()
-    os._exit(1)

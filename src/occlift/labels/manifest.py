@@ -19,8 +19,8 @@ from typing import Any, Final
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.scene import Outcome
-from occlift.runtime.differences import differences
 from occlift.runtime.files import replacing
+from occlift.runtime.folders import check_same
 
 MANIFEST_NAME: Final = "manifest.json"
 TIMINGS_NAME: Final = "timings.csv"
@@ -89,11 +89,7 @@ def open_manifest(folder: Path, config: Mapping[str, Any], space: LabelSpace = O
     if (folder / MANIFEST_NAME).exists():
         found = read_manifest(folder)
         check_label_space(folder, space)
-        if found.digest != wanted.digest:
-            raise ConfigError(
-                f"{folder}: holds labels of another configuration ({differences(found.config, wanted.config)}); "
-                "choose another folder, or call with the settings that are there"
-            )
+        check_same(folder, found.config, wanted.config, contents="labels")
         wanted.labels.update(found.labels)
     return wanted
 
@@ -114,23 +110,6 @@ def check_label_space(folder: Path, space: LabelSpace) -> None:
     except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise DataError(f"{path}: not a readable manifest ({error!r}); remove the folder and make it again") from error
     there.check_same(space, f"the labels in {folder}", "what is asked for")
-
-
-def check_for_labels(folder: Path) -> None:
-    """Sees to it that a folder is one of labels, or may become one.
-
-    Raises:
-        ConfigError: it holds something else.
-    """
-    if not folder.is_dir() or (folder / MANIFEST_NAME).exists():
-        return
-    # What is hidden may be what a run left that was killed before its first word.
-    if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
-        named = ", ".join([*others[:3], *(["..."] if len(others) > 3 else [])])
-        raise ConfigError(
-            f"{folder}: holds something else ({named}) and no labels made by `occlift label` (no {MANIFEST_NAME}); "
-            "choose another folder"
-        )
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,6 +60,6 @@ def feature_term(
     return (1 - similarity).sum() / max(len(similarity), 1)
 
 
-def class_term(logits: Float[Tensor, "voxels classes"], classes: Int[Tensor, "voxels"]) -> Float[Tensor, ""]:
+def class_term(logits: Float[Tensor, "voxels classes"], classes: Integer[Tensor, "voxels"]) -> Float[Tensor, ""]:
     """Cross-entropy, the mean over voxels; zero without any."""
     return F.cross_entropy(logits.float(), classes.long(), reduction="sum") / max(len(classes), 1)

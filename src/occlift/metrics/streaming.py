@@ -152,7 +152,7 @@ class RayScore(SummedMetric):
         *,
         truth: UInt8[Tensor, "batch x y z"],
         prediction: UInt8[Tensor, "batch x y z"],
-        origins_m: Sequence[Float[Tensor, "origins 3"]],
+        origins_m: Sequence[Float[Tensor, "_ 3"]],
     ) -> None:
         """Casts the rays of a batch on the device of the prediction.
 

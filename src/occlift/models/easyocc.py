@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from occlift.errors import ConfigError
@@ -303,9 +303,9 @@ class EasyOcc(nn.Module):
 
 
 def fine_voxels(
-    logits: Float[Tensor, "batch x y z heads"], stride: int
-) -> Float[Tensor, "batch {stride}*x {stride}*y z heads/{stride}**2"]:
+    values: Shaped[Tensor, "batch x y z heads"], stride: int
+) -> Shaped[Tensor, "batch {stride}*x {stride}*y z heads//{stride}**2"]:
     """Spreads what was predicted at a working voxel over the `stride`² voxels that it covers, x before y."""
-    batch, x, y, z, heads = logits.shape
-    parts = logits.view(batch, x, y, z, stride, stride, heads // stride**2)
+    batch, x, y, z, heads = values.shape
+    parts = values.view(batch, x, y, z, stride, stride, heads // stride**2)
     return parts.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, x * stride, y * stride, z, heads // stride**2)

@@ -35,10 +35,11 @@ def read_npz(path: Path, keys: Sequence[str]) -> dict[str, NDArray[Any]]:
         MissingArray: it lacks one of the arrays; a DataError too.
     """
     try:
-        opened = np.load(path, allow_pickle=False)
-        if not isinstance(opened, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: expected an .npz archive, found a single array")
-        with opened as archive:
+        # Opened here: numpy leaves a damaged file open.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{path}: expected an .npz archive, found a single array")
             missing = [key for key in keys if key not in archive]
             if missing:
                 raise MissingArray(

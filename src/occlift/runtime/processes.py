@@ -1,8 +1,8 @@
 """One function in several processes that train together, and the answer of the first.
 
 Lightning's own way to start processes is to run the same command line again. That is right for `occlift train` and
-wrong for everybody who calls a recipe from a program, a notebook or a test: their program would start again. Here
-every process is a fresh interpreter that is handed the function by name and its arguments; the caller waits.
+wrong for everybody who trains from a program, a notebook or a test: their program would start again. Here
+every process is a fresh interpreter that is handed the pickled function; the caller waits.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from occlift.errors import OccliftError
+from occlift.errors import ConfigError, OccliftError
 from occlift.runtime.progress import is_shown, shown_progress
 
 Result = TypeVar("Result")
@@ -40,22 +41,28 @@ def started_by_others() -> bool:
     return "LOCAL_RANK" in os.environ or bool(SLURMEnvironment.detect())
 
 
-def run_in_processes(function: Callable[..., Result], arguments: Mapping[str, Any], count: int) -> Result:
+def run_in_processes(function: Callable[[], Result], count: int) -> Result:
     """Calls a function once in each of `count` new processes and returns what it returned in the first.
 
     Each process finds MASTER_ADDR, MASTER_PORT, WORLD_SIZE, RANK and LOCAL_RANK in its environment, as those of
     torchrun do. All end when one fails, and when the caller ends, however it ends.
 
     Args:
-        function: of a module that can be imported by name.
-        arguments: what it is called with; pickled.
+        function: without arguments, of a module that can be imported by name: a `functools.partial` has its own.
 
     Raises:
+        ConfigError: an argument of the function cannot be pickled.
         OccliftError: what a process raised, of the type that it raised.
         ProcessFailed: a process died, or raised something else (its stack trace was printed).
     """
     with tempfile.TemporaryDirectory(prefix="occlift-") as folder, contextlib.ExitStack() as stack:
-        order = pickle.dumps((function, dict(arguments), folder, is_shown()))
+        try:
+            order = pickle.dumps((function, folder, is_shown()))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"other processes need what they train on, and it cannot be pickled ({error}): define the data set's "
+                "class in a module that can be imported, without open files, or train on one device"
+            ) from error
         port = _free_port()
         processes = [
             stack.enter_context(_process(rank, environment=_environment(rank, count, port))) for rank in range(count)
@@ -70,14 +77,34 @@ def run_in_processes(function: Callable[..., Result], arguments: Mapping[str, An
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
+def end_with_caller() -> None:
+    """Ends this process as soon as the one that started it is gone, however that ended.
+
+    That one started it by `multiprocessing`, or holds the other end of its standard input, a pipe.
+    """
+    parent = parent_process()
+    wait = _read_to_the_end if parent is None else parent.join
+
+    def watch() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _read_to_the_end() -> None:
+    # Not through sys.stdin: an interpreter that ends while a thread holds its lock aborts.
+    while os.read(0, 1 << 16):
+        pass
+
+
 @contextlib.contextmanager
 def _process(rank: int, *, environment: Mapping[str, str]) -> Any:
-    process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -126,11 +153,11 @@ def _raise_failures(folder: Path, processes: list[subprocess.Popen[bytes]]) -> N
 def _serve() -> int:
     """What a started process does."""
     rank = int(os.environ["RANK"])
-    function, arguments, folder, shown = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    function, folder, shown = pickle.load(sys.stdin.buffer)
+    end_with_caller()
     try:
         with shown_progress() if shown and rank == 0 else contextlib.nullcontext():
-            result = function(**arguments)
+            result = function()
     except OccliftError as error:
         (Path(folder) / f"error-{rank}").write_bytes(pickle.dumps(error))
         return 1
@@ -139,13 +166,6 @@ def _serve() -> int:
     if rank == 0:
         (Path(folder) / "result").write_bytes(pickle.dumps(result))
     return 0
-
-
-def _end_with_the_caller() -> None:
-    # Not through sys.stdin: an interpreter that ends while a thread holds its lock aborts.
-    while os.read(0, 1 << 16):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,7 @@ class HasTruthMaps(Protocol):
 
 
 _Capability = TypeVar("_Capability")
+_Item = TypeVar("_Item")
 
 _CAPABILITIES: Final[Mapping[type, str]] = {
     HasBoxes: "annotated boxes (a method boxes(token))",
@@ -235,6 +236,16 @@ def split_tokens(data: DrivingDataset, split: str) -> tuple[str, ...]:
     if not tokens:
         raise DataError(f"{data.spec}: the split {split!r} holds no key frame")
     return tokens
+
+
+def evenly_spaced(items: Sequence[_Item], count: int) -> list[_Item]:
+    """At most `count` of some items, from the first to the last.
+
+    >>> evenly_spaced("abcdefg", 3)
+    ['a', 'd', 'g']
+    """
+    chosen = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[i] for i in chosen.tolist()]
 
 
 def split_in_order(scenes: Sequence[str], split: str) -> tuple[str, ...]:

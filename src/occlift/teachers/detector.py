@@ -85,8 +85,8 @@ class Detector:
         pairs_per_batch: int,
     ) -> None:
         self._network, self.device = load_network(folder, NETWORKS, device=device)
-        self._eye = _Eye(self._network.model.backbone.conv_encoder)
-        self._network.model.backbone.conv_encoder = self._eye
+        self._backbone = _SharedBackbone(self._network.model.backbone.conv_encoder)
+        self._network.model.backbone.conv_encoder = self._backbone
         self._precision = resolve_precision(precision, self.device)
         self._preprocessing = read_preprocessing(folder, PUBLISHED)
         self._captions = tokenized(asked, load_tokenizer(folder), max_tokens=self._network.config.max_text_len).to(
@@ -115,11 +115,11 @@ class Detector:
     ) -> list[Detections]:
         pixels = self._preprocessing(images, *self._preprocessing.size_of(height, width), self.device)
         with autocast(self._precision, self.device):
-            self._eye.look(pixels)
+            self._backbone.compute(pixels)
         pairs = torch.cartesian_prod(torch.arange(len(images)), torch.arange(len(self._captions.token_ids)))
         per_image: list[list[Detections]] = [[] for _ in images]
         for batch in torch.split(pairs.to(self.device), self._pairs_per_batch):
-            self._eye.pairs = batch[:, 0]
+            self._backbone.pairs = batch[:, 0]
             # Of the pixels no more than the shape is read again.
             logits, boxes = self._outputs(pixels[:1].expand(len(batch), -1, -1, -1), batch[:, 1])
             for (image, caption), token_logits, box in zip(batch.tolist(), logits, boxes, strict=True):
@@ -170,29 +170,29 @@ class Detector:
         return Detections(boxes_px=boxes_px[keep], class_id=class_id[keep], score=score[keep])
 
 
-class _Eye(nn.Module):
-    """Stands where Grounding DINO's image backbone stood, and gives what the backbone saw the last time it looked.
+class _SharedBackbone(nn.Module):
+    """Stands where Grounding DINO's image backbone stood, and gives the features that it computed last.
 
     The backbone does not know the caption, and is a third of the work for one (base model, measured on a CPU).
 
     Attributes:
-        pairs: the position, among the images that were looked at, of the image of each pair that is asked about.
+        pairs: the position, among the images computed last, of the image of each pair that is asked about.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self._backbone = backbone
-        self._seen: list[tuple[Float[torch.Tensor, "images _ _ _"], Bool[torch.Tensor, "images _ _"]]] = []
+        self._computed: list[tuple[Float[torch.Tensor, "images _ _ _"], Bool[torch.Tensor, "images _ _"]]] = []
         self.pairs = torch.empty(0, dtype=torch.long)
 
-    def look(self, pixels: Float[torch.Tensor, "images 3 h w"]) -> None:
+    def compute(self, pixels: Float[torch.Tensor, "images 3 h w"]) -> None:
         inside = torch.ones_like(pixels[:, 0], dtype=torch.long)
-        self._seen = self._backbone(pixels, inside)
+        self._computed = self._backbone(pixels, inside)
 
     def forward(
         self, pixel_values: Float[torch.Tensor, "pairs 3 h w"], pixel_mask: Int[torch.Tensor, "pairs h w"]
     ) -> list[tuple[Float[torch.Tensor, "pairs _ _ _"], Bool[torch.Tensor, "pairs _ _"]]]:
-        return [(features[self.pairs], inside[self.pairs]) for features, inside in self._seen]
+        return [(features[self.pairs], inside[self.pairs]) for features, inside in self._computed]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

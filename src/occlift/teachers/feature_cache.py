@@ -7,8 +7,8 @@ Another teacher, or other settings, go to another folder beside it. Files are wr
 whenever the teacher says the same, so several processes may fill one cache.
 
 What that takes: channels × cells × 2 bytes an image. DINOv2-small (384 channels) on 224 × 392 pixels makes 0.34 MB an
-image, 58 GB for the training split of nuScenes (28,130 key frames of six images); on 448 × 784 pixels 1.4 MB or 232 GB;
-on 896 × 1596 pixels, which are those nearest to its images, 5.6 MB or 946 GB.
+image, 58 GB for 28,130 key frames of six images; on 448 × 784 pixels 1.4 MB or 232 GB; on 896 × 1596
+pixels, for images of 900 × 1600, 5.6 MB or 946 GB.
 """
 
 from __future__ import annotations

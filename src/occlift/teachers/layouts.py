@@ -1,10 +1,10 @@
 """Where maps of images lie on disk, and which class ids they use: our own layout and those that were published.
 
 **occnerf** (OccNeRF, arXiv 2312.09243; facts from github.com/LinShan-Bin/OccNeRF `datasets/nusc_dataset.py` and
-github.com/JunchengYan/GroundedSAM_OccNeRF). `nuscenes_semantic/samples/<CHANNEL>/<image name>_mask.bin`: int8 without
+github.com/JunchengYan/GroundedSAM_OccNeRF). `<data set>_semantic/samples/<CHANNEL>/<image name>_mask.bin`: int8 without
 any header, as many as the image has pixels, row by row; an id per group of prompts, 0 where no mask lies, -1 everywhere
 in an image in which nothing was found. Sky has an id, `others` and `other_flat` have none.
-`nuscenes_depth/samples/<CHANNEL>/<image name>.npy`: float32 metres, lidar points projected, 0 where there is none;
+`<data set>_depth/samples/<CHANNEL>/<image name>.npy`: float32 metres, lidar points projected, 0 where there is none;
 made for validation only.
 
 **gaussianflowocc** (GaussianFlowOcc, arXiv 2502.17288; facts from github.com/boschresearch/GaussianFlowOcc

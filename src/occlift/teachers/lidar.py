@@ -9,7 +9,7 @@
    how the road differs from a ramp between the roof of a car and the wall behind it: at 20 m two rings on the road are
    5 m apart, too.
 
-On the six images of a real nuScenes key frame, with 15 % of the points held out: 66 % of these fall on filled pixels,
+On the six images of a real key frame, with 15 % of the points held out: 66 % of these fall on filled pixels,
 whose depth is off by 0.1 % in the median and 0.5 % in the mean, and by more than 15 % at 0.4 % of them. Without the
 second way to be one surface 40 % are filled. Without any test of surfaces 92 % are, with errors of more than 15 % at
 3.8 %; without step 2 these are 0.7 %.
@@ -38,8 +38,8 @@ class LidarDepthConfig:
     """How depth is filled in between lidar points. Angles are those at the camera: a pixel is 1 / (focal length).
 
     Attributes:
-        window_rad: how far around a point a nearer one hides it. Half the distance between two rings of the 32-beam
-            lidar of nuScenes, which are 0.023 rad apart.
+        window_rad: how far around a point a nearer one hides it. Half the distance between two rings of a
+            lidar with 32 beams, which are 0.023 rad apart.
         hidden_ratio: a point is hidden by one that is nearer by more than this factor.
         max_gap_rad: triangles with a longer side are not filled: twice the distance between two rings.
         edge_ratio: corners whose depths differ by no more than this factor are on one surface.

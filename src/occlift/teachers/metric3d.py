@@ -62,7 +62,7 @@ class Metric3DConfig:
         upsampling: `nearest`, or `bilinear` with `edge_ratio`; see `Placement.depth_onto_image`.
         edge_ratio: depths that differ by more than this factor are on two sides of an edge; only for `bilinear`.
         min_depth_m, max_depth_m: depths are clamped to this range, and depths of 0 are unknown. 300 m is the bound
-            used with this network on nuScenes elsewhere.
+            used with this network on driving data elsewhere.
     """
 
     model: str = "onnx-community/metric3d-vit-giant2"

@@ -35,10 +35,10 @@ FOUNDATION_DEPTH: Final = DepthCorruption(
     # Networks are trained to about 200 m and say that, or less, for the sky.
     sky_depth_m=200.0,
 )
-"""Amounts like those of Metric3Dv2 on nuScenes; an estimate with a reason for each, not a fit."""
+"""Amounts like those of Metric3Dv2 on driving data; an estimate with a reason for each, not a fit."""
 
 FOUNDATION_SEMANTICS: Final = SemanticsCorruption(
-    # Detectors find little below 8×8 pixels of a 400-pixel-wide image (32×32 at nuScenes' 1600: COCO's "small").
+    # Detectors find little below 8×8 pixels of a 400-pixel-wide image (32×32 of one 1600 wide: COCO's "small").
     missed_below_px=64.0,
     # One object in twelve gets a wrong word: "truck" for a van, "bicycle" for a motorcycle.
     confused_objects=0.08,
@@ -51,7 +51,7 @@ FOUNDATION_SEMANTICS: Final = SemanticsCorruption(
     outline_px=1.2,
     outline_cell_px=12.0,
 )
-"""Amounts like those of Grounded-SAM on nuScenes; an estimate with a reason for each, not a fit."""
+"""Amounts like those of Grounded-SAM on driving data; an estimate with a reason for each, not a fit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""A procedural town, written as a nuScenes-format data set with exact truth."""
+"""A procedural town, written as a data set with exact truth."""

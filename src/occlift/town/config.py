@@ -16,7 +16,7 @@ class TownConfig:
         frames: key frames per scene, at 2 Hz.
         seed: of everything.
         image_height: pixels.
-        image_width: pixels; the field of view is that of nuScenes, cropped in height to the aspect ratio.
+        image_width: pixels; the field of view is cropped in height to the aspect ratio.
         maps: write class, depth and instance maps beside the images, for the oracle teacher.
         static: nothing moves but the ego.
     """

@@ -23,7 +23,7 @@ class TownObject:
         instance: number within the scene, from 1.
         path: the curve; a standing object uses its pose at `start_m`.
         speed_m_s: signed along the curve; negative drives it backwards, facing backwards.
-        attribute: nuScenes attribute name, "" for none.
+        attribute: name of an attribute in the tables, "" for none.
     """
 
     instance: int
@@ -51,7 +51,7 @@ class Builder:
     ego_path: Polyline
     ground: Ground
     drive_length_m: float
-    static_parts: list[Float[np.ndarray, "n columns"]] = field(default_factory=list)
+    static_parts: list[Float[np.ndarray, "_ columns"]] = field(default_factory=list)
     things: list[TownObject] = field(default_factory=list)
     taken: list[tuple[float, float, float]] = field(default_factory=list)
 

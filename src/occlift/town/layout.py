@@ -241,7 +241,7 @@ def build_scene(seed: tuple[int, ...], *, frames: int, static: bool = False) -> 
     xy = np.array([path.pose(s)[:2] for s in stations])
     lower = np.floor(xy.min(axis=0) - MARGIN_M)
     size = np.ceil(xy.max(axis=0) + MARGIN_M) - lower
-    # The global frame starts at the corner of the map, as nuScenes maps do.
+    # The global frame starts at the corner of the map, as those of the map expansion do.
     path = Polyline(path.points - lower)
     roads = [_shifted(road, lower) for road in roads]
     ground = paint_ground(

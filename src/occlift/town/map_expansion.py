@@ -1,4 +1,4 @@
-"""The map of a scene of the town, in the format of the nuScenes map expansion (`datasets.nuscenes.map_expansion`).
+"""The map of a scene of the town, in the format of the map expansion that its data-set adapter reads.
 
 *Drivable area* and *crossings* are the outlines of what the ground's raster shows, exact to its cells of 1/8 m; the
 stripes of a crossing are joined. *Dividers* are lines: `road_divider` between the directions of a road that has no
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from occlift.datasets.nuscenes.map_expansion import map_expansion_path
+from occlift.datasets import table_writer
 from occlift.geometry.polygons import Polygon, outlines
 from occlift.label_space import DRIVEABLE_SURFACE
 from occlift.runtime.files import replacing
@@ -27,7 +27,7 @@ from occlift.town.trace import Ground
 
 def write_map_expansion(root: Path, name: str, scene: TownScene) -> None:
     """Writes the map of the scene `name` of the town in `root`; equal scenes give equal bytes."""
-    with replacing(map_expansion_path(root, name)) as file:
+    with replacing(table_writer.map_expansion_path(root, name)) as file:
         file.write(json.dumps(_layers(scene), separators=(",", ":")).encode())
 
 

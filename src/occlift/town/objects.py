@@ -17,7 +17,7 @@ class ObjectShape:
     """An annotated kind of thing: its parts, and the box an annotator would draw around it.
 
     Attributes:
-        category: nuScenes category name.
+        category: name of a category in the tables.
         parts: in the object's own frame.
         size_lwh_m: length (x), width (y), height (z) of the geometry.
     """
@@ -341,7 +341,7 @@ def pedestrian(rng: Generator) -> ObjectShape:
 
 
 def barrier(rng: Generator) -> ObjectShape:
-    """A plastic or concrete road barrier, long side across its x axis as in nuScenes."""
+    """A plastic or concrete road barrier, long side across its x axis, as the tables have it."""
     width, height = rng.uniform(1.6, 2.4), rng.uniform(0.85, 1.1)
     red = rng.random() < 0.5
     rows = [
@@ -376,7 +376,7 @@ def traffic_cone(rng: Generator) -> ObjectShape:
 
 
 def pushable(rng: Generator) -> ObjectShape:
-    """A rubbish container or a pallet: what nuScenes calls pushable_pullable and debris (class `others`)."""
+    """A rubbish container or a pallet: categories pushable_pullable and debris (class `others`)."""
     if rng.random() < 0.7:
         color = [(0.05, 0.2, 0.09), (0.08, 0.1, 0.14), (0.4, 0.3, 0.05)][rng.integers(3)]
         half = (rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.6), rng.uniform(0.5, 0.7))

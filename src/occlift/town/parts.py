@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.random import Generator
 
 KIND: Final = 0
@@ -60,7 +60,7 @@ class Material(IntEnum):
 
 
 Color = tuple[float, float, float]
-Scalars = float | Float[np.ndarray, "n"]
+Scalars = float | Float[np.ndarray, "n"] | Int[np.ndarray, "n"]
 
 
 def part(

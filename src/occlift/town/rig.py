@@ -1,4 +1,4 @@
-"""The sensors of the town's car: mounted, timed and built like those of nuScenes."""
+"""The sensors of the town's car: mounted, timed and built like those of public data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy.random import Generator
 
-from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.geometry.transforms import inverse, rigid_transform, transform_points
 from occlift.town.layout import TownScene
 from occlift.town.trace import trace_rays
@@ -46,7 +45,7 @@ class MountedCamera:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SensorRig:
-    """All sensors of a scene's car; cameras in the order of `CAMERA_CHANNELS`."""
+    """All sensors of a scene's car; cameras from left to right, in front and behind."""
 
     cameras: tuple[MountedCamera, ...]
     ego_from_lidar: Float[np.ndarray, "4 4"]
@@ -62,11 +61,10 @@ def _tilt(rng: Generator) -> Float[np.ndarray, "3 3"]:
 
 
 def build_rig(rng: Generator, *, height: int, width: int) -> SensorRig:
-    """A rig for images of height × width pixels: nuScenes' fields of view, cropped in height to the aspect ratio."""
+    """A rig for images of height × width pixels: fields of view cropped in height to the aspect ratio."""
     scale = width / 1600
     cameras = []
-    for channel in CAMERA_CHANNELS:
-        position, yaw_deg, focal, (cx, cy), lag_us = _CAMERAS[channel]
+    for channel, (position, yaw_deg, focal, (cx, cy), lag_us) in _CAMERAS.items():
         yaw = np.radians(yaw_deg)
         forward = np.array([np.cos(yaw), np.sin(yaw), 0.0])
         right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
@@ -76,7 +74,7 @@ def build_rig(rng: Generator, *, height: int, width: int) -> SensorRig:
         intrinsics = np.array([[f, 0.0, cx * scale], [0.0, f, cy * scale - top], [0.0, 0.0, 1.0]])
         mounting = rigid_transform(_tilt(rng) @ rotation, np.array(position) + rng.normal(0, 0.01, 3))
         cameras.append(MountedCamera(camera=channel, intrinsics_px=intrinsics, ego_from_camera=mounting, lag_us=lag_us))
-    # nuScenes' lidar frame: x to the right, y forward, z up.
+    # The lidar's frame: x to the right, y forward, z up.
     lidar = _tilt(rng) @ np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     return SensorRig(cameras=tuple(cameras), ego_from_lidar=rigid_transform(lidar, np.array(_LIDAR_POSITION_M)))
 

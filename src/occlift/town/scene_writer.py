@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from occlift.datasets.nuscenes.channels import LIDAR_CHANNEL
+from occlift.datasets import table_writer as tables
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.raycast import observed_by_camera
 from occlift.geometry.transforms import inverse, quaternion_from_rotation, rotation_about_z, transform_points
@@ -23,20 +23,10 @@ from occlift.town.layout import TownScene, build_scene
 from occlift.town.map_expansion import write_map_expansion
 from occlift.town.rig import MountedCamera, SensorRig, build_rig, sweep_lidar, visible_share
 from occlift.town.shade import Rendered, render_image
-from occlift.town.tables import (
-    VERSION,
-    Row,
-    Tables,
-    attribute_token,
-    category_token,
-    link,
-    sensor_token,
-    token,
-    visibility_token,
-    write_json,
-)
 from occlift.town.truth import SceneTruth
 
+TABLES: Final = "v1.0-town"
+"""The folder of the tables in a town."""
 GTS: Final = "gts"
 """The folder of the truth in a town."""
 _PERIOD_US: Final = 500_000
@@ -47,7 +37,7 @@ _ANNOTATED_WITHIN_M: Final = 80.0
 
 def finished_mark(out: Path, scene: str) -> Path:
     """The file that holds the rows of a finished scene; the tables are put together from all of them."""
-    return out / VERSION / ".scenes" / f"{scene}.json"
+    return out / TABLES / ".scenes" / f"{scene}.json"
 
 
 def scene_of_town(config: TownConfig, number: int) -> TownScene:
@@ -61,9 +51,9 @@ class SceneWriter:
     def __init__(self, out: Path, config: TownConfig, number: int) -> None:
         self._out, self._config, self._number = out, config, number
         self._name = config.scene_name(number)
-        self._rows: Tables = {}
-        self._sensor_rows: dict[str, list[Row]] = {}
-        self._annotations: dict[int, list[Row]] = {}
+        self._rows: tables.Tables = {}
+        self._sensor_rows: dict[str, list[tables.Row]] = {}
+        self._annotations: dict[int, list[tables.Row]] = {}
 
     def steps(self) -> list[Callable[[], None]]:
         """One call per key frame; they must be made in order."""
@@ -87,8 +77,8 @@ class SceneWriter:
         self._pending: list[Future[None]] = []
         self._seen_from: list[list[tuple[MountedCamera, Float[np.ndarray, "4 4"]]]] = []
         self._poses: list[tuple[str, Float[np.ndarray, "4 4"], float]] = []
-        self._log_token = token(self._name, "log")
-        map_token = token(self._name, "map")
+        self._log_token = tables.token(self._name, "log")
+        map_token = tables.token(self._name, "map")
         map_file = f"maps/{map_token}.png"
         self._write_map(map_file)
         write_map_expansion(self._out, self._name, self._scene)
@@ -102,7 +92,7 @@ class SceneWriter:
                  "filename": map_file}
             ],
             "calibrated_sensor": [
-                _calibration(self._name, LIDAR_CHANNEL, self._rig.ego_from_lidar, []),
+                _calibration(self._name, tables.LIDAR_CHANNEL, self._rig.ego_from_lidar, []),
                 *(_calibration(self._name, c.camera, c.ego_from_camera, c.intrinsics_px.tolist())
                   for c in self._rig.cameras),
             ],
@@ -124,19 +114,19 @@ class SceneWriter:
     def _data(self, index: int, channel: str, timestamp_us: int, file: str, size: tuple[int, int]) -> None:
         """Rows of one sensor reading and of the ego pose at its time."""
         time_s = (timestamp_us - self._start_us) / 1e6
-        pose_token = token(self._name, index, channel, "ego_pose")
+        pose_token = tables.token(self._name, index, channel, "ego_pose")
         pose = self._scene.drive.global_from_ego(time_s)
         self._rows["ego_pose"].append(
             {"token": pose_token, "timestamp": timestamp_us, "rotation": list(quaternion_from_rotation(pose[:3, :3])),
              "translation": pose[:3, 3].tolist()}
         )  # fmt: skip
         row = {
-            "token": token(self._name, index, channel, "sample_data"),
-            "sample_token": token(self._name, index, "sample"),
+            "token": tables.token(self._name, index, channel, "sample_data"),
+            "sample_token": tables.token(self._name, index, "sample"),
             "ego_pose_token": pose_token,
-            "calibrated_sensor_token": token(self._name, channel, "calibrated_sensor"),
+            "calibrated_sensor_token": tables.token(self._name, channel, "calibrated_sensor"),
             "timestamp": timestamp_us,
-            "fileformat": "pcd" if channel == LIDAR_CHANNEL else "jpg",
+            "fileformat": "pcd" if channel == tables.LIDAR_CHANNEL else "jpg",
             "is_key_frame": True,
             "height": size[0],
             "width": size[1],
@@ -148,16 +138,16 @@ class SceneWriter:
         scene, config = self._scene, self._config
         timestamp_us = self._start_us + index * _PERIOD_US
         time_s = index * _PERIOD_US / 1e6
-        sample_token = token(self._name, index, "sample")
+        sample_token = tables.token(self._name, index, "sample")
         self._rows["sample"].append(
-            {"token": sample_token, "timestamp": timestamp_us, "scene_token": token(self._name, "scene")}
+            {"token": sample_token, "timestamp": timestamp_us, "scene_token": tables.token(self._name, "scene")}
         )
         global_from_ego = scene.drive.global_from_ego(time_s)
         global_from_lidar = global_from_ego @ self._rig.ego_from_lidar
         sweep = sweep_lidar(scene, global_from_lidar, time_s, self._rng)
-        file = f"samples/{LIDAR_CHANNEL}/{self._name}__{LIDAR_CHANNEL}__{timestamp_us}.pcd.bin"
+        file = f"samples/{tables.LIDAR_CHANNEL}/{self._name}__{tables.LIDAR_CHANNEL}__{timestamp_us}.pcd.bin"
         self._write(file, sweep.tobytes())
-        self._data(index, LIDAR_CHANNEL, timestamp_us, file, (0, 0))
+        self._data(index, tables.LIDAR_CHANNEL, timestamp_us, file, (0, 0))
         points_lidar = sweep[:, :3].astype(np.float64)
         self._truth.add_beams(global_from_lidar[:3, 3], transform_points(global_from_lidar, points_lidar))
         self._poses.append((sample_token, global_from_ego, time_s))
@@ -199,11 +189,11 @@ class SceneWriter:
             yaw = float(np.arctan2(np.sin(yaw), np.cos(yaw)))
             self._annotations.setdefault(thing.instance, []).append(
                 {
-                    "token": token(self._name, index, "annotation", thing.instance),
+                    "token": tables.token(self._name, index, "annotation", thing.instance),
                     "sample_token": sample_token,
-                    "instance_token": token(self._name, "instance", thing.instance),
-                    "visibility_token": visibility_token(float(share)),
-                    "attribute_tokens": [attribute_token(thing.attribute)] if thing.attribute else [],
+                    "instance_token": tables.token(self._name, "instance", thing.instance),
+                    "visibility_token": tables.visibility_token(float(share)),
+                    "attribute_tokens": [tables.attribute_token(thing.attribute)] if thing.attribute else [],
                     "translation": center.tolist(),
                     "size": [width, length, height],
                     "rotation": [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))],
@@ -236,37 +226,40 @@ class SceneWriter:
             future.result()
         self._pool.shutdown()
         self._finish_rows()
-        write_json(finished_mark(self._out, self._name), self._rows)
+        tables.write_json(finished_mark(self._out, self._name), self._rows)
 
     def _finish_rows(self) -> None:
         rows = self._rows
-        link(rows["sample"])
+        tables.link(rows["sample"])
         for readings in self._sensor_rows.values():
-            link(readings)
+            tables.link(readings)
             rows["sample_data"].extend(readings)
         rows["sample_annotation"], rows["instance"] = [], []
         for thing in self._scene.objects:
             chain = self._annotations.get(thing.instance, [])
             if not chain:
                 continue
-            link(chain)
+            tables.link(chain)
             rows["sample_annotation"].extend(chain)
             rows["instance"].append(
-                {"token": chain[0]["instance_token"], "category_token": category_token(thing.shape.category),
+                {"token": chain[0]["instance_token"], "category_token": tables.category_token(thing.shape.category),
                  "nbr_annotations": len(chain), "first_annotation_token": chain[0]["token"],
                  "last_annotation_token": chain[-1]["token"]}
             )  # fmt: skip
         rows["scene"] = [
-            {"token": token(self._name, "scene"), "log_token": self._log_token, "nbr_samples": len(rows["sample"]),
+            {"token": tables.token(self._name, "scene"), "log_token": self._log_token,
+             "nbr_samples": len(rows["sample"]),
              "first_sample_token": rows["sample"][0]["token"], "last_sample_token": rows["sample"][-1]["token"],
              "name": self._name, "description": f"{self._scene.style.name} quarter"}
         ]  # fmt: skip
 
 
-def _calibration(scene: str, channel: str, mounting: Float[np.ndarray, "4 4"], intrinsics: list[list[float]]) -> Row:
+def _calibration(
+    scene: str, channel: str, mounting: Float[np.ndarray, "4 4"], intrinsics: list[list[float]]
+) -> tables.Row:
     return {
-        "token": token(scene, channel, "calibrated_sensor"),
-        "sensor_token": sensor_token(channel),
+        "token": tables.token(scene, channel, "calibrated_sensor"),
+        "sensor_token": tables.sensor_token(channel),
         "translation": mounting[:3, 3].tolist(),
         "rotation": list(quaternion_from_rotation(mounting[:3, :3])),
         "camera_intrinsic": intrinsics,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int32, UInt8
 from numba import prange
 
 from occlift.runtime.kernels import njit
@@ -369,7 +369,7 @@ def in_shadow(
 def _trace_many(
     ground: Ground, static: PartIndex, moving: PartIndex, origins: Float[np.ndarray, "r 3"],
     directions: Float[np.ndarray, "r 3"], limit: float,
-) -> tuple[Float[np.ndarray, "r"], Int[np.ndarray, "r"], Int[np.ndarray, "r"]]:  # fmt: skip
+) -> tuple[Float[np.ndarray, "r"], UInt8[np.ndarray, "r"], Int32[np.ndarray, "r"]]:  # fmt: skip
     n = origins.shape[0]
     range_m = np.empty(n)
     class_id = np.empty(n, np.uint8)
@@ -401,6 +401,6 @@ def trace_rays(
     origins_global: Float[np.ndarray, "r 3"],
     directions: Float[np.ndarray, "r 3"],
     max_range_m: float = MAX_RANGE_M,
-) -> tuple[Float[np.ndarray, "r"], Int[np.ndarray, "r"], Int[np.ndarray, "r"]]:
+) -> tuple[Float[np.ndarray, "r"], UInt8[np.ndarray, "r"], Int32[np.ndarray, "r"]]:
     """Range (metres; inf = sky), class (17 = sky) and instance (0 = background) of the first hit; unit directions."""
     return _trace_many(ground, static, moving, origins_global, directions, max_range_m)

@@ -5,7 +5,7 @@ surface of about 0.05 m², a third of a voxel's face) and takes the class that c
 truth comes from lidar points, objects are shells: what is inside a car is not observed by anyone and stays free
 with both masks 0. The ground is the surface itself, one or two voxels thick.
 
-Masks (reference: Occ3D-nuScenes): `mask_lidar` holds the voxels that a beam of any key frame of the scene ends in or
+Masks (reference: Occ3D): `mask_lidar` holds the voxels that a beam of any key frame of the scene ends in or
 passes on its way, at the resolution of a 0.2 m grid in the global frame; `mask_camera` holds those that a camera of
 this key frame sees with no occupied voxel before them, within `mask_lidar`.
 """

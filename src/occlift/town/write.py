@@ -1,4 +1,4 @@
-"""Writes a town as a nuScenes-format data set with Occ3D truth.
+"""Writes a town as a data set with Occ3D truth.
 
     OUT/v1.0-town/*.json                         the thirteen tables
     OUT/samples/<channel>/*.jpg, *.pcd.bin       sensor data
@@ -21,14 +21,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from occlift.datasets.nuscenes.map_expansion import map_expansion_path
-from occlift.errors import ConfigError
+from occlift.datasets import table_writer
+from occlift.runtime.folders import check_same, is_claimed, read_record
 from occlift.runtime.progress import track
 from occlift.runtime.threads import limit_kernel_threads, usable_cores
 from occlift.town.config import TownConfig
 from occlift.town.map_expansion import write_map_expansion
-from occlift.town.scene_writer import SceneWriter, finished_mark, scene_of_town
-from occlift.town.tables import VERSION, write_json, write_tables
+from occlift.town.scene_writer import TABLES, SceneWriter, finished_mark, scene_of_town
 
 _FORMAT: Final = 1
 """Raised when the same configuration starts to give other bytes."""
@@ -59,6 +58,7 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
 
     Raises:
         ConfigError: `out` holds something else, or a town of another configuration.
+        DataError: `town.json` is damaged.
     """
     _claim(out, config)
     marks = [finished_mark(out, config.scene_name(number)) for number in range(config.scenes)]
@@ -66,7 +66,7 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
     missing = [number for number, mark in enumerate(marks) if not mark.exists()]
     for number in sorted(set(range(config.scenes)) - set(missing)):
         name = config.scene_name(number)
-        if not map_expansion_path(out, name).exists():
+        if not table_writer.map_expansion_path(out, name).exists():
             write_map_expansion(out, name, scene_of_town(config, number))
     cores = usable_cores()
     workers = min(workers or cores, len(missing))
@@ -76,8 +76,8 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
         steps = (step for number in missing for step in SceneWriter(out, config, number).steps())
         for step in track(steps, "Building the town", total=len(missing) * config.frames):
             step()
-    if missing or not (out / VERSION / "scene.json").exists():
-        write_tables(out / VERSION, (json.loads(mark.read_text()) for mark in marks))
+    if missing or not (out / TABLES / "scene.json").exists():
+        table_writer.write_tables(out / TABLES, (json.loads(mark.read_text()) for mark in marks))
     return TownRun(
         root=out, scenes=config.scenes, key_frames=config.scenes * config.frames, reused=config.scenes - len(missing)
     )
@@ -101,22 +101,11 @@ def _write_scene(out: Path, config: TownConfig, number: int) -> None:
 
 def _claim(out: Path, config: TownConfig) -> None:
     """Makes `out` the folder of this town, or finds that it is."""
-    wanted = {"format": _FORMAT, **asdict(config)}
+    # As JSON gives it back.
+    wanted = json.loads(json.dumps({"format": _FORMAT, **asdict(config)}))
     path = out / "town.json"
-    if path.exists():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
-            raise ConfigError(f"{path}: not readable as JSON ({error}); delete {out} and build again") from error
-        if found != wanted:
-            differs = ", ".join(
-                f"{key} is {found.get(key)!r} there, {wanted.get(key)!r} here"
-                for key in sorted(wanted.keys() | found.keys())
-                if found.get(key) != wanted.get(key)
-            )
-            raise ConfigError(f"{out} holds another town ({differs}); choose another folder or delete that one")
+    if is_claimed(out, path.name, contents="town"):
+        check_same(out, read_record(path), wanted, contents="a town")
         return
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no town; choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, wanted)
+    table_writer.write_json(path, wanted)

@@ -9,6 +9,7 @@ al., *BEVDet*, 2021, section 3.2), with the label left as it is: the world does 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,13 @@ from torch.nn import functional as F
 
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
+from occlift.geometry.grids import VoxelGrid
+from occlift.runtime.progress import note
 from occlift.training.frames import IMAGE_DEVIATION, IMAGE_MEAN
+
+Config = TypeVar("Config")
+
+_MIRRORED_AXIS: Final[dict[str, Literal["x", "y"]]] = {"mirror": "y", "mirror_front_back": "x"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,23 @@ class AugmentConfig:
     def colours(self) -> bool:
         """Whether anything changes what they show."""
         return any((self.brightness, self.contrast, self.saturation))
+
+
+def mirrored_where_possible(config: Config, grid: VoxelGrid) -> Config:
+    """A configuration of a training with `mirror` and `mirror_front_back` off where a mirrored label fits no grid.
+
+    Says so: both are on or off by default, whatever the grid.
+    """
+    lost = [
+        name for name, axis in _MIRRORED_AXIS.items() if getattr(config, name, False) and not grid.is_symmetric(axis)
+    ]
+    for name in lost:
+        number = "xy".index(_MIRRORED_AXIS[name])
+        note(
+            f"{name} is off: along {_MIRRORED_AXIS[name]} the grid reaches from {grid.lower_m[number]:g} m to "
+            f"{grid.upper_m[number]:g} m, so a mirrored label would not lie on it"
+        )
+    return cast("Config", replace(cast("Any", config), **dict.fromkeys(lost, False)))
 
 
 def augment(

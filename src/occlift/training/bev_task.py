@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from occlift.losses.bev import BevLossConfig, LearnedBalance, bev_loss
-from occlift.metrics.bev import BevCounts, bev_counts
+from occlift.metrics.streaming import BevScore
 from occlift.models.bev_network import BevNetworkConfig, bev_network
 from occlift.training.bev_frames import BevBatch, collate_bev
 from occlift.training.bev_truth import OBJECT_CLASSES
@@ -32,6 +32,7 @@ class BevTask(OneCycleTask):
         seed: of the mirroring.
         mirror: half of the key frames are seen with left and right exchanged.
         blind: recorded for those who load the checkpoint: the network was trained on grey images.
+        cameras: recorded for those who load the checkpoint: their names, in order.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class BevTask(OneCycleTask):
         seed: int,
         mirror: bool,
         blind: bool = False,
+        cameras: Sequence[str] = (),
     ) -> None:
         super().__init__(OptimizerConfig(**optimizer))
         self.save_hyperparameters()
@@ -55,7 +57,7 @@ class BevTask(OneCycleTask):
         # What a constant prediction would converge to under the weighted cross-entropy.
         covered = torch.tensor(prior).clamp(1e-4, 1 - 1e-4) * self._loss.positive_weight
         self.model.start_from_prior(covered / (covered + 1 - torch.tensor(prior).clamp(1e-4, 1 - 1e-4)))
-        self._counts: list[BevCounts] = []
+        self.scores: Final = BevScores(self.model.config.classes)
 
     def training_step(self, batch: BevBatch, batch_idx: int) -> Float[Tensor, ""]:
         """The mean over the key frames of each one's loss, so that it does not matter which process takes which."""
@@ -84,39 +86,42 @@ class BevTask(OneCycleTask):
         return logged_mean(self, terms, batch.frame.tokens)
 
     def on_validation_epoch_start(self) -> None:
-        self._counts = []
+        self.scores.reset()
 
     def validation_step(self, batch: BevBatch, batch_idx: int) -> None:
-        probability = self.model(batch.frame.images, batch.frame.rig).segmentation.float().sigmoid()
-        counted = counts_of(probability, batch)
-        self._counts = counted if not self._counts else [a + b for a, b in zip(self._counts, counted, strict=True)]
+        self.scores.update(self.model(batch.frame.images, batch.frame.rig).segmentation.float().sigmoid(), batch)
 
     def on_validation_epoch_end(self) -> None:
-        for counts in self._counts:
-            cells = {}
-            for visibility, mine in counts.cells.items():
-                total = self.trainer.strategy.reduce(torch.from_numpy(mine).to(self.device), reduce_op="sum")
-                cells[visibility] = total.cpu().numpy()
-            for name, iou in BevCounts(classes=counts.classes, cells=cells).named().items():
+        for score in self.scores:
+            for name, iou in score.compute().items():
                 self.log(f"val_{name}", iou, rank_zero_only=True)
 
 
-def counts_of(probability: Float[Tensor, "batch classes x y"], batch: BevBatch) -> list[BevCounts]:
-    """What the scores of these key frames follow from: of the object classes, and of the map classes if there are any.
+class BevScores(nn.Module):
+    """The scores of key frames: of the object classes, and of the map classes if there are any.
 
     Only objects can be hardly visible, so only they have a filtered score.
     """
-    found = []
-    for is_object in (True, False):
-        rows = [i for i, name in enumerate(batch.classes) if (name in OBJECT_CLASSES) == is_object]
-        if rows:
-            predicted, truth, ignored = (
-                tensor[:, rows].cpu().numpy() for tensor in (probability, batch.truth, batch.ignored)
-            )
-            found.append(
-                bev_counts(
-                    prediction=predicted.astype(np.float32), truth=truth, ignored=ignored if is_object else None,
-                    classes=[batch.classes[i] for i in rows],
-                )
-            )  # fmt: skip
-    return found
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__()
+        objects = [name for name in classes if name in OBJECT_CLASSES]
+        ground = [name for name in classes if name not in OBJECT_CLASSES]
+        self._scores = nn.ModuleList(
+            BevScore(names, visibility_filter=names is objects) for names in (objects, ground) if names
+        )
+
+    def __iter__(self) -> Iterator[BevScore]:
+        return (cast("BevScore", score) for score in self._scores)
+
+    def reset(self) -> None:
+        """Forgets what was counted."""
+        for score in self:
+            score.reset()
+
+    def update(self, probability: Float[Tensor, "batch classes x y"], batch: BevBatch) -> None:
+        """Counts a batch of key frames."""
+        for score in self:
+            rows = [batch.classes.index(name) for name in score.classes]
+            ignored = batch.ignored[:, rows] if "filtered" in score.visibilities else None
+            score.update(truth=batch.truth[:, rows], prediction=probability[:, rows], ignored=ignored)

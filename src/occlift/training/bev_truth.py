@@ -44,7 +44,7 @@ CENTRE_SIGMA_M: Final = 1.5
 _CATEGORIES: Final[dict[ObjectClass, str]] = {"vehicle": "vehicle", "pedestrian": "human.pedestrian"}
 
 _HARDLY_VISIBLE: Final = 0.4
-"""Objects of which the images together show at most this fraction (visibility token 1 of nuScenes)."""
+"""Objects of which the images together show at most this fraction (the lowest of four bins of visibility)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,10 +10,11 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor, nn
 
-from occlift.errors import DataError
+from occlift.errors import ConfigError, DataError
 from occlift.models.bev_network import BevNetwork, BevNetworkConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
+from occlift.scenes.dataset import DrivingDataset
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -48,6 +49,13 @@ def load_easyocc(checkpoint: Path) -> EasyOcc | RenderingModel:
 
     Raises:
         DataError: as `checkpoint_parts`, or the weights do not fit the configuration beside them.
+
+    >>> from occlift import open_dataset
+    >>> from occlift.training import OccupancyTraining, TrainConfig, run_training
+    >>> spec = OccupancyTraining(data=open_dataset(town), labels=town / "gts", config=TrainConfig())
+    >>> run = run_training(spec, out, max_steps=1)
+    >>> load_easyocc(run.checkpoint).config.output_shape
+    (200, 200, 16)
     """
     parts = checkpoint_parts(checkpoint)
     config = parts["hyper_parameters"]["model"]
@@ -67,6 +75,13 @@ def load_bev_network(checkpoint: Path) -> BevNetwork:
 
     Raises:
         DataError: as `checkpoint_parts`, or it is a checkpoint of something else.
+
+    >>> from occlift import open_dataset
+    >>> from occlift.training import BevFinetuning, FinetuneConfig, run_training
+    >>> spec = BevFinetuning(data=open_dataset(town), config=FinetuneConfig.demo())
+    >>> run = run_training(spec, out, max_steps=1)
+    >>> load_bev_network(run.checkpoint).config.classes
+    ('vehicle',)
     """
     parts = checkpoint_parts(checkpoint)
     config = parts["hyper_parameters"].get("model", {})
@@ -82,6 +97,31 @@ def trained_blind(checkpoint: Path) -> bool:
         DataError: as `checkpoint_parts`.
     """
     return bool(checkpoint_parts(checkpoint)["hyper_parameters"].get("blind", False))
+
+
+def trained_cameras(checkpoint: Path) -> tuple[str, ...]:
+    """Names of the cameras that the network was trained on, in order; none in checkpoints that do not record them.
+
+    Raises:
+        DataError: as `checkpoint_parts`.
+    """
+    return tuple(checkpoint_parts(checkpoint)["hyper_parameters"].get("cameras", ()))
+
+
+def check_cameras(checkpoint: Path, data: DrivingDataset) -> None:
+    """Sees to it that a network is shown the cameras that it was trained on, if its checkpoint says which.
+
+    Raises:
+        ConfigError: the data set has cameras of other names, in another order, or another number of them.
+        DataError: as `checkpoint_parts`.
+    """
+    trained = trained_cameras(checkpoint)
+    if trained and trained != data.cameras:
+        raise ConfigError(
+            f"{checkpoint}: the network was trained on {len(trained)} cameras ({', '.join(trained)}), and {data.spec} "
+            f"has {len(data.cameras)} ({', '.join(data.cameras)}): use a data set with the same cameras in the same "
+            "order, or train a network on these"
+        )
 
 
 def network_weights(parts: dict[str, Any]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 In the spirit of ImageNet-C (Hendrycks and Dietterich, *Benchmarking neural network robustness to common corruptions and
 perturbations*, ICLR 2019) and of its relatives for surround cameras (Xie et al., *RoboBEV*, arXiv 2304.06719; Dong et
-al., arXiv 2303.11040; both call theirs nuScenes-C). The amounts and what is done with them are our own: compare numbers
+al., arXiv 2303.11040). The amounts and what is done with them are our own: compare numbers
 under these corruptions with each other, not with theirs.
 
 | corruption, and its amount at strength | 1 | 2 | 3 | 4 | 5 |

@@ -11,14 +11,13 @@ import io
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from occlift.errors import ConfigError, OccliftError
-from occlift.geometry.grids import OCC3D_GRID
-from occlift.label_space import CLASS_NAMES
 from occlift.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -54,17 +53,18 @@ class ExportRun:
     checked_frames: int
 
 
-def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -> ExportRun:
+def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int | None = None) -> ExportRun:
     """Writes the network of a checkpoint as ONNX, after comparing it with torch in onnxruntime.
 
     Inputs, float32: `images` [batch, cameras, 3, height, width], `intrinsics_px` [batch, cameras, 3, 3] and
-    `ego_from_camera` [batch, cameras, 4, 4]; output `logits` [batch, 18, 200, 200, 16]. The batch is dynamic.
+    `ego_from_camera` [batch, cameras, 4, 4]; output `logits` [batch, classes, x, y, z]. The batch is dynamic. Metadata
+    hold the label space and the names of the cameras.
 
     Args:
-        checkpoint: of `occlift.training.occupancy.train`.
+        checkpoint: of an `occlift.training.occupancy.OccupancyTraining`.
         onnx: the file, there whole or not at all.
         opset: of ONNX, 20 or later.
-        cameras: images per key frame.
+        cameras: images per key frame; None: as many as in the training (6 where the checkpoint does not say).
 
     Raises:
         ConfigError: a package is missing, the opset is too old, or the checkpoint is not an EasyOcc's.
@@ -72,19 +72,20 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -
         ExportDiffers: the logits differ by more than `MAX_DIFFERENCE`; nothing was written.
     """
     from occlift.models.easyocc import EasyOcc
-    from occlift.training.checkpoint import load_easyocc
+    from occlift.training.checkpoint import load_easyocc, trained_cameras
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"export needs {', '.join(missing)}: install it with pip install 'occlift[export]'")
     if opset < 20:
         raise ConfigError(f"opset {opset} cannot say bilinear sampling as torch means it: use 20 or later")
-    if cameras < 1:
+    if cameras is not None and cameras < 1:
         raise ConfigError(f"a key frame needs at least one camera, got {cameras}")
-    model = load_easyocc(checkpoint)
+    model, names = load_easyocc(checkpoint), trained_cameras(checkpoint)
     if not isinstance(model, EasyOcc):
         raise ConfigError(f"{checkpoint}: expected an EasyOcc; a rendering model is a baseline and is not exported")
-    serialized = to_onnx(model, opset=opset, cameras=cameras)
+    cameras = cameras or len(names) or 6
+    serialized = to_onnx(model, opset=opset, cameras=cameras, names=names)
     batches = (1, 2)
     max_difference = max(
         _difference(model, serialized, random_inputs(model.config, batch=batch, cameras=cameras, seed=batch))
@@ -107,8 +108,12 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int = 6) -
     )
 
 
-def to_onnx(model: EasyOcc, *, opset: int, cameras: int) -> bytes:
+def to_onnx(model: EasyOcc, *, opset: int, cameras: int, names: Sequence[str] = ()) -> bytes:
     """The serialised ONNX model of a network in evaluation mode, weights inside.
+
+    Args:
+        cameras: images per key frame.
+        names: of the cameras in the training, as far as they are known.
 
     Raises:
         ConfigError: the exporter does not know the opset.
@@ -140,13 +145,14 @@ def to_onnx(model: EasyOcc, *, opset: int, cameras: int) -> bytes:
         raise ConfigError(
             f"the exporter answered with opset {written} instead of {opset}; ask for an opset that it knows"
         )
-    _describe(proto, model.config)
+    _describe(proto, model.config, names)
     return proto.SerializeToString()
 
 
 _MEANINGS: Final = {
     "images": "RGB / 255 with the mean taken out and divided by the deviation (metadata rgb_mean, rgb_deviation); cut "
-    "and resized to the network's size together with their intrinsics; any order of cameras",
+    "and resized to the network's size together with their intrinsics; any order of cameras (metadata cameras: that of "
+    "the training)",
     "intrinsics_px": "pinhole intrinsics of these images, pixels; the centre of pixel (row j, column i) is at "
     "(i + 0.5, j + 0.5)",
     "ego_from_camera": "rigid transforms from the camera frame (x right, y down, z forward) at the camera's time to "
@@ -156,21 +162,24 @@ _MEANINGS: Final = {
 }
 
 
-def _describe(proto: Any, config: EasyOccConfig) -> None:
+def _describe(proto: Any, config: EasyOccConfig, cameras: Sequence[str]) -> None:
     """Writes what inputs and output mean into the model."""
     from occlift.training.frames import IMAGE_DEVIATION, IMAGE_MEAN
 
     proto.doc_string = "EasyOcc (arXiv 2509.26087): surround images and their calibration to occupancy logits."
     for value in (*proto.graph.input, *proto.graph.output):
         value.doc_string = _MEANINGS[value.name]
+    space = config.space
     metadata = {
-        "classes": CLASS_NAMES,
+        "classes": space.taxonomy.all_names,
+        "space": space.to_dict(),
+        "cameras": list(cameras),
         "rgb_mean": IMAGE_MEAN,
         "rgb_deviation": IMAGE_DEVIATION,
         "image_height_px": config.image_height,
         "image_width_px": config.image_width,
-        "grid_lower_m": OCC3D_GRID.lower_m,
-        "voxel_size_m": OCC3D_GRID.voxel_size_m,
+        "grid_lower_m": space.grid.lower_m,
+        "voxel_size_m": space.grid.voxel_size_m,
     }
     for key, content in metadata.items():
         entry = proto.metadata_props.add()

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
-from occlift.geometry.grids import OCC3D_GRID
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import label_path, read_confidence, read_label
 from occlift.runtime.npz import MissingArray
 from occlift.scenes.dataset import DrivingDataset
@@ -40,8 +40,8 @@ class FrameBatch:
     Attributes:
         tokens: of the samples.
         images: normalised RGB, cameras in the order of the data set.
-        rig: of these images, [batch, cameras, ...]; ego frame at the lidar's time.
-        semantics: the label on the Occ3D grid, 255 unknown; None without labels.
+        rig: of these images, [batch, cameras, ...]; ego frame of the key frame.
+        semantics: the label, 255 unknown; None without labels.
         mask_camera: of the label.
         confidence: how sure the label is, 0..255 for 0..1; None unless it was asked for.
     """
@@ -49,9 +49,9 @@ class FrameBatch:
     tokens: tuple[str, ...]
     images: Float[Tensor, "batch cameras 3 height width"]
     rig: CameraRig
-    semantics: UInt8[Tensor, "batch 200 200 16"] | None
-    mask_camera: Bool[Tensor, "batch 200 200 16"] | None
-    confidence: UInt8[Tensor, "batch 200 200 16"] | None = None
+    semantics: UInt8[Tensor, "batch x y z"] | None
+    mask_camera: Bool[Tensor, "batch x y z"] | None
+    confidence: UInt8[Tensor, "batch x y z"] | None = None
 
     def to(self, device: torch.device | str) -> FrameBatch:
         return replace(
@@ -82,6 +82,8 @@ class FrameBatch:
     def mirrored(self, axis: Literal["x", "y"] = "y") -> FrameBatch:
         """The same frames in a world reflected at a plane through the ego frame's origin.
 
+        The label's grid must be its own mirror image (`VoxelGrid.is_symmetric`).
+
         The images are flipped, and a camera's frame is reflected on both sides, so it stays right-handed. Cameras keep
         their place in the arrays: what was CAM_FRONT_LEFT looks to the right when left and right are exchanged.
 
@@ -89,7 +91,6 @@ class FrameBatch:
             axis: of the ego frame, the one that changes its sign: `y` exchanges left and right, `x` front and back.
         """
         number = "xy".index(axis)
-        assert OCC3D_GRID.lower_m[number] == -OCC3D_GRID.upper_m[number], "a reflected grid must be the same grid"
         reflect_ego = self.rig.ego_from_camera.new_ones(4)
         reflect_ego[number] = -1.0
         # Signs of rows and columns instead of matrix products, which autocast would round.
@@ -168,9 +169,9 @@ class _Stored:
 
     images: UInt8[Tensor, "cameras 3 height width"]
     rig: CameraRig
-    semantics: UInt8[Tensor, "200 200 16"] | None
-    mask_camera: Bool[Tensor, "200 200 16"] | None
-    confidence: UInt8[Tensor, "200 200 16"] | None
+    semantics: UInt8[Tensor, "x y z"] | None
+    mask_camera: Bool[Tensor, "x y z"] | None
+    confidence: UInt8[Tensor, "x y z"] | None
 
     @property
     def num_bytes(self) -> int:
@@ -187,6 +188,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         height: of the images that come out, pixels.
         width: the same.
         labels: a folder in Occ3D's layout, pseudo-labels or truth; None: items without labels.
+        space: grid and classes of the labels.
         confidence: reads how sure the labels are, too.
         blind: replaces every image by a uniform grey one; nothing is decoded. The baseline that shows how much a
             network knows without looking.
@@ -207,6 +209,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         height: int,
         width: int,
         labels: Path | None = None,
+        space: LabelSpace = OCC3D,
         confidence: bool = False,
         blind: bool = False,
         corruption: Corruption | None = None,
@@ -220,7 +223,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         self._data = data
         self.tokens = tuple(tokens)
         self._height, self._width = height, width
-        self._labels = labels
+        self._labels, self._space = labels, space
         self._confidence = confidence
         self._blind = blind
         self._corruption = corruption
@@ -252,13 +255,13 @@ class OccupancyFrames(Dataset[FrameBatch]):
         if self._labels is None:
             return _Stored(images=images, rig=rig, semantics=None, mask_camera=None, confidence=None)
         path = label_path(self._labels, key_frame.scene, token)
-        label = read_label(path, allow_unknown=True)
+        label = read_label(path, allow_unknown=True, space=self._space)
         return _Stored(
             images=images,
             rig=rig,
             semantics=torch.from_numpy(label.semantics),
             mask_camera=torch.from_numpy(label.mask_camera),
-            confidence=torch.from_numpy(_label_confidence(path)) if self._confidence else None,
+            confidence=torch.from_numpy(_label_confidence(path, self._space)) if self._confidence else None,
         )
 
     def _images(self, key_frame: KeyFrame) -> tuple[UInt8[Tensor, "cameras 3 height width"], CameraRig]:
@@ -297,9 +300,9 @@ class OccupancyFrames(Dataset[FrameBatch]):
         return camera.read()
 
 
-def _label_confidence(path: Path) -> UInt8[np.ndarray, "200 200 16"]:
+def _label_confidence(path: Path, space: LabelSpace) -> UInt8[np.ndarray, "x y z"]:
     try:
-        return read_confidence(path)
+        return read_confidence(path, space=space)
     except MissingArray as error:
         raise DataError(
             f"{error}; a loss that is weighted by confidence needs labels made with `occlift label --confidence`"

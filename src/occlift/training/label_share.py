@@ -4,7 +4,7 @@ The shares are 100 %, 10 % and 1 %, and each is chosen within the next larger on
 the 10 %. Where the share of the split's scenes is one scene or more, whole scenes are drawn at random, as labels are
 bought. Where it is less, single key frames are drawn: those of the larger share, in their order, are cut into as many
 equal runs as there are key frames to choose, and each run gives one at random; so they lie evenly over the scenes.
-nuScenes (700 scenes of train): 70 scenes and 7 scenes. A town of 10 scenes (8 of train, 40 key frames each): 32 and 3
+Of 700 scenes: 70 scenes and 7 scenes. A town of 10 scenes (8 of train, 40 key frames each): 32 and 3
 key frames.
 """
 

@@ -9,6 +9,7 @@ import lightning
 from torch.utils.data import DataLoader, Dataset
 
 from occlift.training.frames import TrainingOrder
+from occlift.training.loop import LoopSettings
 
 
 class TrainingData(lightning.LightningDataModule):
@@ -17,38 +18,37 @@ class TrainingData(lightning.LightningDataModule):
     Args:
         train: items are batches of one key frame.
         collate: several items as one batch.
-        batch_size: key frames per process and step.
-        steps: of the whole run.
-        seed: of the order.
-        workers: processes that read ahead; 0 reads in the training process, which keeps one cache of decoded frames.
+        settings: batch size, length and seed of the run, and the processes that read ahead: without any, the training
+            process reads and keeps one cache of decoded frames.
+
+    Attributes:
+        train_frames: how many key frames there are to train on.
+        validation_frames: how many to validate with, those of all processes together.
+        validation_every: steps between two validations, at most the schedule; None: none.
     """
 
-    def __init__(
-        self,
-        *,
-        train: Dataset[Any],
-        collate: Callable[[Sequence[Any]], Any],
-        batch_size: int,
-        steps: int,
-        seed: int,
-        workers: int,
-    ) -> None:
+    validation_frames = 0
+    validation_every: int | None = None
+
+    def __init__(self, train: Dataset[Any], collate: Callable[[Sequence[Any]], Any], settings: LoopSettings) -> None:
         super().__init__()
-        self._train, self._collate = train, collate
-        self._batch_size, self._steps, self._seed, self._workers = batch_size, steps, seed, workers
+        self._train, self._collate, self._settings = train, collate, settings
+        self.train_frames = _length(train)
 
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         order = TrainingOrder(
-            num_frames=_length(self._train),
-            batch_size=self._batch_size,
-            steps=self._steps,
-            seed=self._seed,
+            num_frames=self.train_frames,
+            batch_size=self._settings.batch_size,
+            steps=self._settings.optimizer.steps,
+            seed=self._settings.seed,
             first_step=self.trainer.global_step,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return DataLoader(self._train, batch_sampler=order, collate_fn=self._collate, num_workers=self._workers)
+        return DataLoader(
+            self._train, batch_sampler=order, collate_fn=self._collate, num_workers=self._settings.workers
+        )
 
 
 class ValidatedTrainingData(TrainingData):
@@ -56,22 +56,26 @@ class ValidatedTrainingData(TrainingData):
 
     Args:
         validation: items are batches of one key frame.
-        rest: as for `TrainingData`.
+        every: steps between two validations.
     """
 
-    def __init__(self, *, validation: Dataset[Any], **rest: Any) -> None:
-        super().__init__(**rest)
+    def __init__(
+        self,
+        train: Dataset[Any],
+        collate: Callable[[Sequence[Any]], Any],
+        settings: LoopSettings,
+        *,
+        validation: Dataset[Any],
+        every: int,
+    ) -> None:
+        super().__init__(train, collate, settings)
         self._validation = validation
-
-    @property
-    def validation_frames(self) -> int:
-        """How many key frames there are to validate with, those of all processes together."""
-        return _length(self._validation)
+        self.validation_frames, self.validation_every = _length(validation), every
 
     def val_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
-        share = range(self.trainer.global_rank, _length(self._validation), self.trainer.world_size)
-        return DataLoader(self._validation, sampler=share, collate_fn=self._collate, num_workers=self._workers)
+        share = range(self.trainer.global_rank, self.validation_frames, self.trainer.world_size)
+        return DataLoader(self._validation, sampler=share, collate_fn=self._collate, num_workers=self._settings.workers)
 
 
 def _length(frames: Dataset[Any]) -> int:

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 from occlift.errors import ConfigError
 from occlift.runtime.allocator import keep_freed_memory
+from occlift.runtime.devices import Precision, default_device, lightning_precision
 from occlift.runtime.differences import differences
-from occlift.runtime.precision import Precision, lightning_precision
 from occlift.runtime.threads import launch_kernel_threads
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run_folder import LAST_CHECKPOINT
@@ -66,6 +66,8 @@ class LoopSettings(Protocol):
     @property
     def seed(self) -> int: ...
 
+    def to_dict(self) -> dict[str, Any]: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRun:
@@ -111,22 +113,18 @@ def fit(
     settings: LoopSettings,
     *,
     description: str,
-    train_frames: int,
     started: float,
     resume: Path | None,
     max_steps: int | None,
-    validation_every: int | None = None,
     ema_decay: float | None = None,
 ) -> TrainRun:
     """Trains in this process, from the beginning or from a checkpoint, and leaves `last.ckpt` in the run folder.
 
     Args:
         description: of the progress.
-        train_frames: how many there are.
         started: the reading of the monotonic clock from which seconds are counted.
         resume: a checkpoint of the same run.
         max_steps: stops after this step of the schedule; None: at its end.
-        validation_every: steps between two validations, at most the schedule; None: none.
         ema_decay: of averaged weights; None: none are kept.
 
     Raises:
@@ -135,11 +133,9 @@ def fit(
         TrainingDiverged: a term of the loss is not finite, or the gradient; the text names step and term.
         TrainingInterrupted: by Ctrl-C.
     """
-    from occlift.training.loaders import ValidatedTrainingData
-
     if resume is not None:
         _check_same_training(resume, task)
-    if isinstance(data, ValidatedTrainingData) and data.validation_frames < settings.devices:
+    if data.validation_every is not None and data.validation_frames < settings.devices:
         raise ConfigError(
             f"{data.validation_frames} key frames to validate with are too few for {settings.devices} processes, of "
             "which each takes a share: validate with more, or train on fewer devices"
@@ -156,7 +152,7 @@ def fit(
             description,
             last_step=min(steps, max_steps or steps),
             checkpoint_every=settings.checkpoint_every,
-            validation_every=None if validation_every is None else min(validation_every, steps),
+            validation_every=None if data.validation_every is None else min(data.validation_every, steps),
             precision=settings.precision,
             devices=settings.devices,
             ema_decay=ema_decay,
@@ -172,7 +168,7 @@ def fit(
         steps=trainer.global_step,
         seconds=time.monotonic() - started,
         losses=out / "losses.csv",
-        train_frames=train_frames,
+        train_frames=data.train_frames,
     )
 
 
@@ -180,7 +176,9 @@ def _check_same_training(resume: Path, task: OneCycleTask) -> None:
     from occlift.training.checkpoint import checkpoint_parts
 
     # The optimiser's state and the schedule come from the file: other settings would be recorded and not followed.
-    if unlike := differences(checkpoint_parts(resume)["hyper_parameters"], task.hparams):
+    # Those from before cameras were recorded say nothing about them.
+    there = {"cameras": task.hparams["cameras"], **checkpoint_parts(resume)["hyper_parameters"]}
+    if unlike := differences(there, task.hparams):
         raise ConfigError(
             f"{resume}: a checkpoint of a training with other settings ({unlike}); resume it with those that are "
             "there, or start a training of its own"
@@ -319,10 +317,3 @@ def quiet_lightning() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def default_device() -> str:
-    """An accelerator where there is one, else the CPU, as torch and Lightning name them."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

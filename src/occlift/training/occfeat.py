@@ -1,32 +1,35 @@
 """Pretraining of a bird's-eye-view network (OccFeat, arXiv 2404.14027), with lidar or without any.
 
 What is learned is what fills the volume: occupancy, from the lidar or from labels that were made from images, and the
-features of a foundation model. `occlift.training.bev.finetune` goes on from the checkpoint.
+features of a foundation model. `occlift.training.bev` goes on from the checkpoint.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from occlift.errors import ConfigError
+from occlift.label_space import OCC3D, LabelSpace
+from occlift.labels.manifest import check_label_space
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.models.occfeat import OccFeatHeadConfig
-from occlift.runtime.precision import Precision
-from occlift.runtime.processes import run_in_processes, started_by_others
-from occlift.scenes.dataset import open_dataset, split_tokens
+from occlift.runtime.devices import Precision, default_device
+from occlift.scenes.dataset import require_lidar, split_tokens
 from occlift.teachers.registry import feature_teacher
-from occlift.training.loop import TrainRun, check_start, default_device, fit, prepare_network
+from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
-from occlift.training.run_folder import claim_run_folder
-from occlift.training.volume_targets import Untouched
+from occlift.training.run import TrainingSpec
+from occlift.training.run_folder import run_identity
+from occlift.training.volume_targets import Untouched, is_coarser
 
 if TYPE_CHECKING:
+    from occlift.training.loaders import TrainingData
     from occlift.training.occfeat_frames import OccFeatFrames
+    from occlift.training.one_cycle import OneCycleTask
 
 Occupancy = Literal["lidar", "labels"]
 
@@ -36,8 +39,9 @@ class PretrainConfig:
     """A pretraining. Together with the data set, the teacher and the labels it decides the result.
 
     Attributes:
-        head: its `feature_channels` follow from the teacher.
+        head: its `feature_channels` follow from the teacher, its `num_classes` from `space`.
         occupancy: the targets are what the lidar touched, or what labels say.
+        space: grid and classes of the labels.
         sweeps: of the lidar: the key frame's own and those of the key frames before it.
         untouched: what voxels without a lidar point are: `empty`, as in the paper, or unknown where no beam passed.
         teacher: of features, asked only where `loss.features` is positive.
@@ -55,6 +59,7 @@ class PretrainConfig:
     head: OccFeatHeadConfig = field(default_factory=OccFeatHeadConfig)
     loss: OccFeatLossConfig = field(default_factory=OccFeatLossConfig)
     occupancy: Occupancy = "lidar"
+    space: LabelSpace = OCC3D
     sweeps: int = 1
     untouched: Untouched = "empty"
     teacher: str = "dinov2"
@@ -105,123 +110,104 @@ class PretrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "model": self.model.to_dict()}
+        plain = {**asdict(self), "model": self.model.to_dict(), "space": self.space.to_dict()}
+        if self.space == OCC3D:
+            del plain["space"]  # runs from before there was this choice stay the same runs, and can be resumed
+        return plain
 
 
-def pretrain(
-    root: Path,
-    out: Path,
-    config: PretrainConfig,
-    *,
-    labels: Path | None = None,
-    feature_cache: Path | None = None,
-    resume: Path | None = None,
-    max_steps: int | None = None,
-) -> TrainRun:
-    """Pretrains and leaves a run folder, as `occlift.training.occupancy.train` does.
+@dataclass(frozen=True, kw_only=True)
+class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
+    """A bird's-eye-view network pretrained by occupancy and features.
 
-    Args:
-        root: a nuScenes-format data set.
-        out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
-        labels: in Occ3D's layout, of the training split: where occupancy comes from labels.
+    Attributes:
+        labels: folder of labels in Occ3D's layout, of the training split: where occupancy comes from labels.
         feature_cache: folder where the teacher's features are kept in half precision and looked up; with workers, those
             that are missing are made before the first step. None: the teacher is asked anew whenever the memory does
             not hold them.
-        resume: a checkpoint of a run with the same configuration.
-        max_steps: stops after this step of the schedule; None: at its end.
-
-    Raises:
-        ConfigError: labels are missing or not wanted, the teacher cannot be had, workers would need it on an
-            accelerator, or `out` holds another run.
-        DataError: data, labels or features are missing or damaged.
-        TrainingDiverged: a term of the loss is not finite; the text names step and term.
     """
-    started = time.monotonic()
-    if (config.occupancy == "labels") != (labels is not None):
-        raise ConfigError(
-            "occupancy from labels needs labels, and labels are read for nothing else: give both or neither"
-        )
-    check_start(config, resume, max_steps)
-    frames = _frames(root, labels, feature_cache, config)
-    config = replace(
-        config, head=replace(config.head, classes=config.loss.classes > 0, feature_channels=frames.feature_channels)
-    )
-    claim_run_folder(out, config.to_dict(), labels, resume=resume)
-    arguments: dict[str, Any] = {
-        "root": root, "out": out, "config": config, "labels": labels, "feature_cache": feature_cache,
-        "resume": resume, "max_steps": max_steps, "started": started,
-    }  # fmt: skip
-    if config.devices > 1 and not started_by_others():
-        return run_in_processes(_pretrain_here, arguments, config.devices)
-    return _pretrain_here(**arguments, frames=frames)
 
+    config: PretrainConfig
+    labels: Path | None = None
+    feature_cache: Path | None = None
 
-def _frames(root: Path, labels: Path | None, feature_cache: Path | None, config: PretrainConfig) -> OccFeatFrames:
-    from occlift.teachers.dinov2 import Dino
-    from occlift.teachers.feature_cache import FeatureCache
-    from occlift.training.frames import OccupancyFrames
-    from occlift.training.occfeat_frames import OccFeatFrames
+    @property
+    def description(self) -> str:
+        return "pretrain"
 
-    data = open_dataset(root)
-    teacher = None
-    if config.loss.features:
-        teacher = feature_teacher(config.teacher, data, options=config.teacher_options)
-        if feature_cache is not None:
-            teacher = FeatureCache(feature_cache, teacher)
-        elif config.workers and isinstance(teacher, Dino) and teacher.on_accelerator:
+    def check(self) -> None:
+        if (self.config.occupancy == "labels") != (self.labels is not None):
             raise ConfigError(
-                f"{config.teacher}: runs on an accelerator, which the {config.workers} workers that read ahead cannot "
-                "use; give a folder where its features are made once (--feature-cache), or read without workers "
-                "(--workers 0)"
+                "occupancy from labels needs labels, and labels are read for nothing else: give both or neither"
             )
-    images = OccupancyFrames(
-        data, split_tokens(data, config.split), height=config.model.image_height, width=config.model.image_width,
-        cache_bytes=config.cache_bytes // 2,
-    )  # fmt: skip
-    return OccFeatFrames(
-        data, images, grid=config.head.grid, labels=labels, features=teacher, sweeps=config.sweeps,
-        untouched=config.untouched, cache_bytes=config.cache_bytes // 2,
-    )  # fmt: skip
+        space, grid = self.config.space, self.config.head.grid
+        if self.labels is None:
+            require_lidar(self.data, split_tokens(self.data, self.config.split), "occupancy from the lidar")
+            return
+        check_label_space(self.labels, space)
+        if not is_coarser(grid, space.grid):
+            raise ConfigError(
+                f"labels with voxels of {space.grid.voxel_size_m} m do not fill a pretraining head's voxels of "
+                f"{grid.voxel_size_m} m: give the head larger voxels (horizontal_stride, heights)"
+            )
 
+    def frames(self) -> OccFeatFrames:
+        from occlift.teachers.dinov2 import Dino
+        from occlift.teachers.feature_cache import FeatureCache
+        from occlift.training.frames import OccupancyFrames
+        from occlift.training.occfeat_frames import OccFeatFrames
 
-def _pretrain_here(
-    root: Path,
-    out: Path,
-    config: PretrainConfig,
-    *,
-    labels: Path | None,
-    feature_cache: Path | None,
-    resume: Path | None,
-    max_steps: int | None,
-    started: float,
-    frames: OccFeatFrames | None = None,
-) -> TrainRun:
-    """`pretrain` in one of its processes; `frames` spares a process that has them to read them again."""
-    import lightning
+        data, config, teacher = self.data, self.config, None
+        if config.loss.features:
+            teacher = feature_teacher(config.teacher, data, options=config.teacher_options)
+            if self.feature_cache is not None:
+                teacher = FeatureCache(self.feature_cache, teacher)
+            elif config.workers and isinstance(teacher, Dino) and teacher.on_accelerator:
+                raise ConfigError(
+                    f"{config.teacher}: runs on an accelerator, which the {config.workers} workers that read ahead "
+                    "cannot use; give a folder where its features are made once (--feature-cache), or read without "
+                    "workers (--workers 0)"
+                )
+        images = OccupancyFrames(
+            data, split_tokens(data, config.split), height=config.model.image_height, width=config.model.image_width,
+            cache_bytes=config.cache_bytes // 2,
+        )  # fmt: skip
+        return OccFeatFrames(
+            data, images, grid=config.head.grid, labels=self.labels, space=config.space, features=teacher,
+            sweeps=config.sweeps, untouched=config.untouched, cache_bytes=config.cache_bytes // 2,
+        )  # fmt: skip
 
-    from occlift.models.synchronised_norm import synchronise_batch_norms
-    from occlift.training.occfeat_loaders import OccFeatTrainingData
-    from occlift.training.occfeat_task import OccFeatTask
+    def resolved(self, frames: OccFeatFrames) -> OccFeatPretraining:
+        """With the size of the head's answers: what the teacher and the loss ask for."""
+        config = self.config
+        head = replace(
+            config.head, classes=config.loss.classes > 0, feature_channels=frames.feature_channels,
+            num_classes=config.space.taxonomy.free,
+        )  # fmt: skip
+        return replace(self, config=replace(config, head=head))
 
-    frames = frames or _frames(root, labels, feature_cache, config)
-    # The network's first weights are the only draw from the global generator.
-    lightning.seed_everything(config.seed, verbose=False)
-    task = OccFeatTask(
-        model=config.model.to_dict(),
-        head=config.head.to_dict(),
-        loss=asdict(config.loss),
-        optimizer=asdict(config.optimizer),
-        seed=config.seed,
-        mirror=config.mirror,
-    )
-    prepare_network(task.model, devices=config.devices)
-    if config.devices > 1:
-        synchronise_batch_norms(task.head, device_type=default_device())
-    loaders = OccFeatTrainingData(
-        train=frames, batch_size=config.batch_size, steps=config.optimizer.steps, seed=config.seed,
-        workers=config.workers,
-    )  # fmt: skip
-    return fit(
-        task, loaders, out, config, description="pretrain", train_frames=len(frames), started=started, resume=resume,
-        max_steps=max_steps,
-    )  # fmt: skip
+    def identity(self) -> dict[str, Any]:
+        return run_identity(self.config.to_dict(), self.labels, self.data.cameras)
+
+    def counts(self, frames: OccFeatFrames) -> None:
+        """Nothing."""
+
+    def build(self, frames: OccFeatFrames, counts: None, out: Path) -> tuple[OneCycleTask, TrainingData]:
+        from occlift.models.synchronised_norm import synchronise_batch_norms
+        from occlift.training.occfeat_loaders import OccFeatTrainingData
+        from occlift.training.occfeat_task import OccFeatTask
+
+        config = self.config
+        task = OccFeatTask(
+            model=config.model.to_dict(),
+            head=config.head.to_dict(),
+            loss=asdict(config.loss),
+            optimizer=asdict(config.optimizer),
+            seed=config.seed,
+            mirror=config.mirror,
+            cameras=list(self.data.cameras),
+        )
+        prepare_network(task.model, devices=config.devices)
+        if config.devices > 1:
+            synchronise_batch_norms(task.head, device_type=default_device())
+        return task, OccFeatTrainingData(frames, config)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from occlift.geometry.grids import VoxelGrid
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import label_path, read_label
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
@@ -30,7 +31,8 @@ class OccFeatBatch:
     Attributes:
         frame: images and cameras; no labels.
         occupancy: 0 open, 1 occupied, 255 unknown.
-        semantics: classes of the same voxels, 17 free, 255 unknown; None where occupancy comes from the lidar.
+        semantics: classes of the same voxels, `Taxonomy.free` is free, 255 unknown; None where occupancy comes from
+            the lidar.
         voxel: (batch, x, y, z) of the voxels that have a feature target.
         features: these targets; no channels if none were asked for.
     """
@@ -127,6 +129,7 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
         frames: the key frames' images, without labels.
         grid: of the targets, ego frame at the lidar's time.
         labels: a folder in Occ3D's layout that occupancy and classes are read from; None: the lidar's occupancy.
+        space: grid and classes of the labels.
         features: says what features the images have; None: none are wanted.
         sweeps: of the lidar: the key frame's own and those of the key frames before it.
         untouched: what voxels without a lidar point are (`lidar_occupancy`).
@@ -143,6 +146,7 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
         *,
         grid: VoxelGrid,
         labels: Path | None = None,
+        space: LabelSpace = OCC3D,
         features: FeatureTeacher | None = None,
         sweeps: int = 1,
         untouched: Untouched = "empty",
@@ -150,7 +154,7 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
     ) -> None:
         assert sweeps >= 1, sweeps
         self._data, self._frames, self._grid = data, frames, grid
-        self._labels, self._teacher = labels, features
+        self._labels, self._space, self._teacher = labels, space, features
         self._sweeps, self._untouched = sweeps, untouched
         self._cache: dict[int, _Targets] = {}
         self._cache_bytes_left = cache_bytes
@@ -215,8 +219,9 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
         if self._labels is None:
             occupancy = lidar_occupancy(frame, self._grid, others=self._before(frame), untouched=self._untouched)
         else:
-            label = read_label(label_path(self._labels, frame.scene, frame.token), allow_unknown=True)
-            occupancy, classes = pooled_label(label.semantics, self._grid)
+            path = label_path(self._labels, frame.scene, frame.token)
+            label = read_label(path, allow_unknown=True, space=self._space)
+            occupancy, classes = pooled_label(label.semantics, self._grid, self._space)
             semantics = torch.from_numpy(classes)
         voxel, features = torch.zeros(0, 3, dtype=torch.long), torch.zeros(0, 0, dtype=torch.float16)
         if self._teacher is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from occlift.training.loaders import TrainingData
+from occlift.training.loop import LoopSettings
 from occlift.training.occfeat_frames import OccFeatFrames, collate_occfeat
 
 
@@ -16,13 +15,12 @@ class OccFeatTrainingData(TrainingData):
 
     Args:
         train: the key frames.
-        workers: as for `TrainingData`.
-        rest: as for `TrainingData`.
+        settings: as for `TrainingData`.
     """
 
-    def __init__(self, *, train: OccFeatFrames, workers: int, **rest: Any) -> None:
-        super().__init__(train=train, collate=collate_occfeat, workers=workers, **rest)
-        self._to_fill = train if workers else None
+    def __init__(self, train: OccFeatFrames, settings: LoopSettings) -> None:
+        super().__init__(train, collate_occfeat, settings)
+        self._to_fill = train if settings.workers else None
 
     def setup(self, stage: str) -> None:
         # Called in every process, with its device chosen, and none goes on before all are done.

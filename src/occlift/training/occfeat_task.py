@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from occlift.label_space import FREE
 from occlift.losses.occfeat import OccFeatLossConfig, class_term, feature_term, occupancy_term
 from occlift.models.bev_network import BevNetworkConfig, bev_network
 from occlift.models.occfeat import OccFeatHead, OccFeatHeadConfig
@@ -30,6 +30,7 @@ class OccFeatTask(OneCycleTask):
         optimizer: the fields of an `OptimizerConfig`.
         seed: of the mirroring.
         mirror: half of the key frames are seen with left and right exchanged.
+        cameras: recorded for those who load the checkpoint: their names, in order.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class OccFeatTask(OneCycleTask):
         optimizer: dict[str, Any],
         seed: int,
         mirror: bool,
+        cameras: Sequence[str] = (),
     ) -> None:
         super().__init__(OptimizerConfig(**optimizer))
         self.save_hyperparameters()
@@ -86,7 +88,7 @@ class OccFeatTask(OneCycleTask):
             terms["features"] = factors.features * feature_term(predicted, frame.features)
         if factors.classes:
             assert frame.semantics is not None, "the lidar knows no classes"
-            voxel = (frame.semantics < FREE).nonzero()
+            voxel = (frame.semantics < self.head.config.num_classes).nonzero()
             logits = self.head.class_logits_at(vectors, voxel)
             terms["classes"] = factors.classes * class_term(logits, frame.semantics[tuple(voxel.T)])
         return terms

@@ -13,14 +13,14 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from occlift.label_space import NUM_CLASSES, UNKNOWN
+from occlift.label_space import UNKNOWN
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, drawn_occupancy_loss
-from occlift.metrics.occupancy import OccupancyCounts, histogram
+from occlift.metrics.occupancy import class_sets
+from occlift.metrics.streaming import OccupancyScore
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.runtime.threads import torch_threads_kept
 from occlift.training.augment import AugmentConfig, augment
@@ -45,6 +45,7 @@ class OccupancyTask(OneCycleTask):
         mirror_front_back: half of them with front and back exchanged.
         augment: the fields of an `AugmentConfig`; None: images stay as they are.
         blind: recorded for those who load the checkpoint: the network was trained on grey images.
+        cameras: recorded for those who load the checkpoint: their names, in order.
     """
 
     class_weight: Tensor
@@ -61,19 +62,23 @@ class OccupancyTask(OneCycleTask):
         blind: bool,
         mirror_front_back: bool = False,
         augment: dict[str, float] | None = None,
+        cameras: Sequence[str] = (),
     ) -> None:
         super().__init__(OptimizerConfig(**optimizer))
         self.save_hyperparameters()
         self.model = EasyOcc(EasyOccConfig.from_dict(model))
         self._loss = OccupancyLossConfig(**loss)
         self._seed, self._mirror, self._mirror_front_back = seed, mirror, mirror_front_back
+        grid = self.model.config.space.grid
+        assert grid.is_symmetric("y") or not mirror, grid
+        assert grid.is_symmetric("x") or not mirror_front_back, grid
         self._augment = AugmentConfig(**augment or {})
         counts = torch.as_tensor(class_counts)
         weights = class_weights(counts, self._loss.class_weighting)
         self.register_buffer("class_weight", weights, persistent=False)
         # What a constant prediction would converge to under the weighted cross-entropy; one voxel for absent classes.
         self.model.start_from_prior((counts.float() * weights).clamp(min=float(weights[weights > 0].min())))
-        self._histogram = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+        self.score = OccupancyScore(taxonomy=self.model.config.space.taxonomy, masks=("camera",))
 
     def training_step(self, batch: FrameBatch, batch_idx: int) -> Float[Tensor, ""]:
         """The mean over the key frames of each one's loss, so that it does not matter which process takes which."""
@@ -108,23 +113,22 @@ class OccupancyTask(OneCycleTask):
         return replace(frame, images=images, rig=rig)
 
     def on_validation_epoch_start(self) -> None:
-        self._histogram[:] = 0
+        self.score.reset()
 
     def validation_step(self, batch: FrameBatch, batch_idx: int) -> None:
         assert batch.semantics is not None, "validation needs labels"
         assert batch.mask_camera is not None, "validation needs labels"
         prediction = self.model(batch.images, batch.rig).argmax(1).to(torch.uint8)
         evaluated = batch.mask_camera & (batch.semantics != UNKNOWN)
-        truth, predicted, counted = (tensor.cpu().numpy() for tensor in (batch.semantics, prediction, evaluated))
         with torch_threads_kept():
-            self._histogram += histogram(truth=truth, prediction=predicted, evaluated=counted)
+            self.score.update(truth=batch.semantics, prediction=prediction, mask_camera=evaluated)
 
     def on_validation_epoch_end(self) -> None:
-        total = self.trainer.strategy.reduce(torch.from_numpy(self._histogram).to(self.device), reduce_op="sum")
-        scores = OccupancyCounts(histograms={"camera": total.cpu().numpy()})
-        self.log("val_miou_17_camera", scores.mean_iou("camera"), rank_zero_only=True)
-        self.log("val_miou_15_camera", scores.mean_iou("camera", classes=15), rank_zero_only=True)
-        self.log("val_iou_camera", scores.geometric_iou("camera"), rank_zero_only=True)
+        with self.score.sync_context():
+            counts = self.score.counts
+        for classes in class_sets(counts.taxonomy):
+            self.log(f"val_miou_{classes}_camera", counts.mean_iou("camera", classes=classes), rank_zero_only=True)
+        self.log("val_iou_camera", counts.geometric_iou("camera"), rank_zero_only=True)
 
 
 def as_hyper_parameters(

@@ -1,33 +1,35 @@
 """The rendering baseline trained from images and class maps, with or without the pseudo-loss of labels.
 
-What EasyOcc (arXiv 2509.26087) compares with: the same network, supervised in 2-D. `occlift.training.occupancy.predict`
-reads the checkpoints of both.
+What EasyOcc (arXiv 2509.26087) compares with: the same network, supervised in 2-D. `occlift.training.predict` reads the
+checkpoints of both.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from occlift.errors import ConfigError
+from occlift.labels.files import label_paths
+from occlift.labels.folder import count_classes
+from occlift.labels.manifest import check_label_space
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
-from occlift.runtime.precision import Precision
-from occlift.runtime.processes import run_in_processes, started_by_others
-from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
+from occlift.runtime.devices import Precision
+from occlift.scenes.dataset import evenly_spaced, split_tokens
 from occlift.teachers.registry import depth_teacher, semantics_teacher
-from occlift.training.loop import TrainRun, check_start, fit, prepare_network
-from occlift.training.occupancy import class_counts
+from occlift.training.augment import mirrored_where_possible
+from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.rendering_task import RenderingLossConfig
-from occlift.training.run_folder import claim_run_folder
+from occlift.training.run import TrainingSpec
+from occlift.training.run_folder import run_identity
 
 if TYPE_CHECKING:
+    from occlift.training.loaders import TrainingData
+    from occlift.training.one_cycle import OneCycleTask
     from occlift.training.rendering_frames import RenderingFrames
 
 _COUNTED_FRAMES: Final = 400
@@ -50,7 +52,7 @@ class RenderingTrainConfig:
         split: of the data set, trained on.
         checkpoint_every: steps between two checkpoints; there is always one at the end.
         batch_size: key frames per process and step.
-        mirror: half of the steps see the world mirrored.
+        mirror: half of the steps see the world mirrored; off on a grid that is not its own mirror image.
         devices: processes; more than one trains with DistributedDataParallel.
         workers: processes that read ahead, per training process.
         cache_bytes: decoded frames and maps kept in memory.
@@ -98,116 +100,95 @@ class RenderingTrainConfig:
         return plain
 
 
-def train_rendering(
-    root: Path,
-    out: Path,
-    config: RenderingTrainConfig,
-    *,
-    labels: Path | None = None,
-    resume: Path | None = None,
-    max_steps: int | None = None,
-) -> TrainRun:
-    """Trains a rendering model and leaves a run folder, as `occlift.training.occupancy.train` does.
+@dataclass(frozen=True, kw_only=True)
+class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[int] | None"]]):
+    """A rendering model trained on images and maps.
 
-    Args:
-        root: a nuScenes-format data set.
-        labels: of the training split, for the pseudo-loss.
-        out: the run folder: `run.json`, `losses.csv`, `last.ckpt`.
-        resume: a checkpoint of a run with the same configuration.
-        max_steps: stops after this step of the schedule; None: at its end.
-
-    Raises:
-        ConfigError: labels without a pseudo-loss or the other way round; their confidence without them; `out` holds
-            another run.
-        DataError: data, maps or labels are missing or damaged, or labels do not say how sure they are though that was
-            asked for.
-        TrainingDiverged: a term of the loss is not finite; the text names step and term.
+    Attributes:
+        labels: folder of the labels of the training split, for the pseudo-loss.
     """
-    started = time.monotonic()
-    if (labels is None) != (config.pseudo is None):
-        raise ConfigError("the pseudo-loss needs labels, and labels are read for nothing else: give both or neither")
-    if config.confidence and labels is None:
-        raise ConfigError("confidence is that of labels, and none are given: give labels, or leave confidence out")
-    check_start(config, resume, max_steps)
-    data = open_dataset(root)
-    tokens = split_tokens(data, config.split)
-    label_counts = None
-    if labels is not None and config.pseudo is not None:
-        label_counts = class_counts(data, labels, tokens, unknown=config.pseudo.unknown).tolist()
-    claim_run_folder(out, config.to_dict(), labels, resume=resume)
-    frames = _frames(data, config, labels)
-    counted = np.unique(np.linspace(0, len(tokens) - 1, min(_COUNTED_FRAMES, len(tokens))).round().astype(int))
-    arguments: dict[str, Any] = {
-        "root": root, "labels": labels, "out": out, "config": config, "resume": resume, "max_steps": max_steps,
-        "ray_counts": frames.class_counts(counted.tolist()).tolist(), "label_counts": label_counts,
-        "started": started,
-    }  # fmt: skip
-    if config.devices > 1 and not started_by_others():
-        return run_in_processes(_train_here, arguments, config.devices)
-    return _train_here(**arguments, frames=frames)
 
+    config: RenderingTrainConfig
+    labels: Path | None = None
 
-def _frames(data: DrivingDataset, config: RenderingTrainConfig, labels: Path | None) -> RenderingFrames:
-    from occlift.training.frames import OccupancyFrames
-    from occlift.training.rendering_frames import RenderingFrames
+    @property
+    def description(self) -> str:
+        return "train rendering"
 
-    seed, depth = config.teacher_seed, None
-    if config.loss.depth:
-        depth = depth_teacher(config.depth, data, seed=seed, options=config.depth_options)
-    return RenderingFrames(
-        data,
-        OccupancyFrames(
+    def check(self) -> None:
+        if (self.labels is None) != (self.config.pseudo is None):
+            raise ConfigError(
+                "the pseudo-loss needs labels, and labels are read for nothing else: give both or neither"
+            )
+        if self.config.confidence and self.labels is None:
+            raise ConfigError("confidence is that of labels, and none are given: give labels, or leave confidence out")
+        if self.labels is not None:
+            check_label_space(self.labels, self.config.model.space)
+
+    def frames(self) -> RenderingFrames:
+        from occlift.training.frames import OccupancyFrames
+        from occlift.training.rendering_frames import RenderingFrames
+
+        data, config, seed, depth = self.data, self.config, self.config.teacher_seed, None
+        taxonomy = config.model.space.taxonomy
+        if config.loss.depth:
+            depth = depth_teacher(config.depth, data, seed=seed, options=config.depth_options)
+        images = OccupancyFrames(
             data, split_tokens(data, config.split), height=config.model.image_height, width=config.model.image_width,
-            labels=labels, confidence=config.confidence, cache_bytes=config.cache_bytes,
-        ),
-        semantics=semantics_teacher(config.semantics, data, seed=seed, options=config.semantics_options),
-        depth=depth,
-        ray_height=config.model.ray_height,
-        ray_width=config.model.ray_width,
-        neighbours=config.loss.photometric > 0,
-        cache_bytes=config.cache_bytes // 4,
-    )  # fmt: skip
+            labels=self.labels, space=config.model.space, confidence=config.confidence, cache_bytes=config.cache_bytes,
+        )  # fmt: skip
+        return RenderingFrames(
+            data,
+            images,
+            semantics=semantics_teacher(
+                config.semantics,
+                data,
+                seed=seed,
+                options=config.semantics_options,
+                taxonomy=taxonomy,
+            ),
+            depth=depth,
+            ray_height=config.model.ray_height,
+            ray_width=config.model.ray_width,
+            neighbours=config.loss.photometric > 0,
+            taxonomy=taxonomy,
+            cache_bytes=config.cache_bytes // 4,
+        )
 
+    def resolved(self, frames: RenderingFrames) -> RenderingTraining:
+        """Without mirroring where the grid is not its own mirror image."""
+        return replace(self, config=mirrored_where_possible(self.config, self.config.model.space.grid))
 
-def _train_here(
-    root: Path,
-    labels: Path | None,
-    out: Path,
-    config: RenderingTrainConfig,
-    *,
-    resume: Path | None,
-    max_steps: int | None,
-    ray_counts: Sequence[int],
-    label_counts: Sequence[int] | None,
-    started: float,
-    frames: RenderingFrames | None = None,
-) -> TrainRun:
-    """`train_rendering` in one of its processes; `frames` spares a process that has them to read their maps again."""
-    import lightning
+    def identity(self) -> dict[str, Any]:
+        return run_identity(self.config.to_dict(), self.labels, self.data.cameras)
 
-    from occlift.training.loaders import TrainingData
-    from occlift.training.rendering_frames import collate_rendering
-    from occlift.training.rendering_task import RenderingTask
+    def counts(self, frames: RenderingFrames) -> tuple[list[int], list[int] | None]:
+        """Rays per class in the class maps, and voxels per class in the labels."""
+        labels, pseudo = None, self.config.pseudo
+        if self.labels is not None and pseudo is not None:
+            paths = label_paths(self.labels, self.data, split_tokens(self.data, self.config.split))
+            labels = count_classes(paths, unknown=pseudo.unknown, space=self.config.model.space).tolist()
+        return frames.class_counts(evenly_spaced(range(len(frames)), _COUNTED_FRAMES)).tolist(), labels
 
-    frames = frames or _frames(open_dataset(root), config, labels)
-    # The network's first weights are the only draw from the global generator.
-    lightning.seed_everything(config.seed, verbose=False)
-    task = RenderingTask(
-        model=config.model.to_dict(),
-        loss=asdict(config.loss),
-        pseudo=None if config.pseudo is None else asdict(config.pseudo),
-        optimizer=asdict(config.optimizer),
-        ray_counts=ray_counts,
-        label_counts=label_counts,
-        seed=config.seed,
-        mirror=config.mirror,
-    )
-    prepare_network(task.model.network, devices=config.devices)
-    loaders = TrainingData(
-        train=frames, collate=collate_rendering, batch_size=config.batch_size, steps=config.optimizer.steps,
-        seed=config.seed, workers=config.workers,
-    )  # fmt: skip
-    return fit(
-        task, loaders, out, config, description="train rendering", train_frames=len(frames), started=started,
-        resume=resume, max_steps=max_steps,
-    )  # fmt: skip
+    def build(
+        self, frames: RenderingFrames, counts: tuple[list[int], list[int] | None], out: Path
+    ) -> tuple[OneCycleTask, TrainingData]:
+        from occlift.training.loaders import TrainingData
+        from occlift.training.rendering_frames import collate_rendering
+        from occlift.training.rendering_task import RenderingTask
+
+        config = self.config
+        ray_counts, label_counts = counts
+        task = RenderingTask(
+            model=config.model.to_dict(),
+            loss=asdict(config.loss),
+            pseudo=None if config.pseudo is None else asdict(config.pseudo),
+            optimizer=asdict(config.optimizer),
+            ray_counts=ray_counts,
+            label_counts=label_counts,
+            seed=config.seed,
+            mirror=config.mirror,
+            cameras=list(self.data.cameras),
+        )
+        prepare_network(task.model.network, devices=config.devices)
+        return task, TrainingData(frames, collate_rendering, config)

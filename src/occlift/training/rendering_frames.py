@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.transforms import inverse
-from occlift.label_space import NUM_CLASSES, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.frames import CameraImage
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
@@ -30,7 +30,7 @@ class RenderingBatch:
             begins or ends, the frame itself stands in.
         neighbour_ego_from_ego: from the ego frame of the key frame to that of each neighbour.
         exists: which neighbours are real.
-        class_id: what the rays show: 0..16, 17 sky, 255 unknown.
+        class_id: what the rays show: a class, `Taxonomy.free` for the sky, 255 unknown.
         depth_m: how far it is, along the optical axis; NaN unknown, +inf nothing; None where it was not asked for.
     """
 
@@ -119,6 +119,7 @@ class RenderingFrames(Dataset[RenderingBatch]):
         ray_height: rows of rays.
         ray_width: columns of rays.
         neighbours: whether the key frames before and after come along.
+        taxonomy: classes of what the rays show.
         cache_bytes: maps are kept in memory until they take this much (per process).
 
     Raises:
@@ -135,12 +136,13 @@ class RenderingFrames(Dataset[RenderingBatch]):
         ray_height: int,
         ray_width: int,
         neighbours: bool,
+        taxonomy: Taxonomy = OCC3D.taxonomy,
         cache_bytes: int = 0,
     ) -> None:
         self._data, self._frames = data, frames
         self._semantics, self._depth = semantics, depth
         self._ray_height, self._ray_width = ray_height, ray_width
-        self._neighbours = neighbours
+        self._neighbours, self._taxonomy = neighbours, taxonomy
         self._index = {token: index for index, token in enumerate(frames.tokens)}
         self._maps: dict[int, tuple[UInt8[Tensor, "cameras h w"], Float32[Tensor, "cameras h w"] | None]] = {}
         self._cache_bytes_left = cache_bytes
@@ -201,11 +203,11 @@ class RenderingFrames(Dataset[RenderingBatch]):
         return maps
 
     def class_counts(self, indices: Sequence[int]) -> Int[Tensor, "classes"]:
-        """Rays per class over some frames, the sky as 17."""
-        counts = torch.zeros(NUM_CLASSES, dtype=torch.long)
+        """Rays per class over some frames, the sky last."""
+        counts = torch.zeros(self._taxonomy.num_classes, dtype=torch.long)
         for index in indices:
             class_id, _ = self.maps(index, self._frames[index].rig)
-            counts += class_id.flatten().long().bincount(minlength=UNKNOWN + 1)[:NUM_CLASSES]
+            counts += class_id.flatten().long().bincount(minlength=UNKNOWN + 1)[: len(counts)]
         return counts
 
     def _neighbour_indices(self, index: int) -> tuple[int, int]:

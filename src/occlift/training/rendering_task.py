@@ -78,6 +78,7 @@ class RenderingTask(OneCycleTask):
         label_counts: voxels per class in the labels; None without.
         seed: of the samples along the rays, the voxels drawn for the loss, and the mirroring.
         mirror: half of the steps see the world mirrored.
+        cameras: recorded for those who load the checkpoint: their names, in order.
     """
 
     ray_weight: Tensor
@@ -94,6 +95,7 @@ class RenderingTask(OneCycleTask):
         label_counts: Sequence[int] | None,
         seed: int,
         mirror: bool,
+        cameras: Sequence[str] = (),
     ) -> None:
         super().__init__(OptimizerConfig(**optimizer))
         self.save_hyperparameters()
@@ -101,6 +103,7 @@ class RenderingTask(OneCycleTask):
         self._loss = RenderingLossConfig(**loss)
         self._pseudo = None if pseudo is None else OccupancyLossConfig(**pseudo)
         self._seed, self._mirror = seed, mirror
+        assert self.model.config.space.grid.is_symmetric("y") or not mirror, self.model.config.space.grid
         self.register_buffer("ray_weight", class_weights(torch.as_tensor(ray_counts), "inverse_sqrt"), persistent=False)
         if self._pseudo is not None:
             assert label_counts is not None, "the pseudo-loss needs class counts of the labels"
@@ -124,7 +127,7 @@ class RenderingTask(OneCycleTask):
         return logged_mean(self, terms, batch.tokens)
 
     def losses(
-        self, volume: Float[Tensor, "1 18 x y z"], batch: RenderingBatch, generator: torch.Generator
+        self, volume: Float[Tensor, "1 classes x y z"], batch: RenderingBatch, generator: torch.Generator
     ) -> dict[str, Float[Tensor, ""]]:
         """The terms of one key frame's loss by name, each with its factor applied.
 

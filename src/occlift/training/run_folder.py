@@ -7,68 +7,72 @@ import json
 import platform
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import occlift
-from occlift.errors import ConfigError, DataError
+from occlift.errors import ConfigError
 from occlift.runtime.differences import differences
+from occlift.runtime.folders import check_same, read_record
 
 LAST_CHECKPOINT: Final = "last.ckpt"
 _RECORD_NAME: Final = "run.json"
 
 
-def claim_run_folder(out: Path, config: Mapping[str, Any], labels: Path | None, *, resume: Path | None) -> None:
-    """Makes the run folder and writes what the run is, unless another run lives there.
+def run_identity(config: Mapping[str, Any], labels: Path | None, cameras: Sequence[str]) -> dict[str, Any]:
+    """What makes a run the one that it is.
 
     Args:
         config: of the training, in plain JSON types, with its `seed`.
         labels: the digest of their manifest is part of what the run is; None: it reads none.
+        cameras: names of the data set's cameras, in order.
+    """
+    manifest = None if labels is None else labels / "manifest.json"
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else None
+    return {"config": config, "labels_sha256": digest, "cameras": list(cameras)}
+
+
+def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | None) -> None:
+    """Makes the run folder and writes what the run is, unless another run lives there.
+
+    Args:
+        identity: as `run_identity` gives it.
 
     Raises:
         ConfigError: `out` holds another run, or this one and nothing says to resume it; or `resume` lies in the folder
             of another run.
         DataError: a record is not readable.
     """
-    manifest = None if labels is None else labels / "manifest.json"
-    digest = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest and manifest.exists() else None
-    identity = {"config": config, "labels_sha256": digest}
     record = out / _RECORD_NAME
     if record.exists():
-        if unlike := differences(_record(record), identity):
-            raise ConfigError(
-                f"{out} holds a run with another configuration or other labels ({unlike}): choose another folder, or "
-                "remove this one"
-            )
+        check_same(out, _record(record, identity), identity, contents="a run")
         if resume is None and (out / LAST_CHECKPOINT).exists():
             raise ConfigError(
                 f"{out} holds a run with this configuration: resume from {out / LAST_CHECKPOINT}, choose another "
                 "folder, or remove this one"
             )
     source = None if resume is None else resume.with_name(_RECORD_NAME)
-    if source is not None and source.exists() and (unlike := differences(_record(source), identity)):
+    if source is not None and source.exists() and (unlike := differences(_record(source, identity), identity)):
         raise ConfigError(
-            f"{resume}: belongs to a run with another configuration or other labels ({unlike}); resume it with those "
-            "that are there, or start a training of its own"
+            f"{resume}: belongs to a run with another configuration, other labels or other cameras ({unlike}); resume "
+            "it with those that are there, or start a training of its own"
         )
     packages = ("torch", "lightning", "transformers", "numpy")
     versions = {"occlift": occlift.__version__, "python": platform.python_version()}
     versions |= {package: version(package) for package in packages}
     out.mkdir(parents=True, exist_ok=True)
     record.write_text(
-        json.dumps({**identity, "seed": config["seed"], "versions": versions}, indent=1), encoding="utf-8"
+        json.dumps({**identity, "seed": identity["config"]["seed"], "versions": versions}, indent=1), encoding="utf-8"
     )
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What makes a run the one that it is."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found.get(key) for key in ("config", "labels_sha256")}
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not readable ({error}); remove the folder or choose another") from error
+def _record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a recorded run the one that it is."""
+    found = read_record(path)
+    # Runs from before cameras were recorded say nothing about them.
+    return {key: found.get(key, identity["cameras"] if key == "cameras" else None) for key in identity}
 
 
 def peak_memory_bytes() -> int:

@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch.nn import functional as F
 
 from occlift.geometry.ego_vehicle import on_ego
-from occlift.geometry.grids import OCC3D_GRID, VoxelGrid
+from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import crossed_voxels, observed_by_camera
 from occlift.geometry.transforms import inverse, transform_points
-from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
 from occlift.scenes.frames import CameraImage, KeyFrame
 
 OPEN: Final = 0
@@ -82,34 +82,43 @@ def _beams(sweep: KeyFrame, frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], 
 
 
 def pooled_label(
-    semantics: UInt8[np.ndarray, "200 200 16"], grid: VoxelGrid
+    semantics: UInt8[np.ndarray, "label_x label_y label_z"], grid: VoxelGrid, space: LabelSpace = OCC3D
 ) -> tuple[UInt8[np.ndarray, "x y z"], UInt8[np.ndarray, "x y z"]]:
-    """A label on the Occ3D grid as occupancy and classes on a grid of larger voxels in the same frame.
+    """A label as occupancy and classes on a grid of larger voxels in the same frame.
 
     A voxel is occupied if the centre of an occupied voxel of the label lies in it, and has the most frequent of their
     classes (the smaller id among equals); it is open if only open ones do, and unknown if none that is known.
 
+    Args:
+        space: grid and classes of the label.
+
     Returns:
         occupancy: 0 open, 1 occupied, 255 unknown.
-        semantics: 0..16, 17 free, 255 unknown.
+        semantics: class per voxel, `Taxonomy.free` is free, 255 unknown.
     """
-    assert all(size >= fine for size, fine in zip(grid.voxel_size_m, OCC3D_GRID.voxel_size_m, strict=True)), grid
-    coarse = _voxel_of_occ3d(grid)
+    assert is_coarser(grid, space.grid), (grid, space.grid)
+    free, num_classes = space.taxonomy.free, space.taxonomy.num_classes
+    coarse = _voxel_of_label(grid, space.grid)
     known = (coarse >= 0) & (semantics != UNKNOWN)
-    counts = np.bincount(coarse[known] * NUM_CLASSES + semantics[known], minlength=grid.num_voxels * NUM_CLASSES)
-    counts = counts.reshape(*grid.shape, NUM_CLASSES)
-    touched = counts[..., :FREE].any(-1)
-    is_open = ~touched & (counts[..., FREE] > 0)
+    counts = np.bincount(coarse[known] * num_classes + semantics[known], minlength=grid.num_voxels * num_classes)
+    counts = counts.reshape(*grid.shape, num_classes)
+    touched = counts[..., :free].any(-1)
+    is_open = ~touched & (counts[..., free] > 0)
     occupancy = np.where(touched, OCCUPIED, np.where(is_open, OPEN, UNKNOWN)).astype(np.uint8)
-    majority = counts[..., :FREE].argmax(-1)
-    return occupancy, np.where(touched, majority, np.where(is_open, FREE, UNKNOWN)).astype(np.uint8)
+    majority = counts[..., :free].argmax(-1)
+    return occupancy, np.where(touched, majority, np.where(is_open, free, UNKNOWN)).astype(np.uint8)
+
+
+def is_coarser(grid: VoxelGrid, label_grid: VoxelGrid) -> bool:
+    """Whether no voxel of a grid is smaller than those of a label: a label says something about each."""
+    return all(size >= fine for size, fine in zip(grid.voxel_size_m, label_grid.voxel_size_m, strict=True))
 
 
 @cache
-def _voxel_of_occ3d(grid: VoxelGrid) -> Int[np.ndarray, "200 200 16"]:
-    """The flat index of the voxel in which the centre of each Occ3D voxel lies; -1 outside of the grid."""
-    index, inside_grid = grid.indices(OCC3D_GRID.centers())
-    flat = np.full(OCC3D_GRID.shape, -1)
+def _voxel_of_label(grid: VoxelGrid, label_grid: VoxelGrid) -> Int[np.ndarray, "label_x label_y label_z"]:
+    """The flat index of the voxel in which the centre of each voxel of a label lies; -1 outside of the grid."""
+    index, inside_grid = grid.indices(label_grid.centers())
+    flat = np.full(label_grid.shape, -1)
     flat[inside_grid] = np.ravel_multi_index(tuple(index[inside_grid].T), grid.shape)
     return flat
 

@@ -162,13 +162,15 @@ def show_prediction(data: DrivingDataset, checkpoint: Path, token: str, out: Pat
             invented.
 
     Raises:
+        ConfigError: the network was trained on other cameras.
         DataError: checkpoint, data or maps are missing or damaged.
     """
     import torch
 
     from occlift.training.bev_frames import BevFrames
-    from occlift.training.checkpoint import load_bev_network, trained_blind
+    from occlift.training.checkpoint import check_cameras, load_bev_network, trained_blind
 
+    check_cameras(checkpoint, data)
     network = load_bev_network(checkpoint)
     config = network.config
     batch = BevFrames(

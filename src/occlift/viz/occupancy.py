@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw
 
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
@@ -209,7 +209,7 @@ def height_levels(occupied: Bool[np.ndarray, "x y z"]) -> tuple[UInt8[np.ndarray
     return ids, colored_groups("height", colors)
 
 
-def colored_groups(name: str, colors: Int[np.ndarray, "groups 3"]) -> Taxonomy:
+def colored_groups(name: str, colors: Integer[np.ndarray, "groups 3"]) -> Taxonomy:
     """Numbered groups of voxels that are no semantic classes, to be drawn in these colours (sRGB)."""
     return Taxonomy(
         names=tuple(f"{name} {number}" for number in range(len(colors))),

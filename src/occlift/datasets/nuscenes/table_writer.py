@@ -1,4 +1,4 @@
-"""The nuScenes tables of a town: rows of one scene, and all scenes together."""
+"""Writes tables in the format of nuScenes: rows of one scene, and all scenes together."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
+from occlift.datasets.nuscenes.map_expansion import map_expansion_path
 from occlift.label_space import CATEGORY_TO_CLASS
 
-VERSION: Final = "v1.0-town"
+__all__ = [
+    "LIDAR_CHANNEL", "Row", "Tables", "attribute_token", "category_token", "link", "map_expansion_path", "sensor_token",
+    "token", "visibility_token", "write_json", "write_tables",
+]  # fmt: skip
+
 TABLES: Final = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map", "sample", "sample_annotation",
     "sample_data", "scene", "sensor", "visibility",
@@ -49,7 +54,7 @@ def visibility_token(share: float) -> str:
 
 
 def common_rows() -> Tables:
-    """Rows that every town has, whatever its scenes."""
+    """Rows that every data set has, whatever its scenes."""
     return {
         "attribute": [{"token": attribute_token(n), "name": n, "description": ""} for n in ATTRIBUTES],
         "category": [{"token": category_token(n), "name": n, "description": ""} for n in CATEGORY_TO_CLASS],

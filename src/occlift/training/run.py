@@ -1,0 +1,134 @@
+"""One way to train: a specification goes in, a run folder comes out.
+
+There is a specification per kind of training: `OccupancyTraining`, `RenderingTraining`, `OccFeatPretraining` and
+`BevFinetuning`, in the modules of their names. Files are the interface to what follows: `occlift.training.predict` and
+`occlift.evaluation` read the checkpoint that a run leaves.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from occlift.runtime.processes import run_in_processes, started_by_others
+from occlift.scenes.dataset import DrivingDataset
+from occlift.training.loop import LoopSettings, TrainRun, check_start, fit
+from occlift.training.run_folder import claim_run_folder
+
+if TYPE_CHECKING:
+    from occlift.training.loaders import TrainingData
+    from occlift.training.one_cycle import OneCycleTask
+
+Frames = TypeVar("Frames")
+Counts = TypeVar("Counts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSpec(ABC, Generic[Frames, Counts]):
+    """What is trained, on what, and how. Other processes get it pickled and build the same from it.
+
+    Attributes:
+        data: data set.
+        config: what decides the result together with the data set, the labels and the first weights.
+    """
+
+    data: DrivingDataset
+    config: LoopSettings
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Of the progress."""
+
+    @property
+    def ema_decay(self) -> float | None:
+        """Of averaged weights; None: none are kept."""
+        return None
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuses what does not go together or is not there, before anything is read at length or written.
+
+        Raises:
+            ConfigError: choices exclude each other.
+            DataError: an input is missing.
+        """
+
+    @abstractmethod
+    def frames(self) -> Frames:
+        """Key frames to train on, as tensors."""
+
+    def resolved(self, frames: Frames) -> TrainingSpec[Frames, Counts]:
+        """The same with what follows from data and inputs written into the configuration."""
+        return self
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What makes a run the one that it is, as `run_identity` puts it together."""
+
+    @abstractmethod
+    def counts(self, frames: Frames) -> Counts:
+        """What the task must know of all labels; counted once, for all processes."""
+
+    @abstractmethod
+    def build(self, frames: Frames, counts: Counts, out: Path) -> tuple[OneCycleTask, TrainingData]:
+        """The task and its loaders, in the process that trains.
+
+        Args:
+            out: the run folder.
+        """
+
+
+def run_training(
+    spec: TrainingSpec[Any, Any], out: Path, *, resume: Path | None = None, max_steps: int | None = None
+) -> TrainRun:
+    """Trains and leaves a run folder: `run.json` (configuration, versions, seed), `losses.csv`, `last.ckpt`.
+
+    Args:
+        out: the run folder.
+        resume: a checkpoint of a run of the same specification; its next step is the one that would have followed.
+        max_steps: stops after this step of the schedule; None: at its end.
+
+    Raises:
+        ConfigError: choices exclude each other; `out` holds another run, or a run and nothing says to resume it.
+        DataError: data, labels or a checkpoint are missing or damaged.
+        TrainingDiverged: a term of the loss is not finite; the text names step and term.
+    """
+    started = time.monotonic()
+    check_start(spec.config, resume, max_steps)
+    spec.check()
+    frames = spec.frames()
+    spec = spec.resolved(frames)
+    claim_run_folder(out, spec.identity(), resume=resume)
+    train = partial(_train, spec, spec.counts(frames), out, started=started, resume=resume, max_steps=max_steps)
+    if spec.config.devices > 1 and not started_by_others():
+        return run_in_processes(train, spec.config.devices)
+    return train(frames=frames)
+
+
+def _train(
+    spec: TrainingSpec[Any, Any],
+    counts: Any,
+    out: Path,
+    *,
+    started: float,
+    resume: Path | None,
+    max_steps: int | None,
+    frames: Any = None,
+) -> TrainRun:
+    """Trains in one of the processes; `frames` spares a process that has them to read them again."""
+    import lightning
+
+    if frames is None:
+        frames = spec.frames()
+    # The network's first weights are the only draw from the global generator.
+    lightning.seed_everything(spec.config.seed, verbose=False)
+    task, loaders = spec.build(frames, counts, out)
+    return fit(
+        task, loaders, out, spec.config, description=spec.description, started=started, resume=resume,
+        max_steps=max_steps, ema_decay=spec.ema_decay,
+    )  # fmt: skip

@@ -101,6 +101,13 @@ def test_classes_are_drawn_on_images_of_different_sizes() -> None:
     assert painted[0].tolist() == [list(SPACE.taxonomy.palette[SHELF]), list(SKY_COLOR), [7, 7, 7]]
 
 
+def robot_edge(birds_eye: np.ndarray) -> np.ndarray:
+    """Pixels about the right edge of the robot's box."""
+    x, y = ROBOT_XY
+    u, v = pixel_in_birds_eye(SPACE.grid.lower_m[0] + 0.2 * (x + 2.5), SPACE.grid.lower_m[1] + 0.2 * y)
+    return birds_eye[int(v) - 1 : int(v) + 2, int(u) - 2 : int(u) + 3].reshape(-1, 3)
+
+
 def test_boxes_and_legend_have_the_colours_of_the_classes() -> None:
     data = HallDataset()
     frame = data.key_frame(TOKEN)
@@ -112,10 +119,7 @@ def test_boxes_and_legend_have_the_colours_of_the_classes() -> None:
             np.zeros((0, 3)), boxes=boxes, cameras=cameras, camera_names=data.cameras, taxonomy=SPACE.taxonomy
         )
     ).astype(int)
-    front_x, right_y = boxes[0].footprint().max(0)[0], boxes[0].footprint().min(0)[1]
-    u, v = pixel_in_birds_eye(front_x - 0.1, right_y)
-    edge = picture[int(v) - 1 : int(v) + 2, int(u) - 2 : int(u) + 3].reshape(-1, 3)
-    assert (edge[:, 2] - edge[:, 0]).max() > 80, "blue, as robots are"
+    assert (robot_edge(picture)[:, 2] - robot_edge(picture)[:, 0]).max() > 80, "blue, as robots are"
     drawn = {tuple(color) for color in np.asarray(legend(600, taxonomy=SPACE.taxonomy)).reshape(-1, 3).tolist()}
     assert set(map(tuple, COLORS.tolist())) <= drawn
 
@@ -140,6 +144,8 @@ def test_show_draws_labels_without_lidar_and_lidar_without_labels(tmp_path: Path
     colors = {nearest_class(color.astype(float)) for color in on_images[::40, ::40].reshape(-1, 3)}
     assert {WALL, FLOOR} <= colors
     assert (occupancy == SPACE.taxonomy.palette[SHELF]).all(2).any(), "in the legend alone"
+    birds_eye = np.asarray(Image.open(run.paths[2]).convert("RGB")).astype(int)
+    assert (robot_edge(birds_eye)[:, 2] - robot_edge(birds_eye)[:, 0]).max() > 80, "blue, as robots are"
     with pytest.raises(ConfigError, match=r"pictures without labels.*needs lidar sweeps, and key frame evening-0"):
         show(dark, TOKEN, tmp_path / "lidar", space=SPACE)
     assert not (tmp_path / "lidar").exists()

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from occlift.cli.labels import named_values
 from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
+from occlift.cli.options import named_values
 
 Share = Literal["1%", "10%", "100%"]
 Architecture = Literal["simple_bev", "bevformer", "lift_splat"]

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
-from occlift.cli.labels import named_values
 from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
+from occlift.cli.options import named_values
 
 
 def train_rendering(

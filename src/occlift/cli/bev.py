@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.loop import LoopOptions, loop_options, train_as
 from occlift.cli.options import Given, options
@@ -51,7 +51,7 @@ def pretrain(
             class_factor="loss.classes",
         ),
     ],
-    loop: Annotated[LoopOptions, loop_options(_pretrainings)],
+    loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_pretrainings)]],
     network: Annotated[Architecture, arg(help="method that lifts image features to the ground")] = "simple_bev",
     labels: Annotated[
         Path | None,
@@ -90,7 +90,7 @@ def finetune(
         Given,
         options(_finetunings, "label_seed", "model.backbone", "model.classes", "learned_balance", "blind"),
     ],
-    loop: Annotated[LoopOptions, loop_options(_finetunings)],
+    loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_finetunings)]],
     pretrained_checkpoint: Annotated[
         Path | None,
         arg(

@@ -49,7 +49,7 @@ def options(configs: Callable[[], Mapping[str, Any]], *paths: str, base: type[Gi
             namespace={"__doc__": base.__doc__}, frozen=True, kw_only=True,
         )  # fmt: skip
 
-    return arg(name="", constructor_factory=made)
+    return arg(name="" if base is Given else None, constructor_factory=made)
 
 
 def named_values(options: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
 from occlift.cli.loop import LoopOptions, loop_options, train_as
@@ -30,7 +30,7 @@ def train_rendering(
         Given,
         options(_recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed"),
     ],
-    loop: Annotated[LoopOptions, loop_options(_recipes, pretrained="model.network.pretrained")],
+    loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_recipes, pretrained="model.network.pretrained")]],
     labels: Annotated[
         Path | None,
         arg(

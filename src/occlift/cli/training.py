@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.loop import LoopOptions, loop_options, train_as
 from occlift.cli.options import Given, options
@@ -43,7 +43,7 @@ def train(
             "blind",
         ),
     ],
-    loop: Annotated[LoopOptions, loop_options(_recipes)],
+    loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_recipes)]],
     validation_labels: Annotated[
         Path | None, arg(help="folder of labels to score against while training", help_behavior_hint="(default: none)")
     ] = None,

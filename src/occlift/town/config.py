@@ -18,7 +18,7 @@ class TownConfig:
         image_height: height of the images, pixels.
         image_width: width of the images, pixels; the field of view is cropped in height to the aspect ratio.
         maps: class, depth and instance maps written beside the images, for the oracle teacher.
-        static: stillness of everything but the ego vehicle.
+        static: a town in which nothing but the ego vehicle moves.
     """
 
     scenes: int = 10

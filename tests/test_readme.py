@@ -7,22 +7,14 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from occlift.cli import COMMANDS, load_command
-from occlift.cli.loop import LOOP_DEFAULTS
 from occlift.datasets.nuscenes.dataset import NuScenes
-from occlift.labels.config import LabelConfig
-from occlift.labels.decide import DecisionConfig
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
-from occlift.training.bev import FinetuneConfig
-from occlift.training.occfeat import PretrainConfig
-from occlift.training.occupancy import TrainConfig
-from occlift.training.rendering import RenderingTrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -215,34 +207,6 @@ def test_mistakes_end_with_one_line_and_no_stack_trace(tmp_path: Path) -> None:
         assert done.returncode == 1, arguments
         assert done.stderr.startswith("occlift: "), done.stderr
         assert "Traceback" not in done.stderr
-
-
-def test_options_of_the_command_line_default_to_those_of_the_library() -> None:
-    parameters = inspect.signature(load_command("label")).parameters
-    library, decision = LabelConfig(), DecisionConfig()
-    for name, parameter in parameters.items():
-        if hasattr(library, name):
-            assert parameter.default == getattr(library, name), name
-        if hasattr(decision, name) and name != "class_min_points":
-            assert parameter.default == getattr(decision, name), name
-    assert {f.name for f in fields(decision)} <= parameters.keys()
-    training = inspect.signature(load_command("train")).parameters
-    for recipe in (TrainConfig(), RenderingTrainConfig(), PretrainConfig.demo(), FinetuneConfig.demo()):
-        assert LOOP_DEFAULTS.applied(recipe) == recipe
-    for name in ("blind", "confidence", "mirror_front_back", "ema_decay", "gradient_checkpointing", "compile"):
-        assert training[name].default == getattr(TrainConfig(), name), name
-    loss = TrainConfig().loss
-    for name in ("unknown", "class_weighting", "focal_gamma", "geo_scal", "sem_scal"):
-        assert training[name].default == getattr(loss, name), name
-    assert training["lovasz"].default == loss.lovasz_form
-    assert TrainConfig.full().loss.class_weighting == loss.class_weighting
-    baseline, rendering = inspect.signature(load_command("train-rendering")).parameters, RenderingTrainConfig()
-    for name in ("semantics", "depth", "teacher_seed", "confidence"):
-        assert baseline[name].default == getattr(rendering, name), name
-    town = TownConfig()
-    for name, parameter in inspect.signature(load_command("town")).parameters.items():
-        if hasattr(town, name):
-            assert parameter.default == getattr(town, name), name
 
 
 def test_the_picture_of_readme_exists_and_is_small() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tyro
 from networks import tiny_easyocc
 from test_rendering import frames_of
 
@@ -202,16 +203,17 @@ def test_the_command_passes_on_what_teachers_and_labels_are_asked_for(
 
     monkeypatch.setattr("occlift.scenes.dataset.open_dataset", lambda root: None)
     monkeypatch.setattr("occlift.training.run.run_training", train)
-    train_rendering_command(
-        "rendering-demo", "town", labels=tmp_path, confidence=True, semantics="sam3",
-        semantics_option=("device=cpu", "min_score=0.4"), depth="lidar", depth_option=("window_px=5",), teacher_seed=3,
-    )  # fmt: skip
+    words = (
+        f"rendering-demo town --labels {tmp_path} --confidence --semantics sam3 --semantics-option device=cpu "
+        "min_score=0.4 --depth lidar --depth-option window_px=5 --teacher-seed 3"
+    )
+    tyro.cli(train_rendering_command, args=words.split())
     (config,) = asked
     assert config.semantics_options == {"device": "cpu", "min_score": "0.4"}
     assert config.depth_options == {"window_px": "5"}
     assert (config.semantics, config.depth, config.teacher_seed, config.confidence) == ("sam3", "lidar", 3, True)
     with pytest.raises(ConfigError, match="'cpu' is no setting; expected name=value"):
-        train_rendering_command("rendering-demo", "town", depth_option=("cpu",))
+        tyro.cli(train_rendering_command, args=["rendering-demo", "town", "--depth-option", "cpu"])
 
 
 def test_only_a_rendering_model_shows_anything(small_town: Path, tmp_path: Path) -> None:

@@ -9,49 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from occlift.cli.files import write_text
+from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.errors import OccliftError
 
 if TYPE_CHECKING:
+    from occlift.labels.config import LabelConfig
     from occlift.labels.engine import Engine
+
+
+def _configs() -> dict[str, LabelConfig]:
+    from occlift.labels.config import LabelConfig
+
+    return {"label": LabelConfig()}
 
 
 def label(
     root: Annotated[Positional[Path], arg(help="data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the labels, in Occ3D's layout")],
-    semantics: Annotated[str, arg(help="teacher of classes; `occlift teachers` lists them")] = "oracle:foundation",
-    semantics_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
-    depth: Annotated[str, arg(help="teacher of depth")] = "oracle:foundation",
-    depth_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
-    frames: Annotated[int, arg(help="number of key frames fused into one label")] = 13,
-    window: Annotated[
-        Literal["centred", "past", "scene"],
-        arg(help="choice of these key frames: around the current one, it and those before, or all of the scene"),
-    ] = "centred",
-    moving: Annotated[
-        Literal["drop", "keep", "still", "boxes"],
-        arg(help="moving classes in other frames: leave out, fuse, fuse where they stand still, or carry by boxes"),
-    ] = "drop",
-    still_frames: Annotated[
-        int, arg(help="number of key frames in which a voxel must show a moving class, for --moving still")
-    ] = 6,
-    min_points: Annotated[int, arg(help="number of points that make a voxel occupied")] = 3,
-    class_min_points: Annotated[tuple[str, ...], arg(help="number of points for single classes, as class=points")] = (),
-    thin_share: Annotated[float, arg(help="share of votes with which thin classes win over the ground")] = 1.0,
-    carve: Annotated[float, arg(help="ratio of rays passed to rays ended above which a voxel is not occupied")] = float(
-        "inf"
-    ),
-    stride: Annotated[int, arg(help="vote with every N-th pixel of every N-th row")] = 1,
-    free_stride: Annotated[
-        int | None,
-        arg(
-            help="cast a ray from every N-th pixel of every N-th row",
-            help_behavior_hint="(default: about 4,000 rays an image)",
-        ),
-    ] = None,
-    min_score: Annotated[float, arg(help="score of the class below which a pixel is unknown")] = 0.0,
-    min_confidence: Annotated[float, arg(help="confidence of the depth below which a pixel has none")] = 0.0,
-    confidence: Annotated[bool, arg(help="write a confidence per voxel; doubles the space on disk")] = False,
-    seed: Annotated[int, arg(help="random seed of the oracle's errors")] = 0,
+    given: Annotated[Given, options(_configs)],
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "all",
     workers: Annotated[int, arg(help="number of processes, each with its own teachers")] = 1,
     engine: Annotated[
@@ -71,24 +46,12 @@ def label(
     ] = None,
 ) -> None:
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
-    from occlift.labels.config import LabelConfig
-    from occlift.labels.decide import DecisionConfig
     from occlift.labels.generate import generate_labels
     from occlift.scenes.dataset import open_dataset
 
-    thresholds = {name: _integer(value, "--class-min-points") for name, value in named_values(class_min_points).items()}
-    decision = DecisionConfig(
-        min_points=min_points, class_min_points=thresholds, thin_share=thin_share, carve=carve
-    )  # fmt: skip
-    config = LabelConfig(
-        semantics=semantics, semantics_options=named_values(semantics_option), depth=depth,
-        depth_options=named_values(depth_option), frames=frames, window=window, moving=moving,
-        still_frames=still_frames, stride=stride, free_stride=free_stride, min_score=min_score,
-        min_confidence=min_confidence, decision=decision, confidence=confidence, seed=seed,
-    )  # fmt: skip
     data = open_dataset(root)
     run = generate_labels(
-        data, out, config, scenes=data.scenes(split), workers=workers,
+        data, out, given.onto(_configs()["label"]), scenes=data.scenes(split), workers=workers,
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
     )  # fmt: skip
     print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
@@ -202,22 +165,5 @@ def _axes(options: tuple[str, ...]) -> dict[str, Any]:
         if name not in ("frames", "min_points", "moving"):
             raise ConfigError(f"--sweep {name}: expected frames, min_points or moving")
         words = values.split(",")
-        axes[name] = tuple(words) if name == "moving" else tuple(_integer(w, f"--sweep {name}") for w in words)
+        axes[name] = tuple(words) if name == "moving" else tuple(whole_number(w, f"--sweep {name}") for w in words)
     return axes
-
-
-def named_values(options: tuple[str, ...]) -> dict[str, str]:
-    """name=value, several times."""
-    from occlift.errors import ConfigError
-
-    if wrong := [option for option in options if "=" not in option]:
-        raise ConfigError(f"{wrong[0]!r} is no setting; expected name=value")
-    return {name: value for name, _, value in (option.partition("=") for option in options)}
-
-
-def _integer(text: str, option: str) -> int:
-    from occlift.errors import ConfigError
-
-    if not text.isdecimal():
-        raise ConfigError(f"{option}: {text!r} is no whole number")
-    return int(text)

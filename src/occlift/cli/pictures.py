@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from occlift.cli.labels import named_values
+from occlift.cli.options import named_values
 
 Root = Annotated[Positional[str], arg(help="data set", metavar="ROOT")]
 Token = Annotated[Positional[str], arg(help="token of the key frame", metavar="TOKEN")]

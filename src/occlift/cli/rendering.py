@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.files import write_text
-from occlift.cli.labels import named_values
-from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
+from occlift.cli.loop import LoopOptions, loop_options, train_as
+from occlift.cli.options import Given, options
+
+if TYPE_CHECKING:
+    from occlift.training.rendering import RenderingTrainConfig
+
+
+def _recipes() -> dict[str, RenderingTrainConfig]:
+    from occlift.training.rendering import RenderingTrainConfig
+
+    return {"rendering-demo": RenderingTrainConfig.demo(), "rendering": RenderingTrainConfig.full()}
 
 
 def train_rendering(
@@ -17,6 +26,11 @@ def train_rendering(
         Positional[Literal["rendering-demo", "rendering"]], arg(help="size of the network: small, or as in the paper")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
+    given: Annotated[
+        Given,
+        options(_recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed"),
+    ],
+    loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_recipes, pretrained="model.network.pretrained")]],
     labels: Annotated[
         Path | None,
         arg(
@@ -24,43 +38,29 @@ def train_rendering(
             help_behavior_hint="(default: no pseudo-loss)",
         ),
     ] = None,
-    confidence: Annotated[
-        bool, arg(help="weight each voxel by the confidence of its label (`occlift label --confidence`)")
-    ] = False,
-    semantics: Annotated[str, arg(help="teacher of class maps; files:FOLDER reads kept ones")] = "oracle:foundation",
-    semantics_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
-    depth: Annotated[str, arg(help="teacher of depth maps, for --maps-only")] = "oracle:foundation",
-    depth_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
-    teacher_seed: Annotated[int, arg(help="random seed of the oracle's errors; --seed is that of the training")] = 0,
     maps_only: Annotated[
         bool, arg(help="supervise with class and depth maps in 2-D instead of photometric consistency")
     ] = False,
-    contracted: Annotated[bool, arg(help="use a contracted grid, which reaches to infinity")] = False,
-    loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
+    contracted: Annotated[bool, arg(help="contract space beyond the grid, so that it reaches to infinity")] = False,
 ) -> None:
     """Train the rendering baseline on images and class maps, with or without the pseudo-loss."""
-    from dataclasses import replace
-
     from occlift.errors import ConfigError
     from occlift.models.rendering import RenderingConfig
     from occlift.scenes.dataset import open_dataset
     from occlift.training.occupancy import TrainConfig
-    from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
+    from occlift.training.rendering import RenderingTraining
     from occlift.training.rendering_task import RenderingLossConfig
 
     small = recipe == "rendering-demo"
     if small and contracted:
         raise ConfigError("--contracted changes the grid of `rendering`; rendering-demo has Occ3D's own")
-    base = RenderingTrainConfig.demo() if small else RenderingTrainConfig.full()
-    model = base.model if small else RenderingConfig.full(contracted=contracted)
+    base = _recipes()[recipe]
     pseudo = (TrainConfig() if small else TrainConfig.full()).loss
-    config = replace(
-        base, model=replace(model, network=replace(model.network, pretrained=loop.pretrained)),
+    config = given.onto(
+        base, model=base.model if small else RenderingConfig.full(contracted=contracted),
         loss=RenderingLossConfig.of_maps() if maps_only else base.loss, pseudo=pseudo if labels else None,
-        confidence=confidence, semantics=semantics, semantics_options=named_values(semantics_option), depth=depth,
-        depth_options=named_values(depth_option), teacher_seed=teacher_seed,
     )  # fmt: skip
-    train_as(RenderingTraining(data=open_dataset(root), config=loop.applied(config), labels=labels), recipe, loop)
+    train_as(RenderingTraining(data=open_dataset(root), config=loop.onto(config), labels=labels), recipe, loop)
 
 
 def evaluate_rendering(

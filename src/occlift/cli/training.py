@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from occlift.cli.loop import LOOP_DEFAULTS, LoopOptions, train_as
+from occlift.cli.loop import LoopOptions, loop_options, train_as
+from occlift.cli.options import Given, options
+
+if TYPE_CHECKING:
+    from occlift.training.occupancy import TrainConfig
+
+
+def _recipes() -> dict[str, TrainConfig]:
+    from occlift.training.occupancy import TrainConfig
+
+    return {"easyocc-demo": TrainConfig(), "easyocc": TrainConfig.full()}
 
 
 def train(
@@ -15,67 +25,48 @@ def train(
         Positional[Literal["easyocc-demo", "easyocc"]], arg(help="size of the network: small, or as in the paper")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
-    labels: Annotated[Path, arg(help="labels of its training split")],
+    labels: Annotated[Path, arg(help="folder of labels of the training split")],
+    given: Annotated[
+        Given,
+        options(
+            _recipes,
+            "loss.class_weighting",
+            "loss.focal_gamma",
+            "loss.geo_scal",
+            "loss.sem_scal",
+            "loss.unknown",
+            "confidence",
+            "mirror_front_back",
+            "ema_decay",
+            "gradient_checkpointing",
+            "compile",
+            "blind",
+        ),
+    ],
+    loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_recipes)]],
     validation_labels: Annotated[
         Path | None, arg(help="folder of labels to score against while training", help_behavior_hint="(default: none)")
     ] = None,
-    class_weighting: Annotated[
-        Literal["none", "inverse_sqrt", "inverse_log"],
-        arg(help="class weights of the cross-entropy, from the labels' frequencies f"),
-    ] = "inverse_log",
     lovasz: Annotated[
         Literal["none", "classes", "geometric", "both", "split"],
         arg(help="Lovász loss: over the classes, over occupied and free, both, or split between occupied and free"),
     ] = "classes",
-    focal_gamma: Annotated[float, arg(help="exponent of the focal loss; 0: cross-entropy")] = 0.0,
-    geo_scal: Annotated[float, arg(help="weight of the affinity loss of occupied and free")] = 0.0,
-    sem_scal: Annotated[float, arg(help="weight of the affinity loss of the classes")] = 0.0,
-    unknown: Annotated[
-        Literal["ignore", "free"], arg(help="treatment of unknown voxels: left out, or free as in the paper")
-    ] = "ignore",
-    confidence: Annotated[
-        bool, arg(help="weight each voxel by the confidence of its label (`occlift label --confidence`)")
-    ] = False,
     augment: Annotated[
         bool, arg(help="resize, shift, rotate, flip and recolour images at random, and adjust their cameras")
     ] = False,
-    mirror_front_back: Annotated[
-        bool, arg(help="exchange front and back of half of the key frames, besides left and right of half")
-    ] = False,
-    ema_decay: Annotated[
-        float | None,
-        arg(
-            help="decay of averaged weights, which are predicted with, such as 0.999",
-            help_behavior_hint="(default: no averaging)",
-        ),
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool, arg(help="recompute activations in the backward pass: less memory, more time")
-    ] = False,
-    compile: Annotated[bool, arg(help="compile the network with torch.compile")] = False,
-    blind: Annotated[bool, arg(help="train on uniform grey images (no-image baseline)")] = False,
-    loop: OmitArgPrefixes[LoopOptions] = LOOP_DEFAULTS,
 ) -> None:
     """Train EasyOcc on labels."""
-    from dataclasses import replace
-
     from occlift.scenes.dataset import open_dataset
     from occlift.training.augment import AugmentConfig
-    from occlift.training.occupancy import OccupancyTraining, TrainConfig
+    from occlift.training.occupancy import OccupancyTraining
 
-    base = TrainConfig() if recipe == "easyocc-demo" else TrainConfig.full()
-    loss = replace(
-        base.loss, class_weighting=class_weighting, lovasz=0.0 if lovasz == "none" else base.loss.lovasz,
-        lovasz_form=base.loss.lovasz_form if lovasz == "none" else lovasz, focal_gamma=focal_gamma,
-        geo_scal=geo_scal, sem_scal=sem_scal, unknown=unknown,
-    )  # fmt: skip
-    config = replace(
-        base, model=replace(base.model, pretrained=loop.pretrained), loss=loss, blind=blind, confidence=confidence,
-        augment=AugmentConfig.usual() if augment else base.augment, mirror_front_back=mirror_front_back,
-        ema_decay=ema_decay, gradient_checkpointing=gradient_checkpointing, compile=compile,
+    base = _recipes()[recipe]
+    config = given.onto(
+        base, augment=AugmentConfig.usual() if augment else base.augment,
+        **{"loss.lovasz": 0.0} if lovasz == "none" else {"loss.lovasz_form": lovasz},
     )  # fmt: skip
     spec = OccupancyTraining(
-        data=open_dataset(root), labels=labels, config=loop.applied(config), validation_labels=validation_labels
+        data=open_dataset(root), labels=labels, config=loop.onto(config), validation_labels=validation_labels
     )
     train_as(spec, recipe, loop)
 

@@ -21,22 +21,23 @@ class LabelConfig:
     """How labels are made.
 
     Attributes:
-        semantics: the teacher of classes; see `occlift.teachers.registry`.
-        semantics_options: settings of this teacher, by name.
-        depth: the teacher of depth.
-        depth_options: settings of this teacher, by name.
-        frames: how many key frames are fused (EasyOcc: 13).
-        window: which ones.
-        moving: what becomes of moving classes seen in other key frames. With `keep` everything that drives leaves
-            ghosts.
-        still_frames: for `moving="still"`: in how many key frames a voxel must show a moving class.
-        stride: N, to vote with every N-th pixel of every N-th row.
-        free_stride: the same for pixels that cast rays; by default as many as make about 4,000 rays of an image.
-        min_score: pixels whose class is less sure are unknown.
-        min_confidence: pixels whose depth is less sure have none.
-        decision: how votes become a label.
-        confidence: write how sure each voxel is beside its class; as much again on the disk.
-        seed: of the teachers' errors.
+        semantics: teacher of classes; `occlift teachers` lists them.
+        semantics_options: options of this teacher, as name=value.
+        depth: teacher of depth.
+        depth_options: options of this teacher, as name=value.
+        frames: number of key frames fused into one label; EasyOcc's paper has 13.
+        window: choice of these key frames: around the current one (centred), it and those before (past), or all of the
+            scene.
+        moving: treatment of moving classes in other key frames: left out (drop), fused, which leaves ghosts (keep),
+            fused where they stand still, or carried along by boxes.
+        still_frames: number of key frames in which a voxel must show a moving class, for moving=still.
+        stride: distance, in pixels and in rows, of the pixels that vote.
+        free_stride: distance, in pixels and in rows, of the pixels that cast rays; None: about 4,000 rays an image.
+        min_score: score of the class below which a pixel is unknown.
+        min_confidence: confidence of the depth below which a pixel has none.
+        decision: rules by which votes become a label.
+        confidence: a confidence written per voxel, beside its class; doubles the space on disk.
+        seed: random seed of the teachers' errors (oracle).
 
     >>> LabelConfig(frames=5).window
     'centred'

@@ -27,13 +27,13 @@ class DecisionConfig:
     """When a voxel is occupied, and by what.
 
     Attributes:
-        min_points: a voxel with fewer points is not occupied; 1 to 255. What is best grows with the number of pixels:
-            3 gave the highest IoU for `foundation` on 13 frames of 6×96×176.
-        class_min_points: other thresholds for some classes, by name: a voxel that this class wins needs as many points.
-        thin_share: a thin class (`Taxonomy.thin`) wins over the ground classes in a voxel in which it has at least this
-            share of the votes, and enough of them; 1 leaves it to the majority.
-        carve: a voxel that more than this many rays passed for every ray that ended in it is not occupied; infinite:
-            rays do not overrule points.
+        min_points: number of points that make a voxel occupied, 1 to 255; what is best grows with the number of pixels
+            (3 gave the highest IoU for `foundation` on 13 frames of 6×96×176).
+        class_min_points: number of points for voxels that single classes win, as class=points.
+        thin_share: share of the votes with which a thin class (`Taxonomy.thin`) that has enough of them wins over the
+            ground; 1 leaves it to the majority.
+        carve: ratio of rays passed to rays ended above which a voxel is not occupied; infinite: rays do not overrule
+            points.
     """
 
     min_points: int = 3

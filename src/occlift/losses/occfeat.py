@@ -17,10 +17,13 @@ class OccFeatLossConfig:
     """Factors of the terms; 0 leaves a term out.
 
     Attributes:
-        occupancy: of the binary cross-entropy over the voxels that are known.
-        features: λ, of one minus the cosine similarity, over the voxels that have a target.
-        classes: of the cross-entropy over the occupied voxels of known class.
-        positive_weight: how much more an occupied voxel counts than an open one; the paper has 1.
+        occupancy: weight of the occupancy loss, a binary cross-entropy over the voxels that are known; 0: features
+            only.
+        features: weight λ of the feature loss, one minus the cosine similarity, over the voxels that have a target;
+            0: occupancy only.
+        classes: weight of the class loss, a cross-entropy over the occupied voxels of known class; needs occupancy from
+            labels.
+        positive_weight: weight of an occupied voxel against an open one; the paper has 1.
     """
 
     occupancy: float = 1.0

@@ -37,16 +37,15 @@ class OccupancyLossConfig:
     """Which terms, and over how many voxels.
 
     Attributes:
-        class_weighting: of the cross-entropy.
-        cross_entropy: factor of the term.
-        focal_gamma: γ of the focal loss; 0: plain cross-entropy.
-        lovasz: factor of the Lovász terms; 0 leaves them out.
-        lovasz_form: `classes`: over all classes, free among them. `geometric`: occupied against free. `both`: their
-            sum. `split`:
-            `geometric`, plus the semantic classes among the occupied voxels.
-        geo_scal: factor of the affinity loss of occupied against free; 0 leaves it out.
-        sem_scal: factor of the affinity loss of the classes; 0 leaves it out.
-        unknown: `ignore`: voxels labelled unknown take no part. `free`: they count as free, as in EasyOcc's paper.
+        class_weighting: class weights of the cross-entropy, from the labels' frequencies f.
+        cross_entropy: weight of the cross-entropy.
+        focal_gamma: exponent γ of the focal loss; 0: cross-entropy.
+        lovasz: weight of the Lovász terms; 0 leaves them out.
+        lovasz_form: choice of Lovász terms. `classes`: over all classes, free among them. `geometric`: occupied against
+            free. `both`: their sum. `split`: `geometric`, plus the semantic classes among the occupied voxels.
+        geo_scal: weight of the affinity loss of occupied and free; 0 leaves it out.
+        sem_scal: weight of the affinity loss of the classes; 0 leaves it out.
+        unknown: treatment of unknown voxels: left out (ignore), or free as in EasyOcc's paper.
         max_voxels: at most so many of the voxels that take part, drawn at random at every step, enter the cross-entropy
             and the affinity losses; None: all.
         max_lovasz_voxels: at most so many of those enter the Lovász terms, whose sort dominates the loss's cost

@@ -45,12 +45,12 @@ class BevNetworkConfig:
     """What a `BevNetwork` looks like.
 
     Attributes:
-        architecture: how features of the images reach the ground.
-        backbone: the trunk of the image encoder.
-        pretrained: where its weights come from (transformers' `from_pretrained`); None: random.
-        image_height: of the images given to the network, pixels.
-        image_width: the same.
-        classes: names of the channels of the segmentation; not exclusive.
+        architecture: method that lifts image features to the ground.
+        backbone: trunk of the image encoder.
+        pretrained: name or folder of the backbone's weights (transformers); None: random weights.
+        image_height: height of the images given to the network, pixels.
+        image_width: width of the images given to the network, pixels.
+        classes: classes to segment, not exclusive: vehicle, pedestrian, drivable_area, crossing, lane_divider.
         feature_stride: image pixels per feature pixel, 4 or 8.
         feature_channels: of the image features.
         cell_stride: cells of `BEV_GRID` per working cell along x and along y: 1 (0.5 m), 2 (1 m) or 4 (2 m).

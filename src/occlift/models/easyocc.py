@@ -34,7 +34,7 @@ class EasyOccConfig:
 
     Attributes:
         backbone: of the image encoder, by name.
-        pretrained: where its weights come from (`ResNetBackbone.from_pretrained`); None: random.
+        pretrained: name or folder of the backbone's weights (transformers); None: random weights.
         image_height: of the images given to the network, pixels.
         image_width: the same.
         feature_stride: image pixels per feature pixel, 4 or 8.

@@ -12,13 +12,13 @@ class TownConfig:
     """What to build.
 
     Attributes:
-        scenes: how many drives, each through a quarter of its own.
-        frames: key frames per scene, at 2 Hz.
-        seed: of everything.
-        image_height: pixels.
-        image_width: pixels; the field of view is cropped in height to the aspect ratio.
-        maps: write class, depth and instance maps beside the images, for the oracle teacher.
-        static: nothing moves but the ego.
+        scenes: number of drives, each through a quarter of its own.
+        frames: number of key frames per scene, at 2 Hz.
+        seed: random seed of everything.
+        image_height: height of the images, pixels.
+        image_width: width of the images, pixels; the field of view is cropped in height to the aspect ratio.
+        maps: class, depth and instance maps written beside the images, for the oracle teacher.
+        static: a town in which nothing but the ego vehicle moves.
     """
 
     scenes: int = 10

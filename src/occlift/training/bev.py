@@ -43,20 +43,25 @@ class FinetuneConfig:
     """A training on a share of the labels. Together with the data set and the first weights it decides the result.
 
     Attributes:
-        learned_balance: how much each term of the loss counts is learned.
-        labels: the share of the split's labels that is used (`occlift.training.label_share`).
-        label_seed: of the choice.
-        split: of the data set, trained on.
-        validation_split: scored during the training; the scores are logged and decide nothing.
-        validation_frames: at most so many of them, evenly spaced.
-        validation_every: steps between two scores; None: none.
-        checkpoint_every: steps between two checkpoints; there is always one at the end.
-        batch_size: key frames per process and step.
-        mirror: half of the key frames are seen with left and right exchanged.
-        blind: trains on grey images: the baseline that never sees.
-        devices: processes; more than one trains with DistributedDataParallel.
-        workers: processes that read ahead, per training process.
-        cache_bytes: decoded frames and their truth kept in memory.
+        model: shape of the network.
+        loss: weights of the segmentation, centre and offset losses.
+        learned_balance: learning of the weights of the segmentation, centre and offset losses.
+        labels: share of the split's labels that is used (`occlift.training.label_share`).
+        label_seed: random seed for drawing the labelled subset.
+        optimizer: schedule, and step sizes.
+        split: split of the data set that is trained on.
+        validation_split: split that is scored during the training; the scores are logged and decide nothing.
+        validation_frames: largest number of its key frames that are scored, evenly spaced.
+        validation_every: number of steps between two scores; None: no scores.
+        checkpoint_every: number of steps between two checkpoints; there is always one at the end.
+        batch_size: number of key frames per process and step.
+        seed: random seed of the training.
+        precision: arithmetic; auto is bf16 where the hardware computes in it.
+        mirror: exchange of left and right in half of the key frames.
+        blind: training on uniform grey images (no-image baseline).
+        devices: number of training processes; more than one train with DistributedDataParallel.
+        workers: number of reading processes per training process.
+        cache_bytes: size of the decoded frames and their truth kept in memory.
     """
 
     model: BevNetworkConfig

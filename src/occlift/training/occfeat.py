@@ -39,20 +39,25 @@ class PretrainConfig:
     """A pretraining. Together with the data set, the teacher and the labels it decides the result.
 
     Attributes:
-        head: its `feature_channels` follow from the teacher, its `num_classes` from `space`.
-        occupancy: the targets are what the lidar touched, or what labels say.
+        model: shape of the network.
+        head: shape of the head; its `feature_channels` follow from the teacher, its `num_classes` from `space`.
+        loss: weights of the terms of the loss.
+        occupancy: source of occupancy targets: lidar, or labels made from images.
         space: grid and classes of the labels.
-        sweeps: of the lidar: the key frame's own and those of the key frames before it.
-        untouched: what voxels without a lidar point are: `empty`, as in the paper, or unknown where no beam passed.
-        teacher: of features, asked only where `loss.features` is positive.
-        teacher_options: its settings.
-        split: of the data set, trained on.
-        checkpoint_every: steps between two checkpoints; there is always one at the end.
-        batch_size: key frames per process and step.
-        mirror: half of the key frames are seen with left and right exchanged.
-        devices: processes; more than one trains with DistributedDataParallel.
-        workers: processes that read ahead, per training process.
-        cache_bytes: decoded frames and targets kept in memory.
+        sweeps: number of lidar sweeps: the key frame's own and those of the key frames before it.
+        untouched: state of voxels without a lidar point: `empty`, as in the paper, or unknown where no beam passed.
+        teacher: teacher of features (`occlift teachers` lists them), asked only where their loss has a weight.
+        teacher_options: options of this teacher, as name=value.
+        optimizer: schedule, and step sizes.
+        split: split of the data set that is trained on.
+        checkpoint_every: number of steps between two checkpoints; there is always one at the end.
+        batch_size: number of key frames per process and step.
+        seed: random seed of the training.
+        precision: arithmetic; auto is bf16 where the hardware computes in it.
+        mirror: exchange of left and right in half of the key frames.
+        devices: number of training processes; more than one train with DistributedDataParallel.
+        workers: number of reading processes per training process.
+        cache_bytes: size of the decoded frames and targets kept in memory.
     """
 
     model: BevNetworkConfig

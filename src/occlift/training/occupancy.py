@@ -32,24 +32,29 @@ class TrainConfig:
     """A training run. Together with the data set and the labels it decides the result.
 
     Attributes:
-        split: of the data set, trained on.
-        validation_split: scored during the training where validation labels are given.
-        validation_frames: at most so many of them, evenly spaced.
-        validation_every: steps between two scores.
-        checkpoint_every: steps between two checkpoints; there is always one at the end.
-        batch_size: key frames per process and step.
-        mirror: half of the key frames are seen with left and right exchanged; off on a grid that is not its own mirror
-            image.
-        mirror_front_back: half of them, drawn separately, with front and back exchanged; off likewise.
+        model: shape of the network.
+        loss: terms of the loss, and their weights.
+        optimizer: schedule, and step sizes.
+        split: split of the data set that is trained on.
+        validation_split: split that is scored during the training where validation labels are given.
+        validation_frames: largest number of its key frames that are scored, evenly spaced.
+        validation_every: number of steps between two scores.
+        checkpoint_every: number of steps between two checkpoints; there is always one at the end.
+        batch_size: number of key frames per process and step.
+        seed: random seed of the training.
+        precision: arithmetic; auto is bf16 where the hardware computes in it.
+        mirror: exchange of left and right in half of the key frames; off on a grid that is not its own mirror image.
+        mirror_front_back: exchange of front and back, likewise, in half of the key frames, drawn separately.
         augment: random changes of the images, the cameras with them.
-        confidence: voxels count in the cross-entropy as much as their labels are sure (`occlift label --confidence`).
-        ema_decay: of averaged weights, with which is validated and predicted; None: none are kept.
-        gradient_checkpointing: computes activations again instead of keeping them: less memory, more time.
-        compile: encoder and 3-D CNN go through `torch.compile`.
-        blind: trains on grey images: the baseline that never sees.
-        devices: processes; more than one trains with DistributedDataParallel.
-        workers: processes that read ahead, per training process.
-        cache_bytes: decoded frames kept in memory.
+        confidence: weight of each voxel in the cross-entropy by the confidence of its label (`occlift label
+            --confidence`).
+        ema_decay: decay of averaged weights, with which is validated and predicted, such as 0.999; None: no averaging.
+        gradient_checkpointing: activations computed again in the backward pass: less memory, more time.
+        compile: encoder and 3-D CNN compiled with `torch.compile`.
+        blind: training on uniform grey images (no-image baseline).
+        devices: number of training processes; more than one train with DistributedDataParallel.
+        workers: number of reading processes per training process.
+        cache_bytes: size of the decoded frames kept in memory.
     """
 
     model: EasyOccConfig = field(default_factory=EasyOccConfig.demo)

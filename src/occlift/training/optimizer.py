@@ -16,11 +16,11 @@ class OptimizerConfig:
     """AdamW under a one-cycle schedule.
 
     Attributes:
-        steps: the length of the schedule.
-        learning_rate: at the peak.
-        weight_decay: of AdamW, on tensors of two dimensions and more.
-        warm_up: the part of the steps during which the rate rises.
-        gradient_norm: gradients longer than this are shortened to it.
+        steps: number of steps of the schedule.
+        learning_rate: peak learning rate.
+        weight_decay: weight decay of tensors of two dimensions and more.
+        warm_up: share of the steps during which the rate rises.
+        gradient_norm: largest norm of the gradients; longer ones are shortened to it.
     """
 
     steps: int = 400

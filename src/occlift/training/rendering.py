@@ -40,22 +40,26 @@ class RenderingTrainConfig:
     """A training run. Together with the data set, the teachers' maps and the labels it decides the result.
 
     Attributes:
-        loss: in 2-D.
-        pseudo: in 3-D, against labels; None: none are read.
-        confidence: voxels count in the pseudo-loss's cross-entropy as much as their labels are sure (`occlift label
-            --confidence`).
-        semantics: the teacher of the class maps.
-        semantics_options: its settings.
-        depth: the teacher of depth maps, asked only where `loss.depth` is positive.
-        depth_options: its settings.
-        teacher_seed: of the oracle's errors.
-        split: of the data set, trained on.
-        checkpoint_every: steps between two checkpoints; there is always one at the end.
-        batch_size: key frames per process and step.
-        mirror: half of the steps see the world mirrored; off on a grid that is not its own mirror image.
-        devices: processes; more than one trains with DistributedDataParallel.
-        workers: processes that read ahead, per training process.
-        cache_bytes: decoded frames and maps kept in memory.
+        model: shape of the network.
+        loss: terms of the loss in 2-D, and their weights.
+        pseudo: loss in 3-D, against labels; None: none are read.
+        confidence: weight of each voxel in the pseudo-loss's cross-entropy by the confidence of its label (`occlift
+            label --confidence`).
+        semantics: teacher of class maps; files:FOLDER reads kept ones.
+        semantics_options: options of this teacher, as name=value.
+        depth: teacher of depth maps, asked only where the loss compares depths (`--maps-only`).
+        depth_options: options of this teacher, as name=value.
+        teacher_seed: random seed of the oracle's errors.
+        optimizer: schedule, and step sizes.
+        split: split of the data set that is trained on.
+        checkpoint_every: number of steps between two checkpoints; there is always one at the end.
+        batch_size: number of key frames per process and step.
+        seed: random seed of the training.
+        precision: arithmetic; auto is bf16 where the hardware computes in it.
+        mirror: exchange of left and right in half of the steps; off on a grid that is not its own mirror image.
+        devices: number of training processes; more than one train with DistributedDataParallel.
+        workers: number of reading processes per training process.
+        cache_bytes: size of the decoded frames and maps kept in memory.
     """
 
     model: RenderingConfig = field(default_factory=RenderingConfig.demo)

@@ -1,0 +1,132 @@
+"""Options made from the fields of configurations, which alone say their types, defaults and help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache, reduce
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from occlift.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Options as parsed; those that belong to a configuration know the path of their field."""
+
+    def onto(self, config: Config, **changes: Any) -> Config:
+        """The configuration with these options, and with other changes, which are named by their fields' paths."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            # None: what the configuration says.
+            if value is not None and "path" in option.metadata:
+                values = option.metadata["values"]
+                changes[option.metadata["path"]] = _mapping(value, values, option.name) if values else value
+        return _changed(config, {tuple(path.split(".")): value for path, value in changes.items()})
+
+
+def options(configs: Callable[[], Mapping[str, Any]], *paths: str, base: type[Given] = Given, **renamed: str) -> object:
+    """What makes tyro parse an argument of a command from these fields.
+
+    Args:
+        configs: makes the configurations that the options change, by name of the recipe. A default on which they
+            disagree is that of the recipe.
+        paths: fields, as `loss.focal_gamma`; without any, all of the configuration, those of nested ones too.
+        base: has further options.
+        renamed: fields whose options are named otherwise.
+    """
+    from tyro.conf import arg
+
+    @cache
+    def made() -> type[Given]:
+        by_recipe = configs()
+        chosen = paths or _leaves(next(iter(by_recipe.values())))
+        named = {_flag(path): path for path in chosen} | renamed
+        return make_dataclass(
+            base.__name__, [_option(flag, path, by_recipe) for flag, path in named.items()], bases=(base,),
+            namespace={"__doc__": base.__doc__}, frozen=True, kw_only=True,
+        )  # fmt: skip
+
+    return arg(name="" if base is Given else None, constructor_factory=made)
+
+
+def named_values(options: Sequence[str]) -> dict[str, str]:
+    """name=value, several times."""
+    if wrong := [option for option in options if "=" not in option]:
+        raise ConfigError(f"{wrong[0]!r} is no setting; expected name=value")
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
+
+
+def whole_number(text: str, option: str) -> int:
+    """What a word of this option says."""
+    if not text.isdecimal():
+        raise ConfigError(f"{option}: {text!r} is no whole number")
+    return int(text)
+
+
+def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """Name, type and default, as `make_dataclass` wants them."""
+    from tyro.conf import arg
+
+    *outer, name = path.split(".")
+    owners = {recipe: reduce(getattr, outer, config) for recipe, config in configs.items()}
+    owner = type(next(iter(owners.values())))
+    kind, help = get_type_hints(owner)[name], _help(owner, name)
+    defaults = {recipe: getattr(one, name) for recipe, one in owners.items()}
+    default = next(iter(defaults.values()))
+    values, hint = None, None
+    if get_origin(kind) is Mapping:
+        kind, default, values, hint = tuple[str, ...], (), get_args(kind)[1], "(default: none)"
+    elif any(other != default for other in defaults.values()):
+        kind, default = kind | None, None
+        hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
+    metadata = {"path": path, "values": values}
+    return flag, Annotated[kind, arg(help=help, help_behavior_hint=hint)], field(default=default, metadata=metadata)
+
+
+def _flag(path: str) -> str:
+    name = path.rpartition(".")[2]
+    return name.removesuffix("s") if name.endswith("_options") else name
+
+
+def _leaves(config: Any, above: str = "") -> list[str]:
+    """Paths of all fields that are no configurations themselves."""
+    found = []
+    for one in fields(config):
+        value = getattr(config, one.name)
+        found += _leaves(value, f"{above}{one.name}.") if is_dataclass(value) else [above + one.name]
+    return found
+
+
+@cache
+def _described(kind: type) -> dict[str, str]:
+    import docstring_parser
+
+    parsed = docstring_parser.parse(kind.__doc__ or "")
+    return {one.arg_name: " ".join((one.description or "").split()).removesuffix(".") for one in parsed.params}
+
+
+def _help(kind: type, name: str) -> str:
+    text = _described(kind).get(name)
+    assert text, f"{kind.__name__}.{name} is an option, and its docstring does not say what it is"
+    return text
+
+
+def _mapping(words: Sequence[str], values: type, name: str) -> dict[str, Any]:
+    flag, read = "--" + name.replace("_", "-"), named_values(words)
+    return {key: whole_number(value, flag) for key, value in read.items()} if values is int else dict(read)
+
+
+def _changed(config: Config, changes: Mapping[tuple[str, ...], Any]) -> Config:
+    """All at once, since configurations check themselves, and one change may need another."""
+    inner: dict[str, dict[tuple[str, ...], Any]] = {}
+    flat: dict[str, Any] = {}
+    for (name, *rest), value in changes.items():
+        if rest:
+            inner.setdefault(name, {})[tuple(rest)] = value
+        else:
+            flat[name] = value
+    flat |= {name: _changed(flat.get(name, getattr(config, name)), below) for name, below in inner.items()}
+    return cast("Config", replace(cast("Any", config), **flat))

@@ -244,7 +244,8 @@ def test_rendering_and_pretraining_take_the_classes_of_the_space(tmp_path: Path)
     one_step: dict[str, Any] = {"optimizer": OptimizerConfig(steps=1), "precision": "fp32", "split": "all"}
     rendering = RenderingTrainConfig(
         model=RenderingConfig(network=tiny_easyocc(space=SPACE), ray_height=8, ray_width=16, samples=16, reach_m=12.0),
-        pseudo=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100), semantics=f"files:{maps}/semantics", **one_step,
+        pseudo=OccupancyLossConfig(max_voxels=500, max_lovasz_voxels=100), semantics=f"files:{maps}/semantics",
+        **one_step,
     )  # fmt: skip
     spec = RenderingTraining(data=Hall(), config=rendering, labels=labels)
     ray_counts, label_counts = spec.counts(spec.frames())

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 Share = Literal["1%", "10%", "100%"]
 Architecture = Literal["simple_bev", "bevformer", "lift_splat"]
+Network = Annotated[Architecture, arg(help="method that lifts image features to the ground")]
+ImageSize = Annotated[
+    tuple[int, int] | None,
+    arg(help="height and width of the images, pixels", help_behavior_hint="(default: from the recipe)"),
+]
 
 _SHARES: Final = {"1%": 0.01, "10%": 0.1, "100%": 1.0}
 
@@ -32,27 +37,21 @@ def _finetunings(network: Architecture = "simple_bev") -> dict[str, FinetuneConf
     return {"bev": FinetuneConfig.paper(network), "bev-demo": FinetuneConfig.demo(network)}
 
 
+_PRETRAIN_OPTIONS = options(
+    _pretrainings, "model.backbone", "teacher", "teacher_options", "occupancy", "sweeps",
+    occupancy_factor="loss.occupancy", feature_factor="loss.features", class_factor="loss.classes",
+)  # fmt: skip
+_FINETUNE_OPTIONS = options(_finetunings, "label_seed", "model.backbone", "model.classes", "learned_balance", "blind")
+
+
 def pretrain(
     recipe: Annotated[
         Positional[Literal["occfeat", "occfeat-demo"]], arg(help="size of the network: as in the paper, or small")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
-    given: Annotated[
-        Given,
-        options(
-            _pretrainings,
-            "model.backbone",
-            "teacher",
-            "teacher_options",
-            "occupancy",
-            "sweeps",
-            occupancy_factor="loss.occupancy",
-            feature_factor="loss.features",
-            class_factor="loss.classes",
-        ),
-    ],
+    given: Annotated[Given, _PRETRAIN_OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_pretrainings)]],
-    network: Annotated[Architecture, arg(help="method that lifts image features to the ground")] = "simple_bev",
+    network: Network = "simple_bev",
     labels: Annotated[
         Path | None,
         arg(
@@ -65,10 +64,7 @@ def pretrain(
             help="folder that keeps the teacher's features, in half precision", help_behavior_hint="(default: not kept)"
         ),
     ] = None,
-    image_size: Annotated[
-        tuple[int, int] | None,
-        arg(help="height and width of the images, pixels", help_behavior_hint="(default: from the recipe)"),
-    ] = None,
+    image_size: ImageSize = None,
 ) -> None:
     """Pretrain a bird's-eye-view network by occupancy and features (OccFeat), with lidar or without."""
     from occlift.scenes.dataset import open_dataset
@@ -86,10 +82,7 @@ def finetune(
         Positional[Literal["bev", "bev-demo"]], arg(help="size of the network: as in the papers, or small")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
-    given: Annotated[
-        Given,
-        options(_finetunings, "label_seed", "model.backbone", "model.classes", "learned_balance", "blind"),
-    ],
+    given: Annotated[Given, _FINETUNE_OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_finetunings)]],
     pretrained_checkpoint: Annotated[
         Path | None,
@@ -100,11 +93,8 @@ def finetune(
         ),
     ] = None,
     labels: Annotated[Share, arg(help="share of the training split's labels that is used")] = "100%",
-    network: Annotated[Architecture, arg(help="method that lifts image features to the ground")] = "simple_bev",
-    image_size: Annotated[
-        tuple[int, int] | None,
-        arg(help="height and width of the images, pixels", help_behavior_hint="(default: from the recipe)"),
-    ] = None,
+    network: Network = "simple_bev",
+    image_size: ImageSize = None,
 ) -> None:
     """Train a bird's-eye-view network on all labels or a few, from pretrained weights or not."""
     from occlift.scenes.dataset import open_dataset

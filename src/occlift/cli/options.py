@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, 
 from functools import cache, reduce
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+import docstring_parser
+from tyro.conf import arg
+
 from occlift.errors import ConfigError
 
 Config = TypeVar("Config")
@@ -21,10 +24,15 @@ class Given:
         for option in fields(self):
             value = getattr(self, option.name)
             # None: what the configuration says.
-            if value is not None and "path" in option.metadata:
-                values = option.metadata["values"]
-                changes[option.metadata["path"]] = _mapping(value, values, option.name) if values else value
-        return _changed(config, {tuple(path.split(".")): value for path, value in changes.items()})
+            if value is None or "path" not in option.metadata:
+                continue
+            if option.metadata["values"]:
+                value = named_values(value)
+            if option.metadata["values"] is int:
+                flag = "--" + option.name.replace("_", "-")
+                value = {name: whole_number(word, flag) for name, word in value.items()}
+            changes[option.metadata["path"]] = value
+        return _changed(config, changes)
 
 
 def options(configs: Callable[[], Mapping[str, Any]], *paths: str, base: type[Given] = Given, **renamed: str) -> object:
@@ -37,7 +45,6 @@ def options(configs: Callable[[], Mapping[str, Any]], *paths: str, base: type[Gi
         base: has further options.
         renamed: fields whose options are named otherwise.
     """
-    from tyro.conf import arg
 
     @cache
     def made() -> type[Given]:
@@ -68,8 +75,6 @@ def whole_number(text: str, option: str) -> int:
 
 def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any, Any]:
     """Name, type and default, as `make_dataclass` wants them."""
-    from tyro.conf import arg
-
     *outer, name = path.split(".")
     owners = {recipe: reduce(getattr, outer, config) for recipe, config in configs.items()}
     owner = type(next(iter(owners.values())))
@@ -100,33 +105,17 @@ def _leaves(config: Any, above: str = "") -> list[str]:
     return found
 
 
-@cache
-def _described(kind: type) -> dict[str, str]:
-    import docstring_parser
-
-    parsed = docstring_parser.parse(kind.__doc__ or "")
-    return {one.arg_name: " ".join((one.description or "").split()).removesuffix(".") for one in parsed.params}
-
-
 def _help(kind: type, name: str) -> str:
-    text = _described(kind).get(name)
+    parsed = docstring_parser.parse(kind.__doc__ or "")
+    text = next((one.description for one in parsed.params if one.arg_name == name), None)
     assert text, f"{kind.__name__}.{name} is an option, and its docstring does not say what it is"
-    return text
+    return " ".join(text.split()).removesuffix(".")
 
 
-def _mapping(words: Sequence[str], values: type, name: str) -> dict[str, Any]:
-    flag, read = "--" + name.replace("_", "-"), named_values(words)
-    return {key: whole_number(value, flag) for key, value in read.items()} if values is int else dict(read)
-
-
-def _changed(config: Config, changes: Mapping[tuple[str, ...], Any]) -> Config:
+def _changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """All at once, since configurations check themselves, and one change may need another."""
-    inner: dict[str, dict[tuple[str, ...], Any]] = {}
-    flat: dict[str, Any] = {}
-    for (name, *rest), value in changes.items():
-        if rest:
-            inner.setdefault(name, {})[tuple(rest)] = value
-        else:
-            flat[name] = value
-    flat |= {name: _changed(flat.get(name, getattr(config, name)), below) for name, below in inner.items()}
-    return cast("Config", replace(cast("Any", config), **flat))
+    own = {path: value for path, value in changes.items() if "." not in path}
+    for name in {path.partition(".")[0] for path in changes if "." in path}:
+        below = {path.removeprefix(f"{name}."): v for path, v in changes.items() if path.startswith(f"{name}.")}
+        own[name] = _changed(own.get(name, getattr(config, name)), below)
+    return cast("Config", replace(cast("Any", config), **own))

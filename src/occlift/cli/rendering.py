@@ -21,15 +21,17 @@ def _recipes() -> dict[str, RenderingTrainConfig]:
     return {"rendering-demo": RenderingTrainConfig.demo(), "rendering": RenderingTrainConfig.full()}
 
 
+_OPTIONS = options(
+    _recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed"
+)  # fmt: skip
+
+
 def train_rendering(
     recipe: Annotated[
         Positional[Literal["rendering-demo", "rendering"]], arg(help="size of the network: small, or as in the paper")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
-    given: Annotated[
-        Given,
-        options(_recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed"),
-    ],
+    given: Annotated[Given, _OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_recipes, pretrained="model.network.pretrained")]],
     labels: Annotated[
         Path | None,

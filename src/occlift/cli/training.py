@@ -20,29 +20,19 @@ def _recipes() -> dict[str, TrainConfig]:
     return {"easyocc-demo": TrainConfig(), "easyocc": TrainConfig.full()}
 
 
+_OPTIONS = options(
+    _recipes, "loss.class_weighting", "loss.focal_gamma", "loss.geo_scal", "loss.sem_scal", "loss.unknown",
+    "confidence", "mirror_front_back", "ema_decay", "gradient_checkpointing", "compile", "blind",
+)  # fmt: skip
+
+
 def train(
     recipe: Annotated[
         Positional[Literal["easyocc-demo", "easyocc"]], arg(help="size of the network: small, or as in the paper")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     labels: Annotated[Path, arg(help="folder of labels of the training split")],
-    given: Annotated[
-        Given,
-        options(
-            _recipes,
-            "loss.class_weighting",
-            "loss.focal_gamma",
-            "loss.geo_scal",
-            "loss.sem_scal",
-            "loss.unknown",
-            "confidence",
-            "mirror_front_back",
-            "ema_decay",
-            "gradient_checkpointing",
-            "compile",
-            "blind",
-        ),
-    ],
+    given: Annotated[Given, _OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_recipes)]],
     validation_labels: Annotated[
         Path | None, arg(help="folder of labels to score against while training", help_behavior_hint="(default: none)")

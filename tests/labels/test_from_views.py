@@ -127,6 +127,7 @@ def test_thin_ground_and_thresholds_are_those_of_the_taxonomy() -> None:
         winner(DecisionConfig(class_min_points={"sidewalk": 2}))
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize(
     ("fields", "text"),
     [

@@ -44,7 +44,7 @@ class TrainConfig:
         seed: random seed of the training.
         precision: arithmetic; auto is bf16 where the hardware computes in it.
         mirror: exchange of left and right in half of the key frames; off on a grid that is not its own mirror image.
-        mirror_front_back: exchange of front and back, likewise, in half of the key frames, drawn separately.
+        mirror_front_back: exchange of front and back in half of the key frames, drawn apart from those of `mirror`.
         augment: random changes of the images, the cameras with them.
         confidence: weight of each voxel in the cross-entropy by the confidence of its label (`occlift label
             --confidence`).

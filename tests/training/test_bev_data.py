@@ -280,7 +280,7 @@ def test_frames_of_a_town(small_town: Path, monkeypatch: pytest.MonkeyPatch) -> 
     uncached = BevFrames(data, tokens, height=24, width=44, classes=("vehicle",))
     with pytest.raises(AssertionError, match="made again"):
         uncached[0]
-    assert len(pickle.dumps(uncached)) < 2000
+    assert len(pickle.dumps(uncached)) < 5000
 
 
 def test_roads_lie_where_the_occupancy_truth_has_them(small_town: Path) -> None:

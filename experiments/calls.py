@@ -122,7 +122,7 @@ def score_bev(*, root: Path, checkpoint: Path) -> dict[str, float]:
     from occlift import open_dataset
     from occlift.evaluation.bev import evaluate_bev
 
-    (evaluation,) = evaluate_bev(checkpoint, open_dataset(root))
+    (evaluation,) = evaluate_bev(open_dataset(root), checkpoint)
     return {"frames": evaluation.frames, **evaluation.named()}
 
 
@@ -135,6 +135,6 @@ def score_corrupted(*, root: Path, checkpoint: Path, score: str) -> dict[str, fl
     found = score_bev(root=root, checkpoint=checkpoint)
     for name in CORRUPTIONS:
         corruptions = [Corruption(name=name, strength=strength) for strength in STRENGTHS]
-        evaluations = evaluate_bev(checkpoint, open_dataset(root), corruptions=corruptions)
+        evaluations = evaluate_bev(open_dataset(root), checkpoint, corruptions=corruptions)
         found[f"{score}_{name}"] = fmean(evaluation.named()[score] for evaluation in evaluations)
     return found

@@ -199,7 +199,7 @@ def test_scores_follow_from_the_prediction_and_corruptions_change_the_images(sma
     )  # fmt: skip
     run = finetune(small_town, tmp_path / "run", config)
     plain, missing = evaluate_bev(
-        run.checkpoint, NuScenes.open(small_town), corruptions=(None, Corruption(name="camera_missing", strength=5))
+        NuScenes.open(small_town), run.checkpoint, corruptions=(None, Corruption(name="camera_missing", strength=5))
     )
     named = plain.named()
     assert named.keys() == {
@@ -227,6 +227,6 @@ def test_a_start_that_cannot_be_read_is_refused_before_anything_is_written(small
 
 def test_checkpoints_are_not_confused(small_town: Path, pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a checkpoint of `occlift finetune bev`"):
-        evaluate_bev(pretrained, NuScenes.open(small_town))
+        evaluate_bev(NuScenes.open(small_town), pretrained)
     with pytest.raises(DataError, match="evaluate-bev"):
         predict(NuScenes.open(small_town), tmp_path, checkpoint=pretrained)

@@ -93,4 +93,4 @@ def test_a_network_is_drawn_and_a_blind_one_is_given_grey_images(small_town: Pat
     assert (colors == missed).all(1).sum() > 100, "after two steps nothing is found"
     assert trained_blind(run.checkpoint)
     with pytest.raises(ConfigError, match="blind"):
-        evaluate_bev(run.checkpoint, data, split="all", corruptions=(Corruption(name="fog", strength=1),))
+        evaluate_bev(data, run.checkpoint, split="all", corruptions=(Corruption(name="fog", strength=1),))

@@ -70,7 +70,7 @@ def evaluate_bev(
     from occlift.scenes.dataset import open_dataset
 
     corruptions = (None, *(one for text in corrupt for one in _corruptions(text)))
-    evaluations = run_evaluation(checkpoint, open_dataset(root), split=split, corruptions=corruptions, device=device)
+    evaluations = run_evaluation(open_dataset(root), checkpoint, split=split, corruptions=corruptions, device=device)
     print_bev(evaluations)
     if json:
         write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))

@@ -48,8 +48,8 @@ class BevEvaluation:
 
 
 def evaluate_bev(
-    checkpoint: Path,
     data: DrivingDataset,
+    checkpoint: Path,
     *,
     split: str = "val",
     corruptions: Sequence[Corruption | None] = (None,),

@@ -31,8 +31,8 @@ class LabelConfig:
         moving: treatment of moving classes in other key frames: left out (drop), fused, which leaves ghosts (keep),
             fused where they stand still, or carried along by boxes.
         still_frames: number of key frames in which a voxel must show a moving class, for moving=still.
-        stride: distance, in pixels and in rows, of the pixels that vote.
-        free_stride: distance, in pixels and in rows, of the pixels that cast rays; None: about 4,000 rays an image.
+        stride: number N; every N-th pixel of every N-th row votes.
+        free_stride: number N; every N-th pixel of every N-th row casts a ray; None: about 4,000 rays an image.
         min_score: score of the class below which a pixel is unknown.
         min_confidence: confidence of the depth below which a pixel has none.
         decision: rules by which votes become a label.

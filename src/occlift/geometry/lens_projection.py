@@ -83,7 +83,7 @@ def max_angle_rad(lens: Lens) -> float:
     sphere is seen from its shifted pinhole, likewise. Tangential terms move the limit a little on one side
     (`project` and `unproject` heed that).
 
-    >>> round(np.degrees(max_angle_rad(BrownConrady(k1=-0.3))), 1)
+    >>> round(float(np.degrees(max_angle_rad(BrownConrady(k1=-0.3)))), 1)
     46.5
     """
     curve = _curve(lens)

@@ -21,6 +21,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "town": ("occlift.cli.town:town", "Build a procedural town: a nuScenes-format data set with exact truth."),
     "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
+    "space": (
+        "occlift.cli.spaces:space",
+        "Print classes and grid as a file to edit: `occlift space occ3d > mine.toml`, then `--space mine.toml`.",
+    ),
     "label": (
         "occlift.cli.labels:label",
         "Make occupancy labels from what teachers see in the images. Run it again, and it goes on.",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from occlift.label_space import LabelSpace
 
 
@@ -14,18 +16,37 @@ Space = Annotated[
     str | None,
     arg(
         help="classes and grid: a preset (`occlift space --list`) or a .toml file",
-        help_behavior_hint="(default: what the labels say that they are about; else occ3d)",
+        help_behavior_hint="(default: those that the labels were made with; else occ3d)",
         metavar="PRESET|FILE",
     ),
 ]
-"""The option `--space` of commands that read labels."""
+"""The option `--space` of commands that make or read labels."""
 
 
-def space_of(option: str | None) -> LabelSpace | None:
-    """The label space that `--space` names; None: none was named."""
-    from occlift.label_space import read_space
+def space_of(option: str | None, *folders: Path | None) -> LabelSpace:
+    """The label space that a command works in: what `--space` names, else what the manifest of a folder says.
 
-    return None if option is None else read_space(option)
+    Args:
+        option: value of `--space`; None: not given.
+        folders: folders of labels that the command writes or reads; None: not given.
+
+    Raises:
+        ConfigError: there is no such space, or the option and the folders contradict one another; names both.
+        DataError: a manifest is damaged.
+    """
+    from occlift.label_space import OCC3D, read_space
+    from occlift.labels.manifest import recorded_space
+
+    spaces = {} if option is None else {f"--space {option}": read_space(option)}
+    for folder in folders:
+        if folder is not None and (recorded := recorded_space(folder)):
+            spaces[f"the labels in {folder}"] = recorded
+    if not spaces:
+        return OCC3D
+    (first, chosen), *others = spaces.items()
+    for what, other in others:
+        chosen.check_same(other, first, what)
+    return chosen
 
 
 def space(

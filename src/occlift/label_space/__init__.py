@@ -4,8 +4,10 @@ Class ids 0..n−1 are the n semantic classes in the order of `Taxonomy.names`; 
 along the whole ray); 255 is *unknown*, a voxel or a pixel about which nothing was observed.
 
 A label space can be written down in a file (`read_space`, `to_toml`); those that were published are presets.
+`class_mapping` leads from the classes of one to those of another.
 """
 
+from occlift.label_space.mapping import class_mapping, class_table, read_mapping
 from occlift.label_space.occ3d import (
     BARRIER,
     BICYCLE,
@@ -55,8 +57,11 @@ __all__ = [
     "VEGETATION",
     "LabelSpace",
     "Taxonomy",
+    "class_mapping",
+    "class_table",
     "preset_names",
     "preset_text",
+    "read_mapping",
     "read_space",
     "read_space_file",
     "to_toml",

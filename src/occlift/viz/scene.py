@@ -86,7 +86,13 @@ def write_scene_html(
     finally:
         stop_server(server)
     toggles = {"cameras": bool(cameras), "lidar": points_ego is not None}
-    controls = _controls(list(drawn), [name for name, there in toggles.items() if there], title, space.taxonomy)
+    controls = _controls(
+        list(drawn),
+        [name for name, there in toggles.items() if there],
+        title,
+        space.taxonomy,
+        scale_html(space, "confidence") if confidence else "",
+    )
     head = page.index("<title>"), page.index("</title>")
     page = f"{page[: head[0]]}<title>{html.escape(title)}{page[head[1] :]}"
     body_end = page.rindex("</body>")
@@ -156,6 +162,22 @@ def recolored(
     return levels, LabelSpace(grid=space.grid, taxonomy=taxonomy)
 
 
+def scale_html(space: LabelSpace, by: Literal["height", "confidence"]) -> str:
+    """What the colours by height or by confidence mean: a bar of them with its ends."""
+    layers = space.grid.shape[2] if by == "height" else 256
+    column = np.zeros((1, 1, layers), np.uint8)
+    levels, colored = recolored(column, space, by, np.arange(layers).astype(np.uint8).reshape(column.shape))
+    shades = ",".join(f"rgb{colored.taxonomy.palette[level]}" for level in dict.fromkeys(levels.reshape(-1).tolist()))
+    lower, upper = (
+        ("0", "1") if by == "confidence" else (f"{space.grid.lower_m[2]:.1f} m", f"{space.grid.upper_m[2]:.1f} m")
+    )
+    return (
+        f'<div style="height:12px;border-radius:3px;background:linear-gradient(to right,{shades})"></div>'
+        f'<div style="display:flex;justify-content:space-between"><span>{lower}</span><span>{by}</span>'
+        f"<span>{upper}</span></div>"
+    )
+
+
 def add_camera(
     scene: SceneApi, node: str, camera: CameraRig, image: UInt8[np.ndarray, "height width 3"] | None
 ) -> None:
@@ -203,7 +225,7 @@ def _reduced(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     return np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
 
 
-def _controls(volumes: Sequence[str], toggles: Sequence[str], title: str, taxonomy: Taxonomy) -> str:
+def _controls(volumes: Sequence[str], toggles: Sequence[str], title: str, taxonomy: Taxonomy, scale: str) -> str:
     """Buttons, a legend, and the script that switches volumes."""
     buttons = "".join(
         f'<button type="button" data-node="/volumes/{number}">{html.escape(name)}</button>'
@@ -219,7 +241,7 @@ def _controls(volumes: Sequence[str], toggles: Sequence[str], title: str, taxono
         f"<style>{_CONTROL_CSS}</style>"
         f'<div id="occlift"><b>{html.escape(title)}</b><div id="occlift-volumes" hidden>{buttons}</div>'
         f"<p>drag: turn · right drag: move · wheel: closer</p>"
-        f'<details open><summary>classes</summary><div class="classes">{legend}</div></details></div>'
+        f'<details open><summary>classes</summary><div class="classes">{legend}</div>{scale}</details></div>'
         f"<script>{_CONTROL_JS}{TRUE_COLORS_JS}</script>"
     )
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from occlift.errors import OccliftError
+from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import first_hit
 from occlift.label_space import UNKNOWN, LabelSpace
 from occlift.scenes.dataset import DrivingDataset
@@ -35,6 +36,7 @@ from occlift.viz.scene import (
     add_lidar,
     furnish,
     recolored,
+    scale_html,
     start_server,
     stop_server,
     write_scene_html,
@@ -188,7 +190,9 @@ class Viewer:
         self._color_by = gui.add_dropdown("colour by", ("class", "height", "confidence"), initial_value="class")
         has_frames = layers.data is not None
         self._images = gui.add_checkbox("images", has_frames, visible=has_frames)
-        self._lidar = gui.add_checkbox("lidar", has_frames, visible=has_frames)
+        self._lidar = gui.add_checkbox(
+            "lidar", has_frames, visible=has_frames, hint="coloured by height, from −0.5 m to 4 m"
+        )
         self._voxel = gui.add_html("")
         self._legend = gui.add_html("")
         self._notes = gui.add_html("")
@@ -348,15 +352,8 @@ class Viewer:
         with self.server.atomic():
             self._remove("/picked")
             if voxel is not None:
-                grid = self.layers.space.grid
-                size_m = np.asarray(grid.voxel_size_m)
-                center_m = np.asarray(grid.lower_m) + (np.asarray(voxel) + 0.5) * size_m
-                self.server.scene.add_box(
-                    "/picked",
-                    color=(0, 0, 0),
-                    dimensions=tuple(1.04 * size_m),
-                    position=tuple(center_m),
-                    wireframe=True,
+                self.server.scene.add_line_segments(
+                    "/picked", _edges(self.layers.space.grid, voxel), (0, 0, 0), thickness=3, thickness_units="screen"
                 )
         self._say_voxel()
 
@@ -372,7 +369,7 @@ class Viewer:
             f"<td>{html.escape(text)}</td></tr>"
             for name, text in rows
         )
-        self._voxel.content = f"<table style='{_TEXT};border-collapse:collapse'>{cells}</table>"
+        self._voxel.content = f"<div style='{_TEXT}'><table style='border-collapse:collapse'>{cells}</table></div>"
 
 
 def describe_voxel(
@@ -414,6 +411,14 @@ def describe_voxel(
     return rows
 
 
+def _edges(grid: VoxelGrid, voxel: tuple[int, int, int]) -> Float[np.ndarray, "12 2 3"]:
+    """The edges of a voxel, a little outside of its faces so that these do not hide them, metres."""
+    corners = np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    ends = [(a, b) for a in range(8) for b in range(a) if np.abs(corners[a] - corners[b]).sum() == 1]
+    place = np.asarray(voxel) + 0.5 + 1.04 * (corners - 0.5)
+    return np.asarray(grid.lower_m) + place[np.asarray(ends)] * np.asarray(grid.voxel_size_m)
+
+
 _TEXT: Final = "font-size:13px;line-height:1.5;padding:2px 12px;overflow-wrap:anywhere"
 
 
@@ -429,14 +434,7 @@ def _legend(volume: Volume | None, space: LabelSpace, color_by: ColorBy) -> str:
     if volume is None:
         return ""
     if color_by != "class":
-        lower, upper = ("0", "1") if color_by == "confidence" else (
-            f"{space.grid.lower_m[2]:.1f} m", f"{space.grid.upper_m[2]:.1f} m"
-        )  # fmt: skip
-        return (
-            f"<div style='{_TEXT}'><div style='height:12px;border-radius:3px;background:linear-gradient(to right,"
-            f"{','.join(_shades(space, color_by))})'></div><div style='display:flex;justify-content:space-between'>"
-            f"<span>{lower}</span><span>{color_by}</span><span>{upper}</span></div></div>"
-        )
+        return f"<div style='{_TEXT}'>{scale_html(space, color_by)}</div>"
     there = np.bincount(volume.semantics.reshape(-1), minlength=UNKNOWN + 1)
     entries = "".join(
         f"<span style='white-space:nowrap;{'' if there[class_id] else 'opacity:.35'}'><i style='display:inline-block;"
@@ -445,16 +443,6 @@ def _legend(volume: Volume | None, space: LabelSpace, color_by: ColorBy) -> str:
         for class_id, (name, color) in enumerate(legend_entries(taxonomy=space.taxonomy, unknown=False))
     )
     return f"<div style='{_TEXT};display:grid;grid-template-columns:1fr 1fr;gap:0 10px'>{entries}</div>"
-
-
-def _shades(space: LabelSpace, color_by: ColorBy) -> list[str]:
-    """The colours of a scale from its lower end."""
-    layers = space.grid.shape[2] if color_by == "height" else 256
-    shape = (1, 1, layers)
-    column = np.zeros(shape, np.uint8)
-    sure = np.arange(layers).astype(np.uint8).reshape(shape)
-    levels, colored = recolored(column, space, color_by, sure)
-    return [f"rgb{colored.taxonomy.palette[level]}" for level in dict.fromkeys(levels.reshape(-1).tolist())]
 
 
 def write_html(path: Path, layers: Layers, token: str | None = None) -> tuple[str, ...]:
@@ -471,6 +459,7 @@ def write_html(path: Path, layers: Layers, token: str | None = None) -> tuple[st
         DataError: there is no such key frame.
     """
     token = layers.start if token is None else token
+    scene = layers.scene_of(token)
     frame, notes = layers.frame(token), list[str]()
     read = {name: noted(partial(frame.volume, name), notes) for name in layers.names}
     volumes: dict[str, Volume] = {name: volume for name, volume in read.items() if volume is not None}
@@ -483,7 +472,7 @@ def write_html(path: Path, layers: Layers, token: str | None = None) -> tuple[st
         images=[None if camera.thumbnail is None else Image.fromarray(camera.thumbnail) for camera in cameras],
         points_ego=noted(lambda: frame.lidar, notes),
         confidence={name: volume.confidence for name, volume in volumes.items() if volume.confidence is not None},
-        title=f"{layers.scene_of(token)} · {token}",
+        title=f"{scene}, key frame {layers.tokens(scene).index(token) + 1}",
     )
     return (*notes, *unread)
 

@@ -69,6 +69,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Add up evaluations of parts of a split; equal to scoring it whole, to the last bit.",
     ),
     "compare": ("occlift.cli.evaluation:compare", "Compare runs: every score beside the others', the best marked."),
+    "view": (
+        "occlift.cli.view:view",
+        "Look at data sets, labels, predictions and truth in 3-D, in a browser: any mix of paths.",
+    ),
     "show": ("occlift.cli.pictures:show", "Draw one key frame: lidar and occupancy on the images, and from above."),
     "show-targets": (
         "occlift.cli.pictures:show_targets",

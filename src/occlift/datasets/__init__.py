@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_FORMAT", "FORMATS", "table_writer"]
 
-FORMATS: Final = {"nuscenes": "occlift.datasets.nuscenes"}
+FORMATS: Final = {"frames": "occlift.datasets.frames", "nuscenes": "occlift.datasets.nuscenes"}
 """Name of a format → module with a function `open_folder(folder, **options)`."""
 
 DEFAULT_FORMAT: Final = "nuscenes"

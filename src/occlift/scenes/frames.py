@@ -17,6 +17,7 @@ from occlift.errors import DataError
 from occlift.geometry.transforms import inverse
 
 if TYPE_CHECKING:
+    from occlift.geometry.lenses import Lens
     from occlift.scenes.sources import ImageSource, LidarSource
 
 
@@ -30,6 +31,8 @@ class CameraImage:
         timestamp_us: time of the exposure.
         height, width: size of the image, pixels.
         intrinsics_px: 3×3 pinhole matrix for an image of that size; pixel centres at + 0.5.
+        distortion: how the lens departs from that pinhole; None where it does not. Open such a data set as
+            `occlift.datasets.rectified.Rectified(data)`: everything else works with pinholes.
         ego_at_image_from_camera: mounting of the camera, 4×4.
         global_from_ego_at_image: ego pose at the time of the image, 4×4.
         source: reads the pixels; not opened before `read` is called.
@@ -55,6 +58,7 @@ class CameraImage:
     ego_at_image_from_camera: Float[np.ndarray, "4 4"]
     global_from_ego_at_image: Float[np.ndarray, "4 4"]
     source: ImageSource
+    distortion: Lens | None = None
 
     @property
     def global_from_camera(self) -> Float[np.ndarray, "4 4"]:

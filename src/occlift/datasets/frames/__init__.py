@@ -1,0 +1,14 @@
+"""The plain folder `frames:`: a calibration and one line per frame for every scene, as docs/own_data.md describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from occlift.scenes.dataset import DrivingDataset
+
+
+def open_folder(folder: Path) -> DrivingDataset:
+    """Opens such a folder."""
+    from occlift.datasets.frames.dataset import FramesFolder
+
+    return FramesFolder.open(folder)

@@ -169,9 +169,7 @@ class FramesFolder:
         vars(self).update(vars(FramesFolder.open(root)))
 
 
-def _read_scene(
-    folder: Path, boxes: dict[str, tuple[BoxAnnotation, ...]], tokens: dict[str, Place]
-) -> list[KeyFrame]:
+def _read_scene(folder: Path, boxes: dict[str, tuple[BoxAnnotation, ...]], tokens: dict[str, Place]) -> list[KeyFrame]:
     """The key frames of a scene; adds their boxes, and the places of their tokens."""
     rig = _read_rig(folder)
     found: list[KeyFrame] = []

@@ -20,6 +20,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Everything once: a town, labels, training, baselines, scores, a report. No GPU, no downloads.",
     ),
     "town": ("occlift.cli.town:town", "Build a procedural town: a nuScenes-format data set with exact truth."),
+    "check": (
+        "occlift.cli.check:check",
+        "Check files, times, calibration and poses of a data set, and draw one key frame.",
+    ),
     "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
     "label": (
         "occlift.cli.labels:label",

@@ -103,10 +103,10 @@ class FramesFolder:
             )
         frames: dict[str, list[KeyFrame]] = {}
         boxes: dict[str, tuple[BoxAnnotation, ...]] = {}
-        tokens: dict[str, Place] = {}
+        seen = _Seen()
         for scene in scenes:
             checked_name(scene, f"{root}: scene")
-            frames[scene] = _read_scene(root / scene, boxes, tokens)
+            frames[scene] = _read_scene(root / scene, boxes, seen)
         return cls(root, frames, boxes, _read_splits(root / SPLITS_NAME, scenes))
 
     def __repr__(self) -> str:
@@ -169,21 +169,36 @@ class FramesFolder:
         vars(self).update(vars(FramesFolder.open(root)))
 
 
-def _read_scene(folder: Path, boxes: dict[str, tuple[BoxAnnotation, ...]], tokens: dict[str, Place]) -> list[KeyFrame]:
-    """The key frames of a scene; adds their boxes, and the places of their tokens."""
+class _Seen:
+    """What may stand once only in a data set, or must grow in a scene, and where it was met."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, object], Place] = {}
+        self._times: dict[tuple[Path, str], int] = {}
+
+    def once(self, place: Place, what: str, value: object) -> None:
+        """Raises DataError if the value was met before."""
+        if (what, value) in self._places:
+            place.fail(f"the {what} {value} stands at {self._places[what, value]} too; expected one of its own")
+        self._places[what, value] = place
+
+    def later(self, place: Place, sensor: str, time_us: int) -> None:
+        """Raises DataError unless the time is after the one before of this sensor in the same file."""
+        before = self._times.get((place.file, sensor), -1)
+        if time_us <= before:
+            place.fail(
+                f"{time_us} does not come after {before}, that of the frame before; expected the order of time, each "
+                "time once, in microseconds"
+            )
+        self._times[place.file, sensor] = time_us
+
+
+def _read_scene(folder: Path, boxes: dict[str, tuple[BoxAnnotation, ...]], seen: _Seen) -> list[KeyFrame]:
+    """The key frames of a scene; adds their boxes."""
     rig = _read_rig(folder)
     found: list[KeyFrame] = []
-    files: dict[Path, Place] = {}
     for place, line in read_lines(folder / FRAMES_NAME):
-        frame = _read_frame(place, line, folder, rig, len(found), files)
-        if found and frame.timestamp_us <= found[-1].timestamp_us:
-            place.at("timestamp_us").fail(
-                f"{frame.timestamp_us} does not come after that of the frame before, {found[-1].timestamp_us}; "
-                "expected frames in the order of time, each time once, in microseconds"
-            )
-        if frame.token in tokens:
-            place.at("token").fail(f"{frame.token!r} stands at {tokens[frame.token]} too; expected one that is unique")
-        tokens[frame.token] = place
+        frame = _read_frame(place, line, folder, rig, len(found), seen)
         if line.get("boxes") is not None:
             boxes[frame.token] = _read_boxes(place, line["boxes"], frame)
         found.append(frame)
@@ -236,9 +251,7 @@ def _read_rig(folder: Path) -> _Rig:
     )
 
 
-def _read_frame(
-    place: Place, line: dict[str, Any], folder: Path, rig: _Rig, index: int, files: dict[Path, Place]
-) -> KeyFrame:
+def _read_frame(place: Place, line: dict[str, Any], folder: Path, rig: _Rig, index: int, seen: _Seen) -> KeyFrame:
     if isinstance(images := line.get("images"), dict):
         for name, image in images.items():
             at = place.at("images", name)
@@ -250,10 +263,12 @@ def _read_frame(
         convert(place.at("lidar"), line["lidar"], Sweep)
     # Boxes are read one by one, afterwards.
     frame = convert(place, {name: value for name, value in line.items() if name != "boxes"}, Frame)
+    seen.later(place.at("timestamp_us"), "frame", frame.timestamp_us)
     global_from_ego = transform(place.at("global_from_ego"), frame.global_from_ego)
     scene = folder.name
     token = f"{scene}_{frame.timestamp_us}" if frame.token is None else frame.token
-    checked_name(token, f"{place.at('token')}")
+    checked_name(token, str(place.at("token")))
+    seen.once(place.at("token"), "token", token)
 
     def placed(at: Place, value: Image | Sweep | str) -> tuple[Path, int, Float[np.ndarray, "4 4"]]:
         """File, time and pose of an image or a sweep."""
@@ -261,13 +276,12 @@ def _read_frame(
         if isinstance(value, str):
             path = inside_path(at, folder, value)
         else:
-            path, at = inside_path(at.at("path"), folder, value.path), at
+            path = inside_path(at.at("path"), folder, value.path)
             time_us = time_us if value.timestamp_us is None else value.timestamp_us
             if value.global_from_ego is not None:
                 pose = transform(at.at("global_from_ego"), value.global_from_ego)
-        if path in files:
-            at.fail(f"the file {path} stands at {files[path]} too; expected a file of its own")
-        files[path] = at
+        seen.once(at, "file", path)
+        seen.later(at.at("timestamp_us"), at.field, time_us)
         return path, time_us, pose
 
     cameras = []
@@ -275,11 +289,15 @@ def _read_frame(
     for name, camera in rig.cameras.items():
         if name not in frame.images:
             continue
-        path, time_us, pose = placed(place.at("images", name), frame.images[name])
+        at, value = place.at("images", name), frame.images[name]
+        path, time_us, pose = placed(at, value)
+        named = None if isinstance(value, str) else value.token
+        key = f"{scene}_{name}_{time_us}" if named is None else checked_name(named, str(at.at("token")))
+        seen.once(at.at("token"), "token of an image", key)
         cameras.append(
             CameraImage(
                 camera=name,
-                key=path.relative_to(folder.parent).as_posix(),
+                key=key,
                 timestamp_us=time_us,
                 height=camera.height,
                 width=camera.width,
@@ -299,7 +317,7 @@ def _read_frame(
         if path.suffix not in (".npy", ".bin"):
             at.fail(f"{path.name!r} should end in .npy or .bin")
         lidar = LidarSweep(
-            key=path.relative_to(folder.parent).as_posix(),
+            key=f"{token}_lidar",
             timestamp_us=time_us,
             ego_from_lidar=rig.ego_from_lidar,
             global_from_ego=pose,

@@ -52,7 +52,7 @@ class Camera(Struct, forbid_unknown_fields=True, kw_only=True):
         Meta(description="model (brown_conrady, kannala_brandt, f_theta, mei) and its parameters; none: pinhole"),
     ] = None
     mask: Annotated[
-        str | None, Meta(description="image of the same size; white where the camera sees the car itself")
+        str | None, Meta(description="path of an image of the same size; white where the camera sees the car itself")
     ] = None
 
 
@@ -89,6 +89,9 @@ class Image(Struct, forbid_unknown_fields=True, kw_only=True):
     global_from_ego: Annotated[
         Transform | None, Meta(description="pose of the car at the time of the image; none: that of the frame")
     ] = None
+    token: Annotated[
+        str | None, Meta(description="name that is unique in the data set; none: <scene>_<camera>_<timestamp_us>")
+    ] = None
 
 
 class Sweep(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -113,7 +116,7 @@ class Box(Struct, forbid_unknown_fields=True, kw_only=True):
     ]
     global_from_box: Transform | None = None
     ego_from_box: Transform | None = None
-    visibility: Annotated[float | None, Meta(ge=0, le=1, description="share that the cameras see, if known")] = None
+    visibility: Annotated[float, Meta(ge=0, le=1, description="share that the cameras see, if known")] | None = None
 
 
 class Frame(Struct, forbid_unknown_fields=True, kw_only=True):

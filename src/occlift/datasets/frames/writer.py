@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ def _write_scene(data: DrivingDataset, folder: Path, scene: str) -> None:
                     f"{token} than before; a frames: folder has one per scene: split the scene there"
                 )
             line["images"][image.camera] = {
+                "token": image.key,
                 "path": _write_image(image, folder),
                 "timestamp_us": image.timestamp_us,
                 "global_from_ego": image.global_from_ego_at_image.tolist(),
@@ -179,5 +181,8 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False)
+    # Rows of numbers, and lists of names, each on one line.
+    text = re.sub(r"\[\s+([^][{}]*?)\s+\]", lambda found: "[" + re.sub(r",\s+", ", ", found[1]) + "]", text)
     with replacing(path) as file:
-        file.write(json.dumps(value, indent=1, allow_nan=False).encode())
+        file.write(text.encode() + b"\n")

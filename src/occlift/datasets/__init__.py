@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_FORMAT", "FORMATS", "table_writer"]
 
 FORMATS: Final = {
+    "argoverse2": "occlift.datasets.argoverse2",
     "frames": "occlift.datasets.frames",
     "kitti": "occlift.datasets.kitti",
     "nuscenes": "occlift.datasets.nuscenes",

@@ -50,7 +50,7 @@ def lidar_occupancy(
     """Voxels that hold at least one lidar point which is not from the ego vehicle itself.
 
     Args:
-        frame: the key frame; the grid lies in its ego frame at the lidar's time.
+        frame: the key frame; the grid lies in its ego frame.
         others: key frames of the same drive whose sweeps are added, moved by the ego's motion. What moves by itself
             leaves a trail.
         untouched: what voxels without a point are: `empty`, as in the paper; or empty only where a beam passed through
@@ -76,8 +76,7 @@ def _beams(sweep: KeyFrame, frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], 
     lidar = sweep.lidar_sweep()
     points_lidar = lidar.source.read()[:, :3].astype(np.float64)
     points_lidar = points_lidar[~on_ego(transform_points(lidar.ego_from_lidar, points_lidar))]
-    ego_from_global = inverse(frame.global_from_ego)
-    ego_from_lidar = ego_from_global @ lidar.global_from_ego @ lidar.ego_from_lidar
+    ego_from_lidar = frame.ego_from_lidar(lidar)
     ends_ego = transform_points(ego_from_lidar, points_lidar)
     return np.broadcast_to(ego_from_lidar[:3, 3], ends_ego.shape), ends_ego
 

@@ -129,6 +129,8 @@ def _run(words: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=3)
         what = f"did you mean {' or '.join(near)}?" if near else "`occlift --help` lists the commands"
         _exit(f"there is no command {words[0]!r}; {what}", 2)
+    # Where users keep modules of their own, such as a data set's; `python -m` does the same.
+    sys.path.append(os.getcwd())
     import tyro
 
     from occlift.cli.loop import is_first_process

@@ -188,8 +188,8 @@ def report(data: DrivingDataset, labels: Path, points: Any, folder: Path) -> Non
             near.append(binary_dilation(occupied, np.ones((3, 3, 3)))[at][seen].mean())
     occupied_share, free_share, unknown_share = 100 * np.mean(shares, 0)
     print(
-        f"{len(shares)} labels: occupied {occupied_share:.1f} %, free {free_share:.1f} %, unknown {unknown_share:.1f} %;"
-        f" of the measured points in known voxels {100 * np.mean(hit):.1f} % lie in an occupied one, "
+        f"{len(shares)} labels: occupied {occupied_share:.1f} %, free {free_share:.1f} %, unknown {unknown_share:.1f} "
+        f"%; of the measured points in known voxels {100 * np.mean(hit):.1f} % lie in an occupied one, "
         f"{100 * np.mean(near):.1f} % in or beside one"
     )
 

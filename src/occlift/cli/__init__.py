@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from occlift.errors import OccliftError
@@ -130,7 +131,7 @@ def _run(words: Sequence[str]) -> None:
         what = f"did you mean {' or '.join(near)}?" if near else "`occlift --help` lists the commands"
         _exit(f"there is no command {words[0]!r}; {what}", 2)
     # Where users keep modules of their own, such as a data set's; `python -m` does the same.
-    sys.path.append(os.getcwd())
+    sys.path.append(str(Path.cwd()))
     import tyro
 
     from occlift.cli.loop import is_first_process

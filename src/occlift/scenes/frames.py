@@ -120,8 +120,8 @@ class LidarSweep:
     Attributes:
         key: name of the sweep that is unique in the data set.
         timestamp_us: time of the sweep.
-        ego_from_lidar: mounting of the lidar, 4×4.
-        global_from_ego: ego pose at the time of the sweep, 4×4.
+        ego_from_lidar: mounting of the lidar, 4×4: to the ego frame at the time of the sweep.
+        global_from_ego: ego pose at the time of the sweep, 4×4; it may differ from that of the key frame.
         source: reads the points; not opened before.
     """
 
@@ -130,6 +130,10 @@ class LidarSweep:
     ego_from_lidar: Float[np.ndarray, "4 4"]
     global_from_ego: Float[np.ndarray, "4 4"]
     source: LidarSource
+
+    @property
+    def global_from_lidar(self) -> Float[np.ndarray, "4 4"]:
+        return self.global_from_ego @ self.ego_from_lidar
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,6 +167,14 @@ class KeyFrame:
         """From a camera to the ego frame of the key frame, through the global frame and both ego poses."""
         ego_from_global = inverse(self.global_from_ego)
         return ego_from_global @ camera.global_from_camera
+
+    def ego_from_lidar(self, sweep: LidarSweep) -> Float[np.ndarray, "4 4"]:
+        """From the lidar of a sweep, its own or one of another time, to the ego frame of the key frame."""
+        if np.array_equal(sweep.global_from_ego, self.global_from_ego):
+            # Through the global frame, which may be kilometres away, it is the same but for rounding.
+            return sweep.ego_from_lidar
+        ego_from_global = inverse(self.global_from_ego)
+        return ego_from_global @ sweep.global_from_ego @ sweep.ego_from_lidar
 
     def lidar_sweep(self) -> LidarSweep:
         """The sweep, where one is needed.

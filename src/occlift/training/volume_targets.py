@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch.nn import functional as F
 
+from occlift.errors import ConfigError
 from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import crossed_voxels, observed_by_camera
@@ -49,7 +50,7 @@ def lidar_occupancy(
     """Voxels that hold at least one lidar point which is not from the ego vehicle itself.
 
     Args:
-        frame: the key frame; the grid lies in its ego frame at the lidar's time.
+        frame: the key frame; the grid lies in its ego frame.
         others: key frames of the same drive whose sweeps are added, moved by the ego's motion. What moves by itself
             leaves a trail.
         untouched: what voxels without a point are: `empty`, as in the paper; or empty only where a beam passed through
@@ -75,8 +76,7 @@ def _beams(sweep: KeyFrame, frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], 
     lidar = sweep.lidar_sweep()
     points_lidar = lidar.source.read()[:, :3].astype(np.float64)
     points_lidar = points_lidar[~on_ego(transform_points(lidar.ego_from_lidar, points_lidar))]
-    ego_from_global = inverse(frame.global_from_ego)
-    ego_from_lidar = ego_from_global @ lidar.global_from_ego @ lidar.ego_from_lidar
+    ego_from_lidar = frame.ego_from_lidar(lidar)
     ends_ego = transform_points(ego_from_lidar, points_lidar)
     return np.broadcast_to(ego_from_lidar[:3, 3], ends_ego.shape), ends_ego
 
@@ -107,6 +107,15 @@ def pooled_label(
     occupancy = np.where(touched, OCCUPIED, np.where(is_open, OPEN, UNKNOWN)).astype(np.uint8)
     majority = counts[..., :free].argmax(-1)
     return occupancy, np.where(touched, majority, np.where(is_open, free, UNKNOWN)).astype(np.uint8)
+
+
+def check_coarser(grid: VoxelGrid, space: LabelSpace) -> None:
+    """ConfigError unless labels of a space say something about every voxel of a pretraining head's grid."""
+    if not is_coarser(grid, space.grid):
+        raise ConfigError(
+            f"labels with voxels of {space.grid.voxel_size_m} m do not fill a pretraining head's voxels of "
+            f"{grid.voxel_size_m} m: give the head larger voxels (horizontal_stride, heights)"
+        )
 
 
 def is_coarser(grid: VoxelGrid, label_grid: VoxelGrid) -> bool:

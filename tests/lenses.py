@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from occlift.geometry.transforms import rigid_transform, rotation_about_z
 from occlift.label_space import UNKNOWN
 from occlift.scenes.dataset import KeyFrameList
 from occlift.scenes.frames import CameraImage, KeyFrame
-from occlift.scenes.sources import ImageArray
+from occlift.scenes.sources import ImageArray, ImageFile
 from occlift.scenes.truth_maps import TruthMaps
 from occlift.town.config import TownConfig
 from occlift.town.layout import TownScene
@@ -94,6 +95,22 @@ class Town:
         depth_m[valid] = np.where(np.isinf(range_m), np.inf, range_m * rays[valid][:, 2])
         truth = TruthMaps(semantics=semantics, depth_m=depth_m, instance=instances)
         return replace(image, source=TracedImage(np.repeat((semantics * 14)[..., None], 3, -1), truth=truth))
+
+
+class HalfFile(ImageFile):
+    """An image of which a lens covers the right half only."""
+
+    def valid(self) -> np.ndarray:
+        covered = np.zeros(self.read().shape[:2], bool)
+        covered[:, covered.shape[1] // 2 :] = True
+        return covered
+
+
+def through_half_a_lens(frame: KeyFrame) -> KeyFrame:
+    """A key frame of images in files, of which the right halves are valid."""
+    return replace(
+        frame, cameras=tuple(replace(image, source=HalfFile(Path(image.source.name))) for image in frame.cameras)
+    )
 
 
 class TracedTown(KeyFrameList):

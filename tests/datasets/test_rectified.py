@@ -13,7 +13,8 @@ import pytest
 from lenses import HEIGHT, LENSES, WIDTH, Town, TracedTown, intrinsics
 from scipy.ndimage import binary_dilation
 
-from occlift import CameraImage, KeyFrame, LabelConfig, OccupancyLabel, generate_labels, read_label
+from occlift import CameraImage, KeyFrame, LabelConfig, OccupancyLabel, generate_labels, open_dataset, read_label
+from occlift.datasets.frames.writer import write_frames
 from occlift.datasets.rectified import Rectified, RectifiedImage, rectify_if_distorted
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.lens_projection import project, unproject
@@ -256,6 +257,20 @@ def test_only_distorted_data_sets_are_rectified() -> None:
     rectified = rectify_if_distorted(FirstIsDamaged(frames))
     assert isinstance(rectified, Rectified)
     assert rectified.cameras == ("front-left", "front-center", "front-right")
+
+
+def test_a_folder_of_distorted_images_is_opened_as_pinholes(town: Town, tmp_path: Path) -> None:
+    real = town.data(*LENSES["brown_conrady"])
+    write_frames(real, tmp_path / "fleet")
+    opened, ours = open_dataset(f"frames:{tmp_path}/fleet"), Rectified(real)
+    assert isinstance(opened, Rectified)
+    assert isinstance(open_dataset(opened.spec), Rectified)
+    assert opened.cameras == ours.cameras
+    frames = opened.key_frame("0"), ours.key_frame("0")
+    for found, expected in zip(frames[0].cameras, frames[1].cameras, strict=True):
+        np.testing.assert_array_equal(found.intrinsics_px, expected.intrinsics_px)
+        np.testing.assert_array_equal(found.read(), expected.read())
+        np.testing.assert_array_equal(opened.truth_maps(found).depth_m, ours.truth_maps(expected).depth_m)
 
 
 def test_names_of_virtual_cameras_must_be_free() -> None:

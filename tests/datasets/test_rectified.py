@@ -170,6 +170,12 @@ def test_field_of_view_and_size_are_as_asked_for() -> None:
             Rectified(data_of(image), **wrong)  # type: ignore[arg-type]
 
 
+def test_intrinsics_of_another_image_are_told_about() -> None:
+    image = one_camera(KannalaBrandt(), intrinsics(110.0) * 4, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"camera front: kannala_brandt: the axis of the lens is at .*, outside of"):
+        Rectified(data_of(image))
+
+
 def test_a_pixel_that_covers_many_is_their_mean() -> None:
     """A board of black and white pixels, four times smaller: grey, not a pattern that is not there."""
     board = np.repeat((np.indices((256, 256)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, -1)

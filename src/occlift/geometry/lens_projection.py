@@ -241,17 +241,22 @@ def _undistort(
     curve = _curve(lens)
     radius = np.hypot(distorted[..., 0], distorted[..., 1])
     start = curve.inverse(np.minimum(radius, curve.value(np.array([curve.end * (1 - 1e-6)]))))
-    points = distorted * (start / np.maximum(radius, 1e-300))[..., None]
+    points = np.ascontiguousarray(distorted * (start / np.maximum(radius, 1e-300))[..., None])
     if lens.p1 or lens.p2:
+        flat, target = points.reshape(-1, 2), distorted.reshape(-1, 2)
+        left = np.flatnonzero(np.isfinite(flat).all(-1))
         for _ in range(_STEPS):
-            found, (xx, xy, yy) = _distortion(points, lens)
-            wrong = found - distorted
+            found, (xx, xy, yy) = _distortion(flat[left], lens)
+            wrong_x, wrong_y = (found - target[left]).T
             determinant = xx * yy - xy * xy
-            step_x = (yy * wrong[..., 0] - xy * wrong[..., 1]) / determinant
-            step_y = (xx * wrong[..., 1] - xy * wrong[..., 0]) / determinant
-            points = points - np.stack((step_x, step_y), -1)
-            if not (np.hypot(step_x, step_y) > 1e-14 * (1.0 + np.hypot(points[..., 0], points[..., 1]))).any():
+            step = np.stack((yy * wrong_x - xy * wrong_y, xx * wrong_y - xy * wrong_x), -1) / determinant[:, None]
+            flat[left] -= step
+            size = np.linalg.norm(flat[left], axis=-1)
+            # Where steps are this small the last one was exact; what left the domain will not come back.
+            left = left[(np.linalg.norm(step, axis=-1) > 1e-10 * (1.0 + size)) & (size < 2.0 * curve.end)]
+            if not len(left):
                 break
+        points = flat.reshape(distorted.shape)
     found, slopes = _distortion(points, lens)
     hit = np.linalg.norm(found - distorted, axis=-1) < 1e-9 * (1.0 + radius)
     return points, hit & _one_to_one(points, slopes, lens)

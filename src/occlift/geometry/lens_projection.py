@@ -119,15 +119,23 @@ class _Curve:
         table_x = np.tan(np.linspace(0.0, atan(self.end), _TABLE))
         table_x[-1] = self.end
         table_y = self.value(table_x)
-        upper = np.clip(np.searchsorted(table_y, y), 1, _TABLE - 1)
+        found = np.full(y.shape, np.nan)
+        inside = (y >= 0) & (y <= table_y[-1])
+        target = y[inside]
+        upper = np.clip(np.searchsorted(table_y, target), 1, _TABLE - 1)
         low, high = table_x[upper - 1], table_x[upper]
-        x = low + (high - low) * (y - table_y[upper - 1]) / (table_y[upper] - table_y[upper - 1])
+        x = low + (high - low) * (target - table_y[upper - 1]) / (table_y[upper] - table_y[upper - 1])
+        left = np.arange(len(x))
         for _ in range(_STEPS):
-            before = x
-            x = np.clip(x - (self.value(x) - y) / np.maximum(self.slope(x), 1e-300), low, high)
-            if not (np.abs(x - before) > 1e-14 * (1.0 + np.abs(x))).any():
+            before = x[left]
+            step = (self.value(before) - target[left]) / np.maximum(self.slope(before), 1e-300)
+            x[left] = np.clip(before - step, low[left], high[left])
+            # Where a step of Newton's is this small the last one was exact.
+            left = left[np.abs(x[left] - before) > 1e-10 * (1.0 + before)]
+            if not len(left):
                 break
-        return np.where((y >= 0) & (y <= table_y[-1]), x, np.nan)
+        found[inside] = x
+        return found
 
 
 @lru_cache(maxsize=64)
@@ -240,7 +248,11 @@ def _undistort(
     """Newton's method in two dimensions, from where the point would be without tangential terms."""
     curve = _curve(lens)
     radius = np.hypot(distorted[..., 0], distorted[..., 1])
-    start = curve.inverse(np.minimum(radius, curve.value(np.array([curve.end * (1 - 1e-6)]))))
+    last = curve.end * (1 - 1e-6)
+    last_radius = curve.value(np.array([last]))
+    start = np.where(radius <= last_radius, curve.inverse(np.where(radius <= last_radius, radius, 0.0)), last)
+    # Tangential terms move the limit by this much at most.
+    start[radius > last_radius + 3 * (abs(lens.p1) + abs(lens.p2)) * last**2] = np.nan
     points = np.ascontiguousarray(distorted * (start / np.maximum(radius, 1e-300))[..., None])
     if lens.p1 or lens.p2:
         flat, target = points.reshape(-1, 2), distorted.reshape(-1, 2)
@@ -252,7 +264,7 @@ def _undistort(
             step = np.stack((yy * wrong_x - xy * wrong_y, xx * wrong_y - xy * wrong_x), -1) / determinant[:, None]
             flat[left] -= step
             size = np.linalg.norm(flat[left], axis=-1)
-            # Where steps are this small the last one was exact; what left the domain will not come back.
+            # What left the domain will not come back.
             left = left[(np.linalg.norm(step, axis=-1) > 1e-10 * (1.0 + size)) & (size < 2.0 * curve.end)]
             if not len(left):
                 break

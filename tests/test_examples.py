@@ -6,9 +6,11 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from occlift import cli, open_dataset, read_label
+from occlift import OCC3D, cli, open_dataset, read_label
+from occlift.label_space import DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
 from occlift.labels.files import label_path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -52,3 +54,20 @@ def test_three_cameras_go_all_the_way(
     assert "no problem found" in said
     assert "mIoU" in said
     assert (tmp_path / "show" / "occupancy_on_images.png").exists()
+
+
+@pytest.mark.parametrize("example", ["fisheye"], indirect=True)
+def test_two_fisheye_cameras_become_a_label(example: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    label = example.main()
+    assert "front-left, front-center, front-right, back-left" in capsys.readouterr().out
+    centers = OCC3D.grid.centers()
+    floor, walls = (centers[label.semantics == class_id] for class_id in (DRIVEABLE_SURFACE, MANMADE))
+    # 16.2 × 16.2 m of floor with voxels of 0.4 m, and its walls up to where 45° above the axis leads.
+    assert len(floor) > 1300
+    assert len(walls) > 2000
+    assert np.abs(floor[:, 2]).max() < 0.4
+    assert np.abs(np.abs(walls[:, :2]).max(-1) - 8.1).max() < 0.4
+    # The hall is closed to all sides, so that nothing is known outside of it.
+    outside = np.abs(centers[..., :2]).max(-1) > 8.6
+    assert (label.semantics[outside] == UNKNOWN).all()
+    assert (label.semantics == FREE).sum() > 10_000

@@ -289,7 +289,8 @@ def _from_rows(
     taxonomy, shape = space.taxonomy, space.grid.shape
     # Velocities may stand between index and class; nothing else has fractions.
     table = rows[:, [*axes, rows.shape[1] - 1]]
-    whole = table.astype(np.int64)
+    # NaN and what is too large for an index are no integers.
+    whole = np.where(np.abs(table) < 2**31, table, -1).astype(np.int64)
     limits = np.array([*shape, taxonomy.free + 1])
     wrong = ((whole != table) | (whole < 0) | (whole >= limits)).any(axis=1)
     if wrong.any():

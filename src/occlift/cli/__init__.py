@@ -34,6 +34,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "occlift.cli.labels:label",
         "Make occupancy labels from what teachers see in the images. Run it again, and it goes on.",
     ),
+    "convert-labels": (
+        "occlift.cli.labels:convert_labels",
+        "Convert labels to other classes, another grid, or the files of another project.",
+    ),
     "audit": (
         "occlift.cli.labels:audit",
         "Look at labels: against truth, their ground, their neighbours; and what other settings would give.",

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Final, Literal
 
@@ -370,20 +371,23 @@ def _kind(path: Path) -> Kind:
 
 
 def _open(path: str | Path) -> DrivingDataset:
-    given = Path(path)
-    # An existing folder is never a format, whatever its name has in it.
-    is_folder = given.exists()
-    if not is_folder and DatasetSpec.parse(path).format == DatasetSpec.parse(given).format and ":" not in str(path):
+    folder = Path(path)
+    if not folder.exists():
+        if ":" in str(path):
+            return open_dataset(path)
         raise DataError(
             f"{path}: no such file or folder, and not the token of a key frame; expected a data set, a folder of "
             "labels, truth or predictions, or a file .npz"
         )
-    try:
-        return open_dataset(path)
-    except (DataError, ConfigError) as error:
-        if not is_folder:
-            raise
-        raise DataError(
-            f"{path}: nothing to look at was found; looked for labels or truth (<scene>/<token>/labels.npz), "
-            f"predictions (<token>.npz), and a data set ({error})"
-        ) from error
+    reasons = {}
+    # Loaded by name, as `scenes` does: data sets stand above pictures.
+    for format in import_module("occlift.datasets").FORMATS:
+        try:
+            return DatasetSpec(format, str(path)).open()
+        except (DataError, ConfigError) as error:
+            reasons[format] = error
+    raise DataError(
+        f"{path}: nothing to look at was found; looked for labels or truth (<scene>/<token>/labels.npz), predictions "
+        f"(<token>.npz), and a data set in the format {', '.join(reasons)} (name it, as in {next(iter(reasons))}:{path}, "
+        "to be told what is wrong)"
+    )

@@ -180,7 +180,8 @@ class Viewer:
 
     def _build_panel(self) -> None:
         gui, layers, wish = self.server.gui, self.layers, self.wish
-        gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
+        gui.configure_theme(show_logo=False, show_share_button=False)
+        gui.main_panel.dock_right()
         gui.set_panel_label("occlift")
         scene = layers.scene_of(wish.token)
         self._scene = gui.add_dropdown("scene", layers.scenes, initial_value=scene)

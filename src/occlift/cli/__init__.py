@@ -25,6 +25,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Check files, times, calibration and poses of a data set, and draw one key frame.",
     ),
     "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
+    "space": (
+        "occlift.cli.spaces:space",
+        "Print classes and grid as a file to edit: `occlift space occ3d > mine.toml`, then `--space mine.toml`.",
+    ),
     "label": (
         "occlift.cli.labels:label",
         "Make occupancy labels from what teachers see in the images. Run it again, and it goes on.",

@@ -23,7 +23,7 @@ from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import read_confidence, read_truth
-from occlift.labels.manifest import MANIFEST_NAME, read_manifest
+from occlift.labels.manifest import MANIFEST_NAME, recorded_space
 from occlift.labels.scene import VOTES_NAME
 from occlift.labels.vote import Votes, read_votes
 from occlift.runtime.npz import MissingArray, read_npz
@@ -278,10 +278,13 @@ def open_layers(
             raise ConfigError(f"{path}: a second data set beside {data.spec}; expected one, and volumes")
         data = path if isinstance(path, DrivingDataset) else _open(path)
     found = _merged(found)
+    what = "the label space that is asked for"
     for source in found:
-        if source.space is not None:
-            space = source.space if space is None else space
-            source.space.check_same(space, f"the labels in {source.path}", "the other volumes")
+        if source.space is None:
+            continue
+        if space is None:
+            space, what = source.space, f"the labels in {source.path}"
+        source.space.check_same(space, f"the labels in {source.path}", what)
     return Layers(data=data, volumes=_named(found), space=space or OCC3D, token=token)
 
 
@@ -335,7 +338,7 @@ def _volume_files(given: str | Path, token: str | None) -> VolumeFiles | None:
             path=path,
             files=labels,
             scenes={name: file.parent.parent.name for name, file in labels.items()},
-            space=read_manifest(path).space if manifest.exists() else None,
+            space=recorded_space(path),
         )
     if predictions := {file.stem: file for file in sorted(path.glob("*.npz"))}:
         return VolumeFiles(kind="prediction", path=path, files=predictions)
@@ -352,7 +355,7 @@ def _single_file(path: Path, token: str | None) -> VolumeFiles:
         path=path,
         files={token or name: path},
         scenes={token or name: scene},
-        space=read_manifest(manifest.parent).space if manifest.exists() else None,
+        space=recorded_space(manifest.parent),
     )
 
 

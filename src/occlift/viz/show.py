@@ -143,11 +143,11 @@ def camera_caption(camera: str) -> str:
 
 
 def lidar_in_ego(key_frame: KeyFrame) -> Float[np.ndarray, "n 3"]:
-    """The lidar sweep in the ego frame at its own time, metres; no points where the key frame has no lidar."""
+    """The lidar sweep in the ego frame of the key frame, metres; no points where the key frame has no lidar."""
     if key_frame.lidar is None:
         return np.zeros((0, 3))
     points_lidar = key_frame.lidar.source.read()[:, :3].astype(np.float64)
-    return transform_points(key_frame.lidar.ego_from_lidar, points_lidar)
+    return transform_points(key_frame.ego_from_lidar(key_frame.lidar), points_lidar)
 
 
 def box_in_ego(annotation: BoxAnnotation, key_frame: KeyFrame, *, taxonomy: Taxonomy = OCC3D.taxonomy) -> Box:

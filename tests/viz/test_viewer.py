@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from browser import open_page
 from PIL import Image
 
+from occlift.cli import main
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import CAR, CLASS_COLORS, FREE, OCC3D, TRUCK, LabelSpace, Taxonomy
 from occlift.labels.files import OccupancyLabel, label_path, prediction_path, write_label, write_prediction
@@ -240,6 +242,35 @@ def test_it_is_reached_from_this_machine_alone_and_takes_the_next_port(viewer: V
     assert viewer.server.get_host() == "127.0.0.1"
     with view(looked_at / "labels", port=viewer.port) as second:
         assert second.port != viewer.port
+
+
+def test_the_commands_view_and_show(
+    small_town: Path, looked_at: Path, frames: list[tuple[str, str]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def run(*words: str | Path) -> str:
+        monkeypatch.setattr("sys.argv", ["occlift", *map(str, words)])
+        main()
+        return capsys.readouterr().out
+
+    scene, token = frames[5]
+    page, video = tmp_path / "frame.html", tmp_path / "scene.mp4"
+    assert run("view", small_town, looked_at / "labels", token, "--html", page) == f"{page}\n"
+    assert f"<b>{scene}, key frame 2</b>" in page.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        run("view", looked_at / "labels", "--space", "semantickitti")
+    assert "the label space that is asked for are not about the same grid" in capsys.readouterr().err
+
+    def interrupted(viewer: Viewer) -> None:
+        viewer.settle()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Viewer, "wait", interrupted)
+    out = run("view", looked_at / "labels", token)
+    assert re.fullmatch(r"http://127.0.0.1:(\d+)\nFrom .*: ssh -L \1:127.0.0.1:\1 .*\nCtrl-C ends it.\n\n", out)
+    pytest.importorskip("imageio_ffmpeg", reason="videos need imageio: pip install 'occlift[video]'")
+    shown = run("show", small_town, token, "--labels", looked_at / "labels", "--video", video)
+    assert shown == f"{video}: 4 key frames, 2 a second\n"
 
 
 # --- in a browser ---------------------------------------------------------------------------------------------------

@@ -391,6 +391,6 @@ def _open(path: str | Path) -> DrivingDataset:
             reasons[format] = error
     raise DataError(
         f"{path}: nothing to look at was found; looked for labels or truth (<scene>/<token>/labels.npz), predictions "
-        f"(<token>.npz), and a data set in the format {', '.join(reasons)} (name it, as in {next(iter(reasons))}:{path}, "
-        "to be told what is wrong)"
+        f"(<token>.npz), and a data set in the format {', '.join(reasons)} (name it, as in "
+        f"{next(iter(reasons))}:{path}, to be told what is wrong)"
     )

@@ -15,7 +15,7 @@ from PIL import Image
 
 from occlift.cli import main
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import CAR, CLASS_COLORS, FREE, OCC3D, TRUCK, LabelSpace, Taxonomy
+from occlift.label_space import CAR, FREE, OCC3D, TRUCK, LabelSpace, Taxonomy
 from occlift.labels.files import OccupancyLabel, label_path, prediction_path, write_label, write_prediction
 from occlift.labels.manifest import Manifest
 from occlift.labels.vote import Votes, write_votes
@@ -310,7 +310,9 @@ def test_the_page_shows_the_volume_and_a_click_reads_a_voxel(viewer: Viewer, tmp
         page.wait_for_text("car 7, truck 2")
         page.wait_for_text("120, 100, 3")
         shown = page.screenshot(tmp_path / "page.png")
-        assert share_of_color(shown, CLASS_COLORS[CAR]) > 0.006, "the colour of the legend; edges of voxels are darker"
+        assert share_of_color(shown, OCC3D.taxonomy.palette[CAR]) > 0.006, (
+            "the colour of the legend; edges of voxels are darker"
+        )
         assert page.errors == []
 
 
@@ -324,8 +326,8 @@ def test_the_single_page_shows_the_same(small_town: Path, looked_at: Path, tmp_p
         page.wait_for(f"{NODE}'/volumes/0']?.visible")
         page.wait_for(f"{NODE}'/volumes/0']?.children.length > 0")
         shown = page.screenshot(tmp_path / "label.png")
-        assert share_of_color(shown, CLASS_COLORS[CAR]) > 0.005
+        assert share_of_color(shown, OCC3D.taxonomy.palette[CAR]) > 0.005
         page.evaluate("document.querySelectorAll('#occlift-volumes button')[1].click()")
         page.wait_for(f"{NODE}'/volumes/1']?.visible && !{NODE}'/volumes/0'].visible")
-        assert share_of_color(page.screenshot(tmp_path / "confidence.png"), CLASS_COLORS[CAR]) < 0.001
+        assert share_of_color(page.screenshot(tmp_path / "confidence.png"), OCC3D.taxonomy.palette[CAR]) < 0.001
         assert page.errors == []

@@ -149,6 +149,9 @@ def test_layers_are_switched(viewer: Viewer) -> None:
     assert viewer.wish.volume == "label"
     for node in ("/cameras/0", "/cameras/5", "/lidar"):
         assert scene.get_handle_by_name(node) is not None
+    viewer._image_size_m.value = 3.2
+    viewer.settle()
+    assert scene.get_handle_by_name("/cameras/0").scale == 3.2
     viewer._images.value = viewer._lidar.value = False
     viewer._volume.value = NOTHING
     viewer.settle()

@@ -34,8 +34,10 @@ def show(
         from occlift.viz.video import write_scene_video
 
         film = write_scene_video(data, data.key_frame(token).scene, video, labels=labels, space=label_space)
-        for note in film.notes:
+        for note in film.notes[:5]:
             print(note)
+        if len(film.notes) > 5:
+            print(f"and {len(film.notes) - 5} more that could not be drawn")
         print(f"{film.path}: {film.frames} key frames, {film.frames_per_s:g} a second")
         return
     from occlift.viz.show import show as run_show

@@ -78,7 +78,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "occlift.cli.view:view",
         "Look at data sets, labels, predictions and truth in 3-D, in a browser: any mix of paths.",
     ),
-    "show": ("occlift.cli.pictures:show", "Draw one key frame: lidar and occupancy on the images, and from above."),
+    "show": (
+        "occlift.cli.pictures:show",
+        "Draw one key frame: lidar and occupancy on the images, and from above; or its scene as a video.",
+    ),
     "show-targets": (
         "occlift.cli.pictures:show_targets",
         "Draw what a pretraining would be asked to predict of one key frame, on the images and from above.",

@@ -127,12 +127,12 @@ def seen_voxels(
 ) -> dict[str, Bool[np.ndarray, "x y z"]]:
     """Which of the occupied voxels each camera sees, by camera: what stands in the way is the other occupied voxels.
 
-    The rule is that of `observed_by_camera`. A voxel whose centre is outside of the image is not seen.
+    The rule is that of `observed_by_camera`, for valid pixels. A voxel whose centre is outside of them is not seen.
     """
     return {
         camera.camera: observed_by_camera(
-            occupied, grid, camera.intrinsics_px, frame.ego_from_camera(camera), camera.height, camera.width,
-            among=occupied,
+            occupied, grid, camera.pinhole_intrinsics_px, frame.ego_from_camera(camera), camera.height, camera.width,
+            among=occupied, valid=camera.valid(),
         )
         for camera in frame.cameras
     }  # fmt: skip
@@ -174,10 +174,13 @@ def _projected(
     points_camera = transform_points(inverse(frame.ego_from_camera(camera)), points_ego)
     depth_m = points_camera[:, 2]
     in_front = depth_m > 0.1
-    pixels = points_camera @ camera.intrinsics_px.T
+    pixels = points_camera @ camera.pinhole_intrinsics_px.T
     pixels = pixels[:, :2] / np.where(in_front, depth_m, 1.0)[:, None]
-    inside_image = (pixels >= 0).all(1) & (pixels < (camera.width, camera.height)).all(1)
-    return pixels, in_front & inside_image
+    shown = in_front & (pixels >= 0).all(1) & (pixels < (camera.width, camera.height)).all(1)
+    if (valid := camera.valid()) is not None:
+        column, row = np.where(shown[:, None], pixels, 0.0).astype(np.int64).T
+        shown &= valid[row, column]
+    return pixels, shown
 
 
 def sampled(

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from occlift.datasets.nuscenes.dataset import NuScenes
-from occlift.label_space import CLASS_NAMES, DYNAMIC_CLASSES, FREE, NUM_CLASSES, OCC3D, UNKNOWN
+from occlift.label_space import FREE, NUM_CLASSES, OCC3D, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig, decide
 from occlift.labels.files import label_path, read_label
@@ -28,7 +28,7 @@ from occlift.runtime.progress import shown_progress, track
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.town.scene_writer import GTS
 
-MOVERS = sorted(DYNAMIC_CLASSES)
+MOVERS = OCC3D.taxonomy.ids(OCC3D.taxonomy.moving)
 DEFAULT = DecisionConfig()
 MOVING: Mapping[str, DecisionConfig] = {"drop": DEFAULT, "keep": DEFAULT, "still": DEFAULT, "boxes": DEFAULT}
 RULES: Mapping[str, DecisionConfig] = {
@@ -66,7 +66,7 @@ class Tally:
     def row(self, name: str) -> str:
         iou = self.counts.class_iou("camera")
         groups = [
-            np.nanmean([iou[CLASS_NAMES[c]] for c in classes])
+            np.nanmean([iou[OCC3D.taxonomy.all_names[c]] for c in classes])
             for classes in (MOVERS, OCC3D.taxonomy.ids(OCC3D.taxonomy.thin))
         ]
         return (

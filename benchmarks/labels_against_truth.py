@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.audit_measures import agreement
-from occlift.label_space import DYNAMIC_CLASSES, FREE, UNKNOWN
+from occlift.label_space import FREE, OCC3D, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
 from occlift.labels.files import label_path, read_label
@@ -27,7 +27,7 @@ from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
 
-MOVING = list(DYNAMIC_CLASSES)
+MOVING = OCC3D.taxonomy.ids(OCC3D.taxonomy.moving)
 
 
 def row(name: str, root: Path, labels: Path, *, moving: Moving) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.occupancy import evaluate
-from occlift.label_space import CLASS_NAMES, DRIVEABLE_SURFACE, FREE
+from occlift.label_space import DRIVEABLE_SURFACE, FREE, OCC3D
 from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
 from occlift.scenes.dataset import split_tokens
 from occlift.town.scene_writer import GTS
@@ -57,7 +57,7 @@ def main() -> None:
         "road, no mask", "RayIoU", "road, rays",
     )  # fmt: skip
     print(f"| {' | '.join(columns)} |\n| --- |" + " ---: |" * (len(columns) - 1))
-    road = CLASS_NAMES[DRIVEABLE_SURFACE]
+    road = OCC3D.taxonomy.all_names[DRIVEABLE_SURFACE]
     for name, change in PREDICTIONS.items():
         with TemporaryDirectory(dir=arguments.folder) as folder:
             for token, path in zip(tokens, paths, strict=True):

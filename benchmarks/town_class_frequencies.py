@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from occlift.label_space import CLASS_NAMES, FREE
+from occlift.label_space import FREE, OCC3D
 from occlift.labels.files import read_label
 from occlift.town.scene_writer import GTS
 
@@ -38,7 +38,7 @@ def main() -> None:
     total = sum(NUSCENES_VOXELS.values())
     print(f"{len(paths)} key frames, {counts.sum() / len(paths):.0f} observed occupied voxels each")
     print("| class | town % | nuScenes % | ratio |\n| --- | ---: | ---: | ---: |")
-    for name, count in zip(CLASS_NAMES, counts, strict=False):
+    for name, count in zip(OCC3D.taxonomy.all_names, counts, strict=False):
         share = 100 * count / counts.sum()
         reference = 100 * NUSCENES_VOXELS[name] / total if name in NUSCENES_VOXELS else float("nan")
         print(f"| {name} | {share:.3f} | {reference:.3f} | {share / reference:.2f} |")

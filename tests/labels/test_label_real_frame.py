@@ -11,7 +11,7 @@ import pytest
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import inverse, transform_points
-from occlift.label_space import BARRIER, CAR, CATEGORY_TO_CLASS, DRIVEABLE_SURFACE, FREE, MANMADE, TRUCK, UNKNOWN
+from occlift.label_space import BARRIER, CAR, DRIVEABLE_SURFACE, FREE, MANMADE, OCC3D, TRUCK, UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
 from occlift.labels.files import label_path, read_label
@@ -36,7 +36,7 @@ def write_class_maps(data: NuScenes, token: str, folder: Path) -> None:
             length_m, width_m, height_m = box.size_lwh_m
             half_m = np.array([length_m, width_m, height_m]) / 2 + 0.1
             with np.errstate(invalid="ignore"):
-                class_id[(np.abs(points_box) <= half_m).all(axis=-1)] = CATEGORY_TO_CLASS[box.category]
+                class_id[(np.abs(points_box) <= half_m).all(axis=-1)] = OCC3D.taxonomy.class_of_category(box.category)
         path = folder / image.camera / f"{image.stem}.npz"
         write_npz(path, {"semantics": class_id.astype(np.uint8)}, level=1)
 
@@ -85,16 +85,19 @@ def test_road_and_objects_are_where_they_should_be(real_label: tuple[NuScenes, s
     assert np.median(road[:, 2]) == 2
     assert len(road) > 3_000
     objects = [box for box in data.boxes(token) if box.num_lidar_points > 40]
-    assert {CATEGORY_TO_CLASS[box.category] for box in objects} == {CAR, TRUCK, BARRIER}
+    assert {OCC3D.taxonomy.class_of_category(box.category) for box in objects} == {CAR, TRUCK, BARRIER}
     for box in objects:
         ego_from_box = inverse(frame.global_from_ego) @ box.global_from_box
         points_box = transform_points(inverse(ego_from_box), OCC3D_GRID.centers())
         length_m, width_m, height_m = box.size_lwh_m
         inside = (np.abs(points_box) <= np.array([length_m, width_m, height_m]) / 2 + 0.4).all(axis=-1)
         found = semantics[inside]
-        assert (found == CATEGORY_TO_CLASS[box.category]).sum() >= 4, box.instance
+        assert (found == OCC3D.taxonomy.class_of_category(box.category)).sum() >= 4, box.instance
         # Beside the object itself a box holds a little of the ground below it, and what is behind its surface.
-        assert np.isin(found[found < FREE], (CATEGORY_TO_CLASS[box.category], DRIVEABLE_SURFACE)).mean() > 0.7
+        assert (
+            np.isin(found[found < FREE], (OCC3D.taxonomy.class_of_category(box.category), DRIVEABLE_SURFACE)).mean()
+            > 0.7
+        )
 
 
 def test_unknown_is_not_free(real_label: tuple[NuScenes, str, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.audit_measures import agreement
-from occlift.label_space import DYNAMIC_CLASSES, FREE
+from occlift.label_space import FREE, OCC3D
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
 from occlift.labels.files import OccupancyLabel, label_path, read_label
@@ -79,8 +79,8 @@ def test_dropping_moving_classes_of_other_frames_leaves_no_ghosts(
     )
     ghosts = 0
     for label, truth in _labels(_town(tmp_path / "town", static=False), tmp_path / "labels", config):
-        movers = np.isin(truth.semantics, list(DYNAMIC_CLASSES))
+        movers = np.isin(truth.semantics, OCC3D.taxonomy.ids(OCC3D.taxonomy.moving))
         # Cameras fire up to 43 ms before the lidar: a mover is off by a voxel or two, never by more.
         near = ndimage.binary_dilation(movers, iterations=2)
-        ghosts += int((np.isin(label.semantics, list(DYNAMIC_CLASSES)) & ~near).sum())
+        ghosts += int((np.isin(label.semantics, OCC3D.taxonomy.ids(OCC3D.taxonomy.moving)) & ~near).sum())
     assert (ghosts > 2_000) if has_ghosts else (ghosts <= 5), ghosts

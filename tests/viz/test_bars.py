@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from occlift.label_space import CLASS_COLORS, CLASS_NAMES, FREE
+from occlift.label_space import FREE, OCC3D
 from occlift.viz.bars import DPI, WIDTH_IN, write_class_bars
 from occlift.viz.curves import SERIES_COLORS
 
@@ -18,7 +18,7 @@ def _draw(path: Path, values: list[list[float | None]], **options: object) -> np
         path,
         title="IoU, camera mask, 17 classes, per cent",
         runs=[f"run {number}" for number in range(len(values))],
-        classes=CLASS_NAMES[:FREE][: len(values[0])],
+        classes=OCC3D.taxonomy.all_names[:FREE][: len(values[0])],
         values=values,
         **options,  # type: ignore[arg-type]
     )
@@ -39,7 +39,7 @@ def _bars(picture: np.ndarray, run: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("runs", [1, 2, 6])
 def test_bars_are_as_long_as_their_scores(runs: int, tmp_path: Path) -> None:
     values = np.random.default_rng(runs).uniform(5, 90, (runs, 17))
-    picture = _draw(tmp_path / "bars.png", values.tolist(), colors=CLASS_COLORS[:FREE])
+    picture = _draw(tmp_path / "bars.png", values.tolist(), colors=OCC3D.taxonomy.palette[:FREE])
     assert picture.shape[1] == WIDTH_IN * DPI
     rows = []
     for run in range(runs):
@@ -78,7 +78,7 @@ def test_nothing_at_all_is_drawn_too(tmp_path: Path) -> None:
 
 def test_swatches_have_the_colours_of_the_classes(tmp_path: Path) -> None:
     values = [[30.0] * 17]
-    colors = [tuple(color) for color in CLASS_COLORS[:FREE]]
+    colors = [tuple(color) for color in OCC3D.taxonomy.palette[:FREE]]
     picture = _draw(tmp_path / "bars.png", values, colors=colors)
     left_of_axis = {tuple(color) for color in picture[:, : picture.shape[1] // 5].reshape(-1, 3).tolist()}
     assert set(colors) <= left_of_axis

@@ -20,8 +20,6 @@ from occlift.geometry.transforms import rigid_transform, rotation_about_z
 from occlift.label_space import (
     BUS,
     CAR,
-    CLASS_COLORS,
-    CLASS_NAMES,
     DRIVEABLE_SURFACE,
     FREE,
     MANMADE,
@@ -89,7 +87,7 @@ def test_a_voxel_appears_at_its_projected_pixel(voxel: tuple[int, int, int], cla
     assert abs(drawn[:, 1].mean() + 0.5 - u) < 1.0
     assert abs(drawn[:, 0].mean() + 0.5 - v) < 1.0
     # Haze mixes some paper in: compared with every class, the right one must be nearest.
-    likeness = [hue_of(picture[int(v), int(u)]) @ hue_of(color) for color in CLASS_COLORS[:FREE]]
+    likeness = [hue_of(picture[int(v), int(u)]) @ hue_of(color) for color in OCC3D.taxonomy.palette[:FREE]]
     assert int(np.argmax(likeness)) == class_id
 
 
@@ -142,8 +140,8 @@ def test_top_view_shows_the_highest_class_where_it_belongs() -> None:
     u, v = pixel_from_above((x_m, y_m), OCC3D_GRID, 3)
     assert u > 300, "y = −24 m lies to the right"
     assert v < 300, "x = 20 m lies ahead, which is up"
-    assert hue_of(picture[int(v), int(u)]) @ hue_of(CLASS_COLORS[CAR]) > 0.99
-    assert hue_of(picture[int(v), int(u) + 6]) @ hue_of(CLASS_COLORS[TERRAIN]) > 0.99
+    assert hue_of(picture[int(v), int(u)]) @ hue_of(OCC3D.taxonomy.palette[CAR]) > 0.99
+    assert hue_of(picture[int(v), int(u) + 6]) @ hue_of(OCC3D.taxonomy.palette[TERRAIN]) > 0.99
 
 
 def test_top_view_tells_unknown_from_free() -> None:
@@ -217,7 +215,7 @@ def test_occupancy_covers_the_projection_of_its_voxel() -> None:
     assert abs(changed[:, 1].mean() + 0.5 - u) < 1.0
     assert abs(changed[:, 0].mean() + 0.5 - v) < 1.0
     assert len(changed) == pytest.approx((100 * 0.4 / depth_m) ** 2, rel=0.35)
-    assert hue_of(drawn[int(v), int(u)]) @ hue_of(CLASS_COLORS[CAR]) > 0.99
+    assert hue_of(drawn[int(v), int(u)]) @ hue_of(OCC3D.taxonomy.palette[CAR]) > 0.99
 
 
 def test_the_voxel_about_the_camera_is_looked_through() -> None:
@@ -232,7 +230,7 @@ def test_class_and_depth_maps() -> None:
     image = np.full((2, 3, 3), 50, dtype=np.uint8)
     class_map = np.array([[CAR, UNKNOWN, FREE], [CAR, UNKNOWN, FREE]], dtype=np.uint8)
     drawn = draw_classes(image, class_map, opacity=1.0)
-    assert tuple(drawn[0, 0]) == CLASS_COLORS[CAR]
+    assert tuple(drawn[0, 0]) == OCC3D.taxonomy.palette[CAR]
     assert tuple(drawn[0, 1]) == (50, 50, 50)
     assert drawn[0, 2, 2] > 200, "sky is blue"
     depth = draw_depth(np.array([[5.0, np.inf], [40.0, np.nan]]))
@@ -282,16 +280,16 @@ def test_birds_eye_shows_points_and_boxes_where_they_are() -> None:
 def test_legend_names_and_draws_all_17_classes() -> None:
     entries = dict(legend_entries())
     assert len(entries) == 18
-    for class_id, name in enumerate(CLASS_NAMES[:FREE]):
-        assert entries[name.replace("_", " ")] == CLASS_COLORS[class_id]
+    for class_id, name in enumerate(OCC3D.taxonomy.all_names[:FREE]):
+        assert entries[name.replace("_", " ")] == OCC3D.taxonomy.palette[class_id]
     drawn = {tuple(int(c) for c in color) for color in np.unique(np.asarray(legend(900)).reshape(-1, 3), axis=0)}
-    assert set(CLASS_COLORS[:FREE]) <= drawn
+    assert set(OCC3D.taxonomy.palette[:FREE]) <= drawn
 
 
 def test_palette_gives_unknown_a_colour_that_no_class_has() -> None:
     palette = class_palette()
     assert tuple(palette[UNKNOWN]) == UNKNOWN_COLOR
-    assert UNKNOWN_COLOR not in CLASS_COLORS
+    assert UNKNOWN_COLOR not in OCC3D.taxonomy.palette
 
 
 def test_panel_places_pictures_row_by_row() -> None:

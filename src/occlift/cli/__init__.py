@@ -25,6 +25,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Check files, times, calibration and poses of a data set, and draw one key frame.",
     ),
     "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
+    "space": (
+        "occlift.cli.spaces:space",
+        "Print classes and grid as a file to edit: `occlift space occ3d > mine.toml`, then `--space mine.toml`.",
+    ),
     "label": (
         "occlift.cli.labels:label",
         "Make occupancy labels from what teachers see in the images. Run it again, and it goes on.",
@@ -65,6 +69,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Add up evaluations of parts of a split; equal to scoring it whole, to the last bit.",
     ),
     "compare": ("occlift.cli.evaluation:compare", "Compare runs: every score beside the others', the best marked."),
+    "view": (
+        "occlift.cli.view:view",
+        "Look at data sets, labels, predictions and truth in 3-D, in a browser: any mix of paths.",
+    ),
     "show": ("occlift.cli.pictures:show", "Draw one key frame: lidar and occupancy on the images, and from above."),
     "show-targets": (
         "occlift.cli.pictures:show_targets",

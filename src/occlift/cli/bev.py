@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.loop import LoopOptions, loop_options, train_as
 from occlift.cli.options import Given, options
+from occlift.cli.spaces import Space, space_of
 
 if TYPE_CHECKING:
     from occlift.training.bev import FinetuneConfig
@@ -58,6 +59,7 @@ def pretrain(
             help="folder of labels of the training split, for --occupancy labels", help_behavior_hint="(default: none)"
         ),
     ] = None,
+    space: Space = None,
     feature_cache: Annotated[
         Path | None,
         arg(
@@ -67,10 +69,13 @@ def pretrain(
     image_size: ImageSize = None,
 ) -> None:
     """Pretrain a bird's-eye-view network by occupancy and features (OccFeat), with lidar or without."""
+    from occlift.errors import ConfigError
     from occlift.scenes.dataset import open_dataset
     from occlift.training.occfeat import OccFeatPretraining
 
-    config = given.onto(_pretrainings(network)[recipe], **_size(image_size))
+    if space and labels is None:
+        raise ConfigError("--space says what labels are about: it needs --labels")
+    config = given.onto(_pretrainings(network)[recipe], space=space_of(space, labels), **_size(image_size))
     spec = OccFeatPretraining(
         data=open_dataset(root), config=loop.onto(config), labels=labels, feature_cache=feature_cache
     )

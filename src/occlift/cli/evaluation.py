@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from occlift.cli.files import write_text
+from occlift.cli.spaces import Space, space_of
 
 if TYPE_CHECKING:
     from occlift.training.corrupt import Corruption
@@ -19,6 +20,7 @@ def evaluate(
     predictions: Annotated[Path, arg(help="folder of predictions, <token>.npz with the key semantics, anybody's")],
     truth: Annotated[Path, arg(help="folder of the truth, <scene>/<token>/labels.npz")],
     mask: Annotated[Masks, arg(help="masks of evaluated voxels; by default all three")] = ("camera", "lidar", "none"),
+    space: Space = None,
     rays: Annotated[bool, arg(help="RayIoU, too; needs --root for the lidar poses")] = False,
     root: Annotated[str | None, arg(help="data set, for --split and --rays", metavar="ROOT")] = None,
     split: Annotated[
@@ -46,6 +48,7 @@ def evaluate(
     evaluation = run_evaluation(
         predictions, truth, tokens=split_tokens(data, split) if data and split else None, masks=mask,
         rays=data if rays else None, device=device, allow_missing=allow_missing, part=(int(number), int(parts)),
+        space=space_of(space, truth, predictions),
     )  # fmt: skip
     print_evaluation(evaluation)
     if json:

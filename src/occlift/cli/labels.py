@@ -10,6 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from occlift.cli.files import write_text
 from occlift.cli.options import Given, named_values, options, whole_number
+from occlift.cli.spaces import Space, space_of
 from occlift.errors import OccliftError
 
 if TYPE_CHECKING:
@@ -24,9 +25,10 @@ def _configs() -> dict[str, LabelConfig]:
 
 
 def label(
-    root: Annotated[Positional[Path], arg(help="data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the labels, in Occ3D's layout")],
     given: Annotated[Given, options(_configs)],
+    space: Space = None,
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "all",
     workers: Annotated[int, arg(help="number of processes, each with its own teachers")] = 1,
     engine: Annotated[
@@ -53,6 +55,7 @@ def label(
     run = generate_labels(
         data, out, given.onto(_configs()["label"]), scenes=data.scenes(split), workers=workers,
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
+        space=space_of(space, out),
     )  # fmt: skip
     print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
     for token, without in list(run.incomplete.items())[:10]:
@@ -72,8 +75,9 @@ def audit(
             help_behavior_hint="(default: only what needs no truth)",
         ),
     ] = None,
+    space: Space = None,
     root: Annotated[
-        Path | None,
+        str | None,
         arg(
             help="data set, for the agreement of neighbours, --split, and sweeps that read images again",
             help_behavior_hint="(default: none)",
@@ -117,18 +121,18 @@ def audit(
         raise ConfigError("--write-shifted needs --shift-voxels: by how many?")
     if sweep and truth is None:
         raise ConfigError("--sweep needs --truth: labels are scored against it")
-    axes = _axes(sweep)
+    axes, label_space = _axes(sweep), space_of(space, labels, truth)
     data = open_dataset(root) if root else None
     tokens = split_tokens(data, split) if data and split else None
     found = recipe.audit(
         labels, truth=truth, data=data, tokens=tokens, masks=mask, shift_voxels=shift_voxels,
-        allow_missing=allow_missing,
+        allow_missing=allow_missing, space=label_space,
     )  # fmt: skip
     if json:
         write_text(json, found.to_json())
     print_audit(found)
     if write_shifted:
-        number = recipe.write_shifted(labels, write_shifted, shift_voxels)
+        number = recipe.write_shifted(labels, write_shifted, shift_voxels, space=label_space)
         print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
     if axes and truth:
         from occlift.evaluation.label_sweep import sweep as run_sweep

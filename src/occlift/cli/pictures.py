@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from occlift.cli.options import named_values
+from occlift.cli.spaces import Space, space_of
 
 Root = Annotated[Positional[str], arg(help="data set", metavar="ROOT")]
 Token = Annotated[Positional[str], arg(help="token of the key frame", metavar="TOKEN")]
@@ -18,12 +19,13 @@ def show(
     token: Token,
     out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/show"),
     labels: Annotated[Path | None, arg(help="folder of the labels to draw; without it the lidar's voxels")] = None,
+    space: Space = None,
 ) -> None:
     """Draw one key frame: lidar and occupancy on the images, and from above."""
     from occlift.scenes.dataset import open_dataset
     from occlift.viz.show import show as run_show
 
-    run = run_show(open_dataset(root), token, out, labels=labels)
+    run = run_show(open_dataset(root), token, out, labels=labels, space=space_of(space, labels))
     for path in run.paths:
         print(path)
     print(
@@ -39,6 +41,7 @@ def show_targets(
     labels: Annotated[
         Path | None, arg(help="folder of labels that occupancy is taken from; without it from the lidar")
     ] = None,
+    space: Space = None,
     sweeps: Annotated[int, arg(help="number of lidar sweeps: the key frame's own and those of key frames before")] = 1,
     teacher: Annotated[
         str | None, arg(help="teacher of features (occlift teachers); without it occupancy alone")
@@ -57,7 +60,7 @@ def show_targets(
         raise ConfigError("--teacher-option needs --teacher: whose settings?")
     targets = Targets(
         labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=named_values(teacher_option),
-        grid=OccFeatHeadConfig(horizontal_stride=stride).grid,
+        grid=OccFeatHeadConfig(horizontal_stride=stride).grid, space=space_of(space, labels),
     )  # fmt: skip
     run = run_show(open_dataset(root), token, out, targets)
     for path in run.paths:

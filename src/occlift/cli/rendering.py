@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from occlift.cli.files import write_text
 from occlift.cli.loop import LoopOptions, loop_options, train_as
 from occlift.cli.options import Given, options
+from occlift.cli.spaces import Space, space_of
 
 if TYPE_CHECKING:
     from occlift.training.rendering import RenderingTrainConfig
@@ -40,6 +41,7 @@ def train_rendering(
             help_behavior_hint="(default: no pseudo-loss)",
         ),
     ] = None,
+    space: Space = None,
     maps_only: Annotated[
         bool, arg(help="supervise with class and depth maps in 2-D instead of photometric consistency")
     ] = False,
@@ -55,19 +57,20 @@ def train_rendering(
 
     small = recipe == "rendering-demo"
     if small and contracted:
-        raise ConfigError("--contracted changes the grid of `rendering`; rendering-demo has Occ3D's own")
-    base = _recipes()[recipe]
+        raise ConfigError("--contracted changes the grid of `rendering`; rendering-demo has the label space's own")
+    base, label_space = _recipes()[recipe], space_of(space, labels)
     pseudo = (TrainConfig() if small else TrainConfig.full()).loss
     config = given.onto(
-        base, model=base.model if small else RenderingConfig.full(contracted=contracted),
+        base, model=base.model if small else RenderingConfig.full(contracted=contracted, space=label_space),
         loss=RenderingLossConfig.of_maps() if maps_only else base.loss, pseudo=pseudo if labels else None,
+        **{"model.network.space": label_space},
     )  # fmt: skip
     train_as(RenderingTraining(data=open_dataset(root), config=loop.onto(config), labels=labels), recipe, loop)
 
 
 def evaluate_rendering(
     checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift train-rendering`")],
-    root: Annotated[Positional[Path], arg(help="a nuScenes-format data set", metavar="ROOT")],
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "val",
     train_split: Annotated[str, arg(help="split of ROOT that the baselines are computed from")] = "train",
     tokens: Annotated[tuple[str, ...], arg(help="tokens of the key frames, instead of a split")] = (),

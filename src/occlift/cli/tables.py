@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from occlift.evaluation.occupancy import Evaluation
     from occlift.evaluation.rendering import RenderedEvaluation
     from occlift.evaluation.score_table import ScoreTable
+    from occlift.label_space.space_file import SpaceFile
     from occlift.teachers.registry import TeacherStatus
 
 
@@ -161,6 +162,17 @@ def print_comparison(scores: ScoreTable) -> None:
         console.print("* best")
     for note in scores.notes:
         console.print(note, style="bold red", soft_wrap=True)
+
+
+def print_spaces(spaces: Mapping[str, SpaceFile]) -> None:
+    """What can be asked for with --space: grid, source, and the classes in the order of their ids."""
+    console = Console(highlight=False)
+    for name, file in spaces.items():
+        grid, names = file.space.grid, file.space.taxonomy.names
+        corners = (f"({', '.join(f'{one:g}' for one in corner)})" for corner in (grid.lower_m, grid.upper_m))
+        console.print(f"[bold]{name}[/]: {file.space}, from {' to '.join(corners)} m", soft_wrap=True)
+        console.print(f"  {file.source}", soft_wrap=True)
+        console.print(f"  {', '.join(f'{number} {one}' for number, one in enumerate(names))}", soft_wrap=True)
 
 
 def print_teachers(teachers: Sequence[TeacherStatus]) -> None:

@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from occlift.cli.loop import LoopOptions, loop_options, train_as
 from occlift.cli.options import Given, options
+from occlift.cli.spaces import Space, space_of
 
 if TYPE_CHECKING:
     from occlift.training.occupancy import TrainConfig
@@ -34,6 +35,7 @@ def train(
     labels: Annotated[Path, arg(help="folder of labels of the training split")],
     given: Annotated[Given, _OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_recipes)]],
+    space: Space = None,
     validation_labels: Annotated[
         Path | None, arg(help="folder of labels to score against while training", help_behavior_hint="(default: none)")
     ] = None,
@@ -51,8 +53,10 @@ def train(
     from occlift.training.occupancy import OccupancyTraining
 
     base = _recipes()[recipe]
+    label_space = space_of(space, labels, validation_labels)
     config = given.onto(
         base, augment=AugmentConfig.usual() if augment else base.augment,
+        **{"model.space": label_space},
         **{"loss.lovasz": 0.0} if lovasz == "none" else {"loss.lovasz_form": lovasz},
     )  # fmt: skip
     spec = OccupancyTraining(

@@ -111,6 +111,6 @@ def _describe(
     steps = np.arange(-half, half + 1)
     columns, rows = np.floor(corners).astype(np.int64).T
     patches = smooth[rows[:, None, None] + steps[:, None], columns[:, None, None] + steps]
-    values = patches.reshape(len(corners), -1)
+    values = patches.reshape(len(corners), _PATCH_PX * _PATCH_PX)
     values = values - values.mean(axis=1, keepdims=True)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)

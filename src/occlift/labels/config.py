@@ -21,7 +21,8 @@ class LabelConfig:
     """How labels are made.
 
     Attributes:
-        semantics: teacher of classes; `occlift teachers` lists them.
+        semantics: teacher of classes; `occlift teachers` lists them. Class maps in files hold the ids of the label
+            space.
         semantics_options: options of this teacher, as name=value.
         depth: teacher of depth.
         depth_options: options of this teacher, as name=value.

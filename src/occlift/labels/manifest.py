@@ -94,6 +94,23 @@ def open_manifest(folder: Path, config: Mapping[str, Any], space: LabelSpace = O
     return wanted
 
 
+def recorded_space(folder: Path) -> LabelSpace | None:
+    """Grid and classes of the labels of a folder, by its manifest; None: it has none.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.exists():
+        return None
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8")).get("space")
+        # Folders from before labels had a choice are Occ3D's.
+        return OCC3D if plain is None else LabelSpace.from_dict(plain)
+    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise DataError(f"{path}: not a readable manifest ({error!r}); remove the folder and make it again") from error
+
+
 def check_label_space(folder: Path, space: LabelSpace) -> None:
     """Checks that the labels of a folder, if its manifest says what they are about, are about this grid and classes.
 
@@ -101,15 +118,8 @@ def check_label_space(folder: Path, space: LabelSpace) -> None:
         ConfigError: they are not.
         DataError: the manifest is damaged.
     """
-    path = folder / MANIFEST_NAME
-    if not path.exists():
-        return
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8")).get("space")
-        there = OCC3D if plain is None else LabelSpace.from_dict(plain)
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise DataError(f"{path}: not a readable manifest ({error!r}); remove the folder and make it again") from error
-    there.check_same(space, f"the labels in {folder}", "what is asked for")
+    if there := recorded_space(folder):
+        there.check_same(space, f"the labels in {folder}", "what is asked for")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -37,7 +37,7 @@ from torch.nn import functional as F
 from occlift.errors import ConfigError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.contraction import contracted, expanded
-from occlift.label_space import LabelSpace
+from occlift.label_space import OCC3D, LabelSpace
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 
 _FIRST_OCCUPIED: Final = 0.05
@@ -106,18 +106,22 @@ class RenderingConfig:
         return cls(network=EasyOccConfig.demo(), ray_height=24, ray_width=44, samples=96, reach_m=48.0)
 
     @classmethod
-    def full(cls, *, pretrained: str | None = None, contracted: bool = False) -> RenderingConfig:
+    def full(
+        cls, *, pretrained: str | None = None, contracted: bool = False, space: LabelSpace = OCC3D
+    ) -> RenderingConfig:
         """On the network of `EasyOccConfig.full`, with the rays of the public implementation: 180×320 per camera.
 
         Args:
-            contracted: 300×300×24 voxels, of which Occ3D's extent takes two thirds along every axis, and rays that
-                reach 160 m.
+            contracted: half as many voxels again along every axis, of which the space's extent takes two thirds, and
+                rays that reach 160 m.
+            space: grid and classes of the logits.
         """
-        network = EasyOccConfig.full(pretrained=pretrained)
+        network = replace(EasyOccConfig.full(pretrained=pretrained), space=space)
         rays: dict[str, Any] = {"ray_height": 180, "ray_width": 320}
         if not contracted:
             return cls(network=network, samples=256, reach_m=51.2, **rays)
-        stretched = EasyOccConfig.from_dict({**network.to_dict(), "grid_shape": (300, 300, 24)})
+        x, y, z = (count * 3 // 2 for count in space.grid.shape)
+        stretched = replace(network, grid_shape=(x, y, z))
         return cls(network=stretched, samples=256, reach_m=160.0, far_m=160.0, inner_share=2 / 3, **rays)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Teachers that read maps from disk: your own, or those that somebody published (`occlift.teachers.layouts`).
 
-Class maps: integer `.npy`, `.npz` or single-channel `.png`. Depth maps: metres along the optical axis as floating point
-`.npy` or `.npz`; integers of any of the three kinds only with `scale_m`, the metres of one unit, because files do not
-say whether they count millimetres (0.001) or 1/256 metres. A depth that is 0 or less, NaN or infinite is unknown.
+Class maps: integer `.npy`, `.npz` or single-channel `.png`, with the ids of the classes asked for (the label space's;
+its `free` is the sky, 255 unknown), or others that `class_ids` explains. Depth maps: metres along the optical axis as
+floating point `.npy` or `.npz`; integers of any of the three kinds only with `scale_m`, the metres of one unit, because
+files do not say whether they count millimetres (0.001) or 1/256 metres. A depth that is 0 or less, NaN or infinite is
+unknown.
 
 Maps may be smaller or larger than their images, with the same proportions.
 """
@@ -41,7 +43,8 @@ class FilesSemanticsConfig:
         layout: where the maps lie below it; `plain` is `<camera>/<image name>` with .npy, .npz or .png.
         pattern: another place than the layout's; fields as in `Layout`.
         key: of the array in `.npz` files; by default the only one that there is.
-        class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`.
+        class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`. By default ids are
+            those of the label space (`occlift space --list`): 0..n−1 its classes, n sky, 255 unknown.
     """
 
     root: Path

@@ -7,11 +7,15 @@ about as wrong as today's foundation models are on street scenes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+from jaxtyping import UInt8
 
+from occlift.label_space import OCC3D, Taxonomy, class_mapping, class_table
 from occlift.runtime.noise import generator_of
 from occlift.scenes.dataset import HasTruthMaps
 from occlift.scenes.frames import CameraImage, KeyFrame
@@ -55,21 +59,43 @@ FOUNDATION_SEMANTICS: Final = SemanticsCorruption(
 
 
 @dataclass(frozen=True, kw_only=True)
+class OracleSemanticsConfig(SemanticsCorruption):
+    """Errors of the oracle, and what it calls classes other than Occ3D's, which truth maps hold.
+
+    Attributes:
+        mapping: TOML file, Occ3D's class = class asked for; without it as `class_mapping` says, by names.
+    """
+
+    mapping: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class OracleSemantics:
     """A `SemanticsTeacher`: the true classes, with errors. Scores are 1: it does not know where it is wrong.
 
     Attributes:
         truth: the data set whose truth maps are read.
         seed: with the image's key it decides about all errors, in whatever order images come.
+        taxonomy: classes of the maps.
+        classes: Occ3D's class, which truth maps hold → class of the taxonomy, `free` or `unknown`.
     """
 
     truth: HasTruthMaps
     corruption: SemanticsCorruption
     seed: int = 0
+    taxonomy: Taxonomy = OCC3D.taxonomy
+    classes: Mapping[str, str] = field(default_factory=lambda: class_mapping(OCC3D.taxonomy, OCC3D.taxonomy))
 
     @property
     def settings(self) -> Mapping[str, object]:
-        return {"teacher": "oracle", "seed": self.seed, **asdict(self.corruption)}
+        amounts = {one.name: getattr(self.corruption, one.name) for one in fields(SemanticsCorruption)}
+        # Without a word about Occ3D's own classes: labels from before there were others are the same labels.
+        others = {} if self.taxonomy.names == OCC3D.taxonomy.names else {"classes": dict(self.classes)}
+        return {"teacher": "oracle", "seed": self.seed, **amounts, **others}
+
+    @cached_property
+    def _table(self) -> UInt8[np.ndarray, "256"]:
+        return class_table(OCC3D.taxonomy, self.taxonomy, self.classes)
 
     def semantics(self, frame: KeyFrame) -> list[SemanticMap]:
         """The class of every pixel, a map per camera; DataError where an image has no truth maps, or damaged ones."""
@@ -78,7 +104,7 @@ class OracleSemantics:
     def _of_image(self, image: CameraImage) -> SemanticMap:
         truth = self.truth.truth_maps(image)
         rng = generator_of(self.seed, "semantics", image.key)
-        class_id = self.corruption.apply(truth.semantics, truth.instance, rng)
+        class_id = self._table[self.corruption.apply(truth.semantics, truth.instance, rng)]
         return SemanticMap(class_id=class_id, score=np.ones(class_id.shape, np.float32))
 
 

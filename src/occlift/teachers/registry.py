@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from occlift.errors import ConfigError
-from occlift.label_space import OCC3D, Taxonomy
+from occlift.label_space import OCC3D, Taxonomy, class_mapping, read_mapping
 from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, require, require_lidar
-from occlift.teachers.corruption import DepthCorruption, SemanticsCorruption
+from occlift.teachers.corruption import DepthCorruption
 from occlift.teachers.dinov2 import Dino, DinoConfig, Dinov3Config
 from occlift.teachers.files import FilesDepth, FilesDepthConfig, FilesSemantics, FilesSemanticsConfig
 from occlift.teachers.grounded_sam import GroundedSam, GroundedSamConfig, missing_grounded_sam
@@ -22,7 +22,13 @@ from occlift.teachers.hf_depth import DepthAnything, DepthAnythingConfig, DepthP
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig
 from occlift.teachers.metric3d import Metric3D, Metric3DConfig, missing_metric3d
 from occlift.teachers.options import configured, did_you_mean
-from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, OracleDepth, OracleSemantics
+from occlift.teachers.oracle import (
+    FOUNDATION_DEPTH,
+    FOUNDATION_SEMANTICS,
+    OracleDepth,
+    OracleSemantics,
+    OracleSemanticsConfig,
+)
 from occlift.teachers.oracle_features import OracleFeatures, OracleFeaturesConfig
 from occlift.teachers.sam3 import Sam3, Sam3Config, missing_sam3
 from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher
@@ -55,12 +61,7 @@ class TeacherContext:
 
     @property
     def truth(self) -> HasTruthMaps:
-        """The data set as one with truth maps; ConfigError if it has none, or the classes are others than theirs."""
-        if self.taxonomy.names != OCC3D.taxonomy.names:
-            raise ConfigError(
-                f"teacher {self.name}: truth maps hold Occ3D's classes, but the classes asked for are "
-                f"{', '.join(self.taxonomy.names)}; choose another teacher (`occlift teachers`), or Occ3D's classes"
-            )
+        """The data set as one with truth maps; ConfigError if it has none."""
         return require(self.data, HasTruthMaps, f"teacher {self.name}")
 
 
@@ -108,6 +109,15 @@ def _nothing_missing(config: object) -> str | None:
     return None
 
 
+def _oracle_semantics(config: OracleSemanticsConfig, context: TeacherContext) -> OracleSemantics:
+    given = None if config.mapping is None else read_mapping(config.mapping)
+    file = f"teacher {context.name}, Occ3D's classes" if config.mapping is None else str(config.mapping)
+    classes = class_mapping(OCC3D.taxonomy, context.taxonomy, given, file=file)
+    return OracleSemantics(
+        truth=context.truth, corruption=config, seed=context.seed, taxonomy=context.taxonomy, classes=classes
+    )
+
+
 def _lidar(config: LidarDepthConfig, context: TeacherContext) -> LidarDepth:
     if (data := context.data) is not None:
         tokens = (token for scene in data.scenes() for token in data.key_frame_tokens(scene))
@@ -121,16 +131,16 @@ def _missing_model(config: Any) -> str | None:
 
 SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
     "oracle:perfect": TeacherEntry(
-        config=SemanticsCorruption,
-        build=lambda config, context: OracleSemantics(truth=context.truth, corruption=config, seed=context.seed),
+        config=OracleSemanticsConfig,
+        build=_oracle_semantics,
         summary="the true classes",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,
     ),
     "oracle:foundation": TeacherEntry(
-        config=SemanticsCorruption,
+        config=OracleSemanticsConfig,
         preset=vars(FOUNDATION_SEMANTICS),
-        build=lambda config, context: OracleSemantics(truth=context.truth, corruption=config, seed=context.seed),
+        build=_oracle_semantics,
         summary="the true classes with errors like those of Grounded-SAM",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,

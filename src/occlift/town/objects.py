@@ -29,7 +29,7 @@ class ObjectShape:
 
 def _shape(category: str, rows: list[Float[np.ndarray, "columns"]]) -> ObjectShape:
     parts = np.stack(rows)
-    parts[:, CLASS] = c.CATEGORY_TO_CLASS[category]
+    parts[:, CLASS] = c.OCC3D.taxonomy.id_of(c.OCC3D.taxonomy.categories[category])
     low = np.min(parts[:, CENTER : CENTER + 3] - parts[:, HALF : HALF + 3], axis=0)
     high = np.max(parts[:, CENTER : CENTER + 3] + parts[:, HALF : HALF + 3], axis=0)
     # Annotation boxes are centred on the object's origin in x and y and stand on the ground.

@@ -24,7 +24,7 @@ from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run import TrainingSpec
 from occlift.training.run_folder import run_identity
-from occlift.training.volume_targets import Untouched, is_coarser
+from occlift.training.volume_targets import Untouched, check_coarser
 
 if TYPE_CHECKING:
     from occlift.training.loaders import TrainingData
@@ -145,16 +145,11 @@ class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
             raise ConfigError(
                 "occupancy from labels needs labels, and labels are read for nothing else: give both or neither"
             )
-        space, grid = self.config.space, self.config.head.grid
         if self.labels is None:
             require_lidar(self.data, split_tokens(self.data, self.config.split), "occupancy from the lidar")
             return
-        check_label_space(self.labels, space)
-        if not is_coarser(grid, space.grid):
-            raise ConfigError(
-                f"labels with voxels of {space.grid.voxel_size_m} m do not fill a pretraining head's voxels of "
-                f"{grid.voxel_size_m} m: give the head larger voxels (horizontal_stride, heights)"
-            )
+        check_label_space(self.labels, self.config.space)
+        check_coarser(self.config.head.grid, self.config.space)
 
     def frames(self) -> OccFeatFrames:
         from occlift.teachers.dinov2 import Dino

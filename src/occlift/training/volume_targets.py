@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch.nn import functional as F
 
+from occlift.errors import ConfigError
 from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import crossed_voxels, observed_by_camera
@@ -106,6 +107,15 @@ def pooled_label(
     occupancy = np.where(touched, OCCUPIED, np.where(is_open, OPEN, UNKNOWN)).astype(np.uint8)
     majority = counts[..., :free].argmax(-1)
     return occupancy, np.where(touched, majority, np.where(is_open, free, UNKNOWN)).astype(np.uint8)
+
+
+def check_coarser(grid: VoxelGrid, space: LabelSpace) -> None:
+    """ConfigError unless labels of a space say something about every voxel of a pretraining head's grid."""
+    if not is_coarser(grid, space.grid):
+        raise ConfigError(
+            f"labels with voxels of {space.grid.voxel_size_m} m do not fill a pretraining head's voxels of "
+            f"{grid.voxel_size_m} m: give the head larger voxels (horizontal_stride, heights)"
+        )
 
 
 def is_coarser(grid: VoxelGrid, label_grid: VoxelGrid) -> bool:

@@ -13,13 +13,13 @@ from PIL import Image
 
 from occlift.errors import ConfigError
 from occlift.geometry.grids import BEV_GRID, VoxelGrid
-from occlift.label_space import UNKNOWN, LabelSpace, Taxonomy
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.metrics.bev import THRESHOLD
 from occlift.models.occfeat import OccFeatHeadConfig
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, require_lidar
 from occlift.scenes.rigs import single_rigs
-from occlift.training.volume_targets import OCCUPIED, OPEN, Untouched
+from occlift.training.volume_targets import OCCUPIED, OPEN, Untouched, check_coarser
 from occlift.viz.bev_maps import agreement_image, agreement_legend, probability_image
 from occlift.viz.canvas import add_caption, panel, readable_name, stack
 from occlift.viz.occupancy import colored_groups, height_levels, scale_bar, top_view, voxel_size_px
@@ -56,10 +56,12 @@ class Targets:
 
     Attributes:
         labels: a folder in Occ3D's layout that occupancy comes from; None: from the lidar.
+        space: grid and classes of the labels.
         teacher: name of the teacher of features; None: occupancy alone.
     """
 
     labels: Path | None = None
+    space: LabelSpace = OCC3D
     sweeps: int = 1
     untouched: Untouched = "empty"
     teacher: str | None = None
@@ -81,7 +83,8 @@ def show_targets(data: DrivingDataset, token: str, out: Path, targets: Targets) 
             groups are, the more alike their colours.
 
     Raises:
-        ConfigError: the teacher cannot be had, or there are neither labels nor lidar.
+        ConfigError: the teacher cannot be had, there are neither labels nor lidar, or the labels' voxels are larger
+            than the targets'.
         DataError: data, labels, or what the teacher needs are missing or damaged.
     """
     from occlift.teachers.registry import feature_teacher
@@ -90,6 +93,8 @@ def show_targets(data: DrivingDataset, token: str, out: Path, targets: Targets) 
 
     if targets.labels is None:
         require_lidar(data, [token], "pretraining targets without labels")
+    else:
+        check_coarser(targets.grid, targets.space)
     key_frame, grid = data.key_frame(token), targets.grid
     images, rigs = read_images(key_frame), single_rigs(key_frame)
     teacher = (
@@ -98,7 +103,8 @@ def show_targets(data: DrivingDataset, token: str, out: Path, targets: Targets) 
     # Through the data set that training reads, so that what is drawn is what is trained on; its images are not used.
     frame = OccFeatFrames(
         data, OccupancyFrames(data, [token], height=rigs[0].height // 8, width=rigs[0].width // 8), grid=grid,
-        labels=targets.labels, features=teacher, sweeps=targets.sweeps, untouched=targets.untouched,
+        labels=targets.labels, space=targets.space, features=teacher, sweeps=targets.sweeps,
+        untouched=targets.untouched,
     )[0]  # fmt: skip
     occupancy = frame.occupancy[0].numpy()
     small = [rig.resized(round(PANEL_WIDTH * rig.height / rig.width), PANEL_WIDTH) for rig in rigs]

@@ -8,7 +8,8 @@ from occlift.scenes.dataset import DrivingDataset
 
 
 def open_folder(folder: Path) -> DrivingDataset:
-    """Opens such a folder."""
+    """Opens such a folder; distorted cameras become pinhole cameras (`Rectified`)."""
     from occlift.datasets.frames.dataset import FramesFolder
+    from occlift.datasets.rectified import rectify_if_distorted
 
-    return FramesFolder.open(folder)
+    return rectify_if_distorted(FramesFolder.open(folder))

@@ -51,13 +51,26 @@ def write_frames(
     names = data.scenes() if scenes is None else tuple(scenes)
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; choose another folder")
+    truth = _truth_of(data, names)
     for scene in track(names, "scenes"):
-        _write_scene(data, folder / scene, scene)
+        _write_scene(data, truth, folder / scene, scene)
     if splits:
         _write_json(folder / SPLITS_NAME, {s: [name for name in data.scenes(s) if name in names] for s in splits})
 
 
-def _write_scene(data: DrivingDataset, folder: Path, scene: str) -> None:
+def _truth_of(data: DrivingDataset, scenes: Sequence[str]) -> HasTruthMaps | None:
+    """The data set, if it has truth maps: many could have them beside their images, and have none."""
+    if not isinstance(data, HasTruthMaps):
+        return None
+    frame = data.key_frame(data.key_frame_tokens(scenes[0])[0])
+    try:
+        data.truth_maps(frame.cameras[0])
+    except DataError:
+        return None
+    return data
+
+
+def _write_scene(data: DrivingDataset, truth: HasTruthMaps | None, folder: Path, scene: str) -> None:
     cameras: dict[str, dict[str, Any]] = {}
     lidar: dict[str, Any] | None = None
     lines = []
@@ -82,9 +95,9 @@ def _write_scene(data: DrivingDataset, folder: Path, scene: str) -> None:
                 "timestamp_us": image.timestamp_us,
                 "global_from_ego": image.global_from_ego_at_image.tolist(),
             }
-            if isinstance(data, HasTruthMaps):
+            if truth is not None:
                 path = truth_maps_path(folder / line["images"][image.camera]["path"])
-                write_truth_maps(path, data.truth_maps(image))
+                write_truth_maps(path, truth.truth_maps(image))
         if frame.lidar is not None:
             described = {"ego_from_lidar": frame.lidar.ego_from_lidar.tolist()}
             if (lidar := lidar or described) != described:

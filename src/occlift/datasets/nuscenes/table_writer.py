@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
 from occlift.datasets.nuscenes.map_expansion import map_expansion_path
-from occlift.label_space import CATEGORY_TO_CLASS
+from occlift.label_space import OCC3D
 
 __all__ = [
     "LIDAR_CHANNEL", "Row", "Tables", "attribute_token", "category_token", "link", "map_expansion_path", "sensor_token",
@@ -57,7 +57,7 @@ def common_rows() -> Tables:
     """Rows that every data set has, whatever its scenes."""
     return {
         "attribute": [{"token": attribute_token(n), "name": n, "description": ""} for n in ATTRIBUTES],
-        "category": [{"token": category_token(n), "name": n, "description": ""} for n in CATEGORY_TO_CLASS],
+        "category": [{"token": category_token(n), "name": n, "description": ""} for n in OCC3D.taxonomy.categories],
         "sensor": [
             {"token": sensor_token(n), "channel": n, "modality": "lidar" if n == LIDAR_CHANNEL else "camera"}
             for n in (LIDAR_CHANNEL, *CAMERA_CHANNELS)

@@ -31,10 +31,8 @@ from occlift.scenes.dataset import DatasetSpec, DrivingDataset, open_dataset
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.rigs import single_rigs
 from occlift.viz.overlay import resize
+from occlift.viz.scene import THUMBNAIL_PX
 from occlift.viz.show import camera_caption, lidar_in_ego
-
-THUMBNAIL_PX: Final = 320
-"""The longer edge of an image in its frustum, pixels."""
 
 FILES: Final = "files"
 """Name of the scene of volumes that do not say which scene they are of."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FRUSTUM_SIZE_M: Final = 1.6
 """About how far before its camera an image stands; viser gives the frusta of narrow and wide lenses equal volumes."""
 THUMBNAIL_PX: Final = 320
-"""Longer edge of an image in its frustum."""
+"""The longer edge of an image in its frustum, pixels."""
 
 ColorBy = Literal["class", "height", "confidence"]
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from occlift import OCC3D, cli, open_dataset, read_label
 from occlift.label_space import DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
 from occlift.labels.files import label_path
+
+# Their arrays are checked everywhere else; these run as they do for users, and take long enough.
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -46,7 +53,7 @@ def test_a_data_set_of_ones_own_gets_labels(example: ModuleType, tmp_path: Path)
 def test_three_cameras_go_all_the_way(
     example: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In this process: starting one per command takes most of the time.
+    # In this process: starting one per command takes long.
     monkeypatch.setattr(example, "occlift", lambda *words: cli._run([str(word) for word in words]))
     example.main(str(tmp_path), height=48, width=88, steps=2)
     said = capfd.readouterr().out
@@ -71,3 +78,20 @@ def test_two_fisheye_cameras_become_a_label(example: ModuleType, capsys: pytest.
     outside = np.abs(centers[..., :2]).max(-1) > 8.6
     assert (label.semantics[outside] == UNKNOWN).all()
     assert (label.semantics == FREE).sum() > 10_000
+
+
+def test_the_notebook_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Image.Image] = []
+    display = ModuleType("IPython.display")
+    display.display = shown.append  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    cells = json.loads((EXAMPLES / "images_to_label.ipynb").read_text())["cells"]
+    names: dict[str, Any] = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert len(shown) == 5
+    assert {11, 15, 16, FREE, UNKNOWN} <= set(names["label"].semantics.ravel().tolist())
+    assert names["page"].stat().st_size > 100_000
+    names["folder"].cleanup()

@@ -2,8 +2,9 @@
 
 A lens that sees up to 100° from left to right becomes one virtual camera of the same name and image size. A wider one
 would be stretched at the rim beyond use, so it becomes two cameras (up to 150°), `front-left` and `front-right`, or
-three, with `front-center` between them; they stand side by side without overlap, turned about the vertical axis of the
-real camera, with the resolution that the lens has at its axis, and show up to 45° above and below.
+three, with `front-center` between them: left and right as in its image. They stand side by side without overlap, turned
+about the vertical axis of the real camera, with the resolution that the lens has at its axis, and show up to 45° above
+and below.
 """
 
 from __future__ import annotations

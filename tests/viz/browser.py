@@ -62,7 +62,7 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 20.0) -> Any:
+    def wait_for(self, expression: str, timeout_s: float = 60.0) -> Any:
         """The first value of the expression that is true."""
         end = time.monotonic() + timeout_s
         while not (value := self.evaluate(expression)):
@@ -70,7 +70,7 @@ class Page:
             time.sleep(0.1)
         return value
 
-    def wait_for_text(self, text: str, timeout_s: float = 20.0) -> None:
+    def wait_for_text(self, text: str, timeout_s: float = 60.0) -> None:
         self.wait_for(f"{TEXT}.includes({json.dumps(text)})", timeout_s)
 
     def click(self, x: float, y: float) -> None:

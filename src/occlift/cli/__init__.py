@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from occlift.errors import OccliftError
@@ -32,6 +33,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "label": (
         "occlift.cli.labels:label",
         "Make occupancy labels from what teachers see in the images. Run it again, and it goes on.",
+    ),
+    "convert-labels": (
+        "occlift.cli.labels:convert_labels",
+        "Convert labels to other classes, another grid, or the files of another project.",
     ),
     "audit": (
         "occlift.cli.labels:audit",
@@ -73,7 +78,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "occlift.cli.view:view",
         "Look at data sets, labels, predictions and truth in 3-D, in a browser: any mix of paths.",
     ),
-    "show": ("occlift.cli.pictures:show", "Draw one key frame: lidar and occupancy on the images, and from above."),
+    "show": (
+        "occlift.cli.pictures:show",
+        "Draw one key frame: lidar and occupancy on the images, and from above; or its scene as a video.",
+    ),
     "show-targets": (
         "occlift.cli.pictures:show_targets",
         "Draw what a pretraining would be asked to predict of one key frame, on the images and from above.",
@@ -129,6 +137,8 @@ def _run(words: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=3)
         what = f"did you mean {' or '.join(near)}?" if near else "`occlift --help` lists the commands"
         _exit(f"there is no command {words[0]!r}; {what}", 2)
+    # Where users keep modules of their own, such as a data set's; `python -m` does the same.
+    sys.path.append(str(Path.cwd()))
     import tyro
 
     from occlift.cli.loop import is_first_process

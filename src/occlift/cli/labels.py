@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
@@ -13,9 +13,15 @@ from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
 from occlift.errors import OccliftError
 
+Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
+
 if TYPE_CHECKING:
     from occlift.labels.config import LabelConfig
     from occlift.labels.engine import Engine
+
+
+_OWN_LAYOUT: Final[dict[str, Layout]] = {"surroundocc": "surroundocc", "openoccupancy": "openoccupancy"}
+"""Presets whose labels are files of a layout of their own."""
 
 
 def _configs() -> dict[str, LabelConfig]:
@@ -64,6 +70,71 @@ def label(
         for token, reason in list(run.failed.items())[:10]:
             print(f"  no label for {token}: {reason}", file=sys.stderr)
         raise OccliftError(f"{len(run.failed)} labels could not be made; {run.out / 'manifest.json'} says why")
+
+
+def convert_labels(
+    labels: Annotated[
+        Positional[Path],
+        arg(
+            help="folder of labels: Occ3D's layout, files of SurroundOcc or OpenOccupancy, or .npz of this command",
+            metavar="LABELS",
+        ),
+    ],
+    out: Annotated[Path, arg(help="folder of the converted labels")],
+    to: Annotated[str, arg(help="classes and grid wanted: a preset or a .toml file", metavar="PRESET|FILE")],
+    given: Annotated[
+        str | None,
+        arg(
+            name="from",
+            help="classes and grid of LABELS",
+            help_behavior_hint="(default: those that they were made with; else of their kind)",
+            metavar="PRESET|FILE",
+        ),
+    ] = None,
+    layout: Annotated[
+        Layout | None,
+        arg(
+            help="files to write: Occ3D's, SurroundOcc's, OpenOccupancy's, or plain .npz that explain themselves",
+            help_behavior_hint="(default: that of the preset --to; else occ3d)",
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        arg(
+            help='TOML file, a line per class: from = "to", "free" or "unknown"',
+            help_behavior_hint="(default: equal names, and what is built in between presets)",
+            metavar="FILE",
+        ),
+    ] = None,
+    root: Annotated[
+        str | None,
+        arg(
+            help="data set, for files of SurroundOcc and OpenOccupancy, whose voxels are in the frame of the lidar",
+            help_behavior_hint="(default: none)",
+            metavar="ROOT",
+        ),
+    ] = None,
+) -> None:
+    """Convert labels to other classes, another grid, or the files of another project."""
+    from occlift.label_space import read_mapping, read_space
+    from occlift.labels.layouts import convert_labels as run_conversion
+    from occlift.labels.layouts import layout_of
+    from occlift.labels.manifest import recorded_space
+    from occlift.scenes.dataset import open_dataset
+
+    found = layout_of(labels)
+    if given is None and found in _OWN_LAYOUT and recorded_space(labels) is None:
+        given = found
+    run = run_conversion(
+        labels, out, source=space_of(given, labels, option="--from"), target=read_space(to),
+        layout=layout or _OWN_LAYOUT.get(to, "occ3d"),
+        mapping=read_mapping(mapping) if mapping else None, data=open_dataset(root) if root else None,
+        file=str(mapping) if mapping else "without --mapping",
+    )  # fmt: skip
+    for name, becomes in run.classes.items():
+        if name != becomes:
+            print(f"  {name} → {becomes}")
+    print(f"{run.out}: {run.labels} labels")
 
 
 def audit(

@@ -23,12 +23,13 @@ Space = Annotated[
 """The option `--space` of commands that make or read labels."""
 
 
-def space_of(option: str | None, *folders: Path | None) -> LabelSpace:
+def space_of(value: str | None, *folders: Path | None, option: str = "--space") -> LabelSpace:
     """The label space that a command works in: what `--space` names, else what the manifest of a folder says.
 
     Args:
-        option: value of `--space`; None: not given.
+        value: what the option says; None: not given.
         folders: folders of labels that the command writes or reads; None: not given.
+        option: name of the option.
 
     Raises:
         ConfigError: there is no such space, or the option and the folders contradict one another; names both.
@@ -37,7 +38,7 @@ def space_of(option: str | None, *folders: Path | None) -> LabelSpace:
     from occlift.label_space import OCC3D, read_space
     from occlift.labels.manifest import recorded_space
 
-    spaces = {} if option is None else {f"--space {option}": read_space(option)}
+    spaces = {} if value is None else {f"{option} {value}": read_space(value)}
     for folder in folders:
         if folder is not None and (recorded := recorded_space(folder)):
             spaces[f"the labels in {folder}"] = recorded

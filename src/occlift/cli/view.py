@@ -7,6 +7,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from occlift.cli.spaces import Space
+
 
 def view(
     paths: Annotated[
@@ -20,6 +22,7 @@ def view(
     token: Annotated[
         str | None, arg(help="token of the key frame to begin with, and which single files are of")
     ] = None,
+    space: Space = None,
     html: Annotated[Path | None, arg(help="file to write this one key frame to as a page, instead of a server")] = None,
     port: Annotated[int, arg(help="port of the page; the next free one is taken where it is in use")] = 8080,
 ) -> None:
@@ -28,6 +31,7 @@ def view(
     occlift view DATASET; occlift view DATASET LABELS PREDICTIONS; occlift view labels.npz; occlift view LABELS TOKEN.
     """
     from occlift.errors import ConfigError
+    from occlift.label_space import read_space
     from occlift.viz.layers import is_path, open_layers
     from occlift.viz.viewer import Viewer, write_html
 
@@ -35,7 +39,7 @@ def view(
         *paths, token = paths  # type: ignore[assignment]
     if not paths:
         raise ConfigError("nothing to look at: name a data set, a folder of labels or predictions, or a file .npz")
-    layers = open_layers(*paths, token=token)
+    layers = open_layers(*paths, token=token, space=None if space is None else read_space(space))
     if html is not None:
         for note in write_html(html, layers):
             print(note)

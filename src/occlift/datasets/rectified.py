@@ -143,7 +143,7 @@ class Rectified:
         size: height and width of the images of virtual cameras, pixels; by default see above.
 
     Raises:
-        ConfigError: the field of view or the size is out of range.
+        ConfigError: the field of view or the size is out of range, or the axis of a lens is outside of its image.
         DataError: the name of a virtual camera is that of another camera.
 
     >>> from occlift.geometry.lenses import KannalaBrandt
@@ -216,7 +216,10 @@ class Rectified:
     def _count(self, image: CameraImage) -> int:
         if image.distortion is None:
             return 1
-        left_rad, right_rad, _, _ = _lens_extent(image.distortion, *_calibration(image))
+        try:
+            left_rad, right_rad, _, _ = _lens_extent(image.distortion, *_calibration(image))
+        except ConfigError as error:
+            raise ConfigError(f"{self._data.spec}: camera {image.camera}: {error}") from error
         seen_deg = degrees(min(right_rad - left_rad, self._field_of_view_rad))
         return 1 + sum(seen_deg > widest for widest in _WIDEST_DEG[:-1])
 
@@ -248,7 +251,7 @@ class Rectified:
         at = table.row, table.column
         # The axis of a wide lens is perpendicular to some rays, whose depth then says nothing.
         with np.errstate(all="ignore"):
-            depth_m = (maps.depth_m[at] * table.depth_ratio).astype(np.float32)
+            depth_m = (maps.depth_m[at] * _depth_ratio(source.camera)).astype(np.float32)
         depth_m[np.isposinf(maps.depth_m[at])] = np.inf
         known = table.inside & (depth_m > 0)
         return TruthMaps(
@@ -304,8 +307,8 @@ def _lens_extent(
         angle = np.arctan2(rays[valid, axis], rays[valid, 2])
         if not len(angle) or not angle.min() < 0 < angle.max():
             raise ConfigError(
-                f"{lens}: its axis is at ({center_u:g}, {center_v:g}), outside of the image of {height}×{width} pixels "
-                "(height × width); the intrinsics are not of this image"
+                f"{lens.model}: the axis of the lens is at ({center_u:g}, {center_v:g}), outside of the image of "
+                f"{height}×{width} pixels (height × width); the intrinsics are not of this image"
             )
         angles += [float(angle.min()), float(angle.max())]
     return angles[0], angles[1], angles[2], angles[3]
@@ -377,8 +380,6 @@ class _Table:
     Attributes:
         inside: which the lens shows.
         row, column: the pixel of the lens that shows their centre; 0 where none does.
-        depth_ratio: depth along the axis of the virtual camera per depth along that of the lens, on the ray of that
-            pixel.
         samples: number of samples along each side of a pixel.
         samples_px: (u, v) of the samples; NaN where the lens shows nothing.
     """
@@ -386,7 +387,6 @@ class _Table:
     inside: Bool[np.ndarray, "height width"]
     row: Int[np.ndarray, "height width"]
     column: Int[np.ndarray, "height width"]
-    depth_ratio: Float[np.ndarray, "height width"]
     samples: int
     samples_px: Float32[np.ndarray, "rows columns 2"]
 
@@ -396,12 +396,8 @@ def _table(camera: VirtualCamera) -> _Table:
     lens_px = camera.lens_pixels(1)
     inside = np.isfinite(lens_px[..., 0])
     column, row = np.moveaxis(np.where(inside[..., None], lens_px, 0.0).astype(np.int32), -1, 0)
-    centers = np.stack([column, row], -1) + 0.5
-    rays, _ = unproject(centers, np.array(camera.lens_intrinsics_px), camera.lens)
-    with np.errstate(all="ignore"):
-        depth_ratio = (rays @ camera.camera_from_virtual[:3, 2]) / rays[..., 2]
-        # Pixels of the lens per pixel of the virtual camera, from row to row and from column to column.
-        steps = [np.linalg.norm(np.diff(lens_px, axis=axis), axis=-1) for axis in (0, 1)]
+    # Pixels of the lens per pixel of the virtual camera, from row to row and from column to column.
+    steps = [np.linalg.norm(np.diff(lens_px, axis=axis), axis=-1) for axis in (0, 1)]
     step_px = max((float(np.nanpercentile(step, 90)) for step in steps if np.isfinite(step).any()), default=1.0)
     samples = min(max(round(step_px), 1), _MAX_SAMPLES)
     samples_px = lens_px if samples == 1 else camera.lens_pixels(samples)
@@ -409,10 +405,19 @@ def _table(camera: VirtualCamera) -> _Table:
         inside=inside,
         row=row,
         column=column,
-        depth_ratio=depth_ratio,
         samples=samples,
         samples_px=samples_px.astype(np.float32),
     )
+
+
+@lru_cache(maxsize=32)
+def _depth_ratio(camera: VirtualCamera) -> Float[np.ndarray, "height width"]:
+    """Depth along the axis of the virtual camera per depth along that of the lens, on the rays of the lens's pixels."""
+    table = _table(camera)
+    centers = np.stack([table.column, table.row], -1) + 0.5
+    rays, _ = unproject(centers, np.array(camera.lens_intrinsics_px), camera.lens)
+    with np.errstate(all="ignore"):
+        return (rays @ camera.camera_from_virtual[:3, 2]) / rays[..., 2]
 
 
 @njit

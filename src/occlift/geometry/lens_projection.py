@@ -119,15 +119,23 @@ class _Curve:
         table_x = np.tan(np.linspace(0.0, atan(self.end), _TABLE))
         table_x[-1] = self.end
         table_y = self.value(table_x)
-        upper = np.clip(np.searchsorted(table_y, y), 1, _TABLE - 1)
+        found = np.full(y.shape, np.nan)
+        inside = (y >= 0) & (y <= table_y[-1])
+        target = y[inside]
+        upper = np.clip(np.searchsorted(table_y, target), 1, _TABLE - 1)
         low, high = table_x[upper - 1], table_x[upper]
-        x = low + (high - low) * (y - table_y[upper - 1]) / (table_y[upper] - table_y[upper - 1])
+        x = low + (high - low) * (target - table_y[upper - 1]) / (table_y[upper] - table_y[upper - 1])
+        left = np.arange(len(x))
         for _ in range(_STEPS):
-            before = x
-            x = np.clip(x - (self.value(x) - y) / np.maximum(self.slope(x), 1e-300), low, high)
-            if not (np.abs(x - before) > 1e-14 * (1.0 + np.abs(x))).any():
+            before = x[left]
+            step = (self.value(before) - target[left]) / np.maximum(self.slope(before), 1e-300)
+            x[left] = np.clip(before - step, low[left], high[left])
+            # Where a step of Newton's is this small the last one was exact.
+            left = left[np.abs(x[left] - before) > 1e-10 * (1.0 + before)]
+            if not len(left):
                 break
-        return np.where((y >= 0) & (y <= table_y[-1]), x, np.nan)
+        found[inside] = x
+        return found
 
 
 @lru_cache(maxsize=64)
@@ -240,18 +248,27 @@ def _undistort(
     """Newton's method in two dimensions, from where the point would be without tangential terms."""
     curve = _curve(lens)
     radius = np.hypot(distorted[..., 0], distorted[..., 1])
-    start = curve.inverse(np.minimum(radius, curve.value(np.array([curve.end * (1 - 1e-6)]))))
-    points = distorted * (start / np.maximum(radius, 1e-300))[..., None]
+    last = curve.end * (1 - 1e-6)
+    last_radius = curve.value(np.array([last]))
+    start = np.where(radius <= last_radius, curve.inverse(np.where(radius <= last_radius, radius, 0.0)), last)
+    # Tangential terms move the limit by this much at most.
+    start[radius > last_radius + 3 * (abs(lens.p1) + abs(lens.p2)) * last**2] = np.nan
+    points = np.ascontiguousarray(distorted * (start / np.maximum(radius, 1e-300))[..., None])
     if lens.p1 or lens.p2:
+        flat, target = points.reshape(-1, 2), distorted.reshape(-1, 2)
+        left = np.flatnonzero(np.isfinite(flat).all(-1))
         for _ in range(_STEPS):
-            found, (xx, xy, yy) = _distortion(points, lens)
-            wrong = found - distorted
+            found, (xx, xy, yy) = _distortion(flat[left], lens)
+            wrong_x, wrong_y = (found - target[left]).T
             determinant = xx * yy - xy * xy
-            step_x = (yy * wrong[..., 0] - xy * wrong[..., 1]) / determinant
-            step_y = (xx * wrong[..., 1] - xy * wrong[..., 0]) / determinant
-            points = points - np.stack((step_x, step_y), -1)
-            if not (np.hypot(step_x, step_y) > 1e-14 * (1.0 + np.hypot(points[..., 0], points[..., 1]))).any():
+            step = np.stack((yy * wrong_x - xy * wrong_y, xx * wrong_y - xy * wrong_x), -1) / determinant[:, None]
+            flat[left] -= step
+            size = np.linalg.norm(flat[left], axis=-1)
+            # What left the domain will not come back.
+            left = left[(np.linalg.norm(step, axis=-1) > 1e-10 * (1.0 + size)) & (size < 2.0 * curve.end)]
+            if not len(left):
                 break
+        points = flat.reshape(distorted.shape)
     found, slopes = _distortion(points, lens)
     hit = np.linalg.norm(found - distorted, axis=-1) < 1e-9 * (1.0 + radius)
     return points, hit & _one_to_one(points, slopes, lens)

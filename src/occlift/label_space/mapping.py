@@ -82,7 +82,7 @@ def read_mapping(path: Path) -> dict[str, str]:
 
 
 def _built_in(source: Taxonomy, target: Taxonomy, name: str) -> str | None:
-    presets = _presets_of(source), _presets_of(target)
+    presets = _presets_of(source.names), _presets_of(target.names)
     for one in presets[0]:
         for other in presets[1]:
             if direct := _tables().get((one, other), {}).get(name):
@@ -107,9 +107,10 @@ def _tables() -> dict[tuple[str, str], dict[str, str]]:
     return {(one, other): dict(classes) for one, targets in table.items() for other, classes in targets.items()}
 
 
-def _presets_of(taxonomy: Taxonomy) -> tuple[str, ...]:
+@cache
+def _presets_of(classes: tuple[str, ...]) -> tuple[str, ...]:
     """The presets with these classes, whatever their grid."""
-    return tuple(name for name in preset_names() if read_space(name).taxonomy.names == taxonomy.names)
+    return tuple(name for name in preset_names() if read_space(name).taxonomy.names == classes)
 
 
 def _no_class(name: str, names: tuple[str, ...]) -> str:

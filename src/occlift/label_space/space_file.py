@@ -62,6 +62,7 @@ class SpaceFile:
     source: str
 
 
+@cache
 def preset_names() -> tuple[str, ...]:
     """Names of the label spaces that were published, the default first."""
     return tuple(sorted((path.stem for path in _PRESETS.glob("*.toml")), key=lambda name: (name != "occ3d", name)))

@@ -126,7 +126,7 @@ def histograms(
             found = truth if name not in number else truth[dict(masks)[name]]
             raise DataError(
                 f"the truth must hold classes 0..{num_classes - 1} where it is evaluated (mask {name}), got "
-                f"{int(found.max())}"
+                f"{int(found.max())}{' (unknown); score under a mask that leaves it out' if found.max() == 255 else ''}"
             )
         result[name] = h[:num_classes, :num_classes].copy()
     return result

@@ -111,7 +111,7 @@ def _nothing_missing(config: object) -> str | None:
 
 def _oracle_semantics(config: OracleSemanticsConfig, context: TeacherContext) -> OracleSemantics:
     given = None if config.mapping is None else read_mapping(config.mapping)
-    file = f"teacher {context.name}, Occ3D's classes" if config.mapping is None else str(config.mapping)
+    file = str(config.mapping or f"teacher {context.name}, from Occ3D's classes, without its option mapping=FILE")
     classes = class_mapping(OCC3D.taxonomy, context.taxonomy, given, file=file)
     return OracleSemantics(
         truth=context.truth, corruption=config, seed=context.seed, taxonomy=context.taxonomy, classes=classes

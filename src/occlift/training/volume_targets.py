@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Final, Literal, Protocol
 
 import numpy as np
@@ -22,6 +21,7 @@ from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.raycast import crossed_voxels, observed_by_camera
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
+from occlift.labels.convert import resample
 from occlift.scenes.frames import CameraImage, KeyFrame
 
 OPEN: Final = 0
@@ -84,10 +84,7 @@ def _beams(sweep: KeyFrame, frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], 
 def pooled_label(
     semantics: UInt8[np.ndarray, "label_x label_y label_z"], grid: VoxelGrid, space: LabelSpace = OCC3D
 ) -> tuple[UInt8[np.ndarray, "x y z"], UInt8[np.ndarray, "x y z"]]:
-    """A label as occupancy and classes on a grid of larger voxels in the same frame.
-
-    A voxel is occupied if the centre of an occupied voxel of the label lies in it, and has the most frequent of their
-    classes (the smaller id among equals); it is open if only open ones do, and unknown if none that is known.
+    """A label as occupancy and classes on a grid of larger voxels in the same frame, by the rule of `convert_label`.
 
     Args:
         space: grid and classes of the label.
@@ -97,16 +94,10 @@ def pooled_label(
         semantics: class per voxel, `Taxonomy.free` is free, 255 unknown.
     """
     assert is_coarser(grid, space.grid), (grid, space.grid)
-    free, num_classes = space.taxonomy.free, space.taxonomy.num_classes
-    coarse = _voxel_of_label(grid, space.grid)
-    known = (coarse >= 0) & (semantics != UNKNOWN)
-    counts = np.bincount(coarse[known] * num_classes + semantics[known], minlength=grid.num_voxels * num_classes)
-    counts = counts.reshape(*grid.shape, num_classes)
-    touched = counts[..., :free].any(-1)
-    is_open = ~touched & (counts[..., free] > 0)
-    occupancy = np.where(touched, OCCUPIED, np.where(is_open, OPEN, UNKNOWN)).astype(np.uint8)
-    majority = counts[..., :free].argmax(-1)
-    return occupancy, np.where(touched, majority, np.where(is_open, free, UNKNOWN)).astype(np.uint8)
+    free = space.taxonomy.free
+    pooled = resample(semantics, space.grid, grid, free)
+    occupancy = np.where(pooled == UNKNOWN, UNKNOWN, np.where(pooled == free, OPEN, OCCUPIED)).astype(np.uint8)
+    return occupancy, pooled
 
 
 def check_coarser(grid: VoxelGrid, space: LabelSpace) -> None:
@@ -121,15 +112,6 @@ def check_coarser(grid: VoxelGrid, space: LabelSpace) -> None:
 def is_coarser(grid: VoxelGrid, label_grid: VoxelGrid) -> bool:
     """Whether no voxel of a grid is smaller than those of a label: a label says something about each."""
     return all(size >= fine for size, fine in zip(grid.voxel_size_m, label_grid.voxel_size_m, strict=True))
-
-
-@cache
-def _voxel_of_label(grid: VoxelGrid, label_grid: VoxelGrid) -> Int[np.ndarray, "label_x label_y label_z"]:
-    """The flat index of the voxel in which the centre of each voxel of a label lies; -1 outside of the grid."""
-    index, inside_grid = grid.indices(label_grid.centers())
-    flat = np.full(label_grid.shape, -1)
-    flat[inside_grid] = np.ravel_multi_index(tuple(index[inside_grid].T), grid.shape)
-    return flat
 
 
 def seen_voxels(

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,7 +23,7 @@ from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import read_confidence, read_truth
-from occlift.labels.manifest import MANIFEST_NAME, read_manifest
+from occlift.labels.manifest import MANIFEST_NAME, recorded_space
 from occlift.labels.scene import VOTES_NAME
 from occlift.labels.vote import Votes, read_votes
 from occlift.runtime.npz import MissingArray, read_npz
@@ -30,10 +31,8 @@ from occlift.scenes.dataset import DatasetSpec, DrivingDataset, open_dataset
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.rigs import single_rigs
 from occlift.viz.overlay import resize
+from occlift.viz.scene import THUMBNAIL_PX
 from occlift.viz.show import camera_caption, lidar_in_ego
-
-THUMBNAIL_PX: Final = 320
-"""The longer edge of an image in its frustum, pixels."""
 
 FILES: Final = "files"
 """Name of the scene of volumes that do not say which scene they are of."""
@@ -277,10 +276,13 @@ def open_layers(
             raise ConfigError(f"{path}: a second data set beside {data.spec}; expected one, and volumes")
         data = path if isinstance(path, DrivingDataset) else _open(path)
     found = _merged(found)
+    what = "the label space that is asked for"
     for source in found:
-        if source.space is not None:
-            space = source.space if space is None else space
-            source.space.check_same(space, f"the labels in {source.path}", "the other volumes")
+        if source.space is None:
+            continue
+        if space is None:
+            space, what = source.space, f"the labels in {source.path}"
+        source.space.check_same(space, f"the labels in {source.path}", what)
     return Layers(data=data, volumes=_named(found), space=space or OCC3D, token=token)
 
 
@@ -334,7 +336,7 @@ def _volume_files(given: str | Path, token: str | None) -> VolumeFiles | None:
             path=path,
             files=labels,
             scenes={name: file.parent.parent.name for name, file in labels.items()},
-            space=read_manifest(path).space if manifest.exists() else None,
+            space=recorded_space(path),
         )
     if predictions := {file.stem: file for file in sorted(path.glob("*.npz"))}:
         return VolumeFiles(kind="prediction", path=path, files=predictions)
@@ -351,7 +353,7 @@ def _single_file(path: Path, token: str | None) -> VolumeFiles:
         path=path,
         files={token or name: path},
         scenes={token or name: scene},
-        space=read_manifest(manifest.parent).space if manifest.exists() else None,
+        space=recorded_space(manifest.parent),
     )
 
 
@@ -370,20 +372,23 @@ def _kind(path: Path) -> Kind:
 
 
 def _open(path: str | Path) -> DrivingDataset:
-    given = Path(path)
-    # An existing folder is never a format, whatever its name has in it.
-    is_folder = given.exists()
-    if not is_folder and DatasetSpec.parse(path).format == DatasetSpec.parse(given).format and ":" not in str(path):
+    folder = Path(path)
+    if not folder.exists():
+        if ":" in str(path):
+            return open_dataset(path)
         raise DataError(
             f"{path}: no such file or folder, and not the token of a key frame; expected a data set, a folder of "
             "labels, truth or predictions, or a file .npz"
         )
-    try:
-        return open_dataset(path)
-    except (DataError, ConfigError) as error:
-        if not is_folder:
-            raise
-        raise DataError(
-            f"{path}: nothing to look at was found; looked for labels or truth (<scene>/<token>/labels.npz), "
-            f"predictions (<token>.npz), and a data set ({error})"
-        ) from error
+    reasons = {}
+    # Loaded by name, as `scenes` does: data sets stand above pictures.
+    for format in import_module("occlift.datasets").FORMATS:
+        try:
+            return DatasetSpec(format, str(path)).open()
+        except (DataError, ConfigError) as error:
+            reasons[format] = error
+    raise DataError(
+        f"{path}: nothing to look at was found; looked for labels or truth (<scene>/<token>/labels.npz), predictions "
+        f"(<token>.npz), and a data set in the format {', '.join(reasons)} (name it, as in "
+        f"{next(iter(reasons))}:{path}, to be told what is wrong)"
+    )

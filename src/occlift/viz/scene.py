@@ -31,9 +31,10 @@ from occlift.viz.occupancy import EGO_COLOR, colored_groups, height_levels, plac
 if TYPE_CHECKING:
     from viser import SceneApi, ViserServer
 
-FRUSTUM_SCALE_M: Final = 1.6
+FRUSTUM_SIZE_M: Final = 1.6
+"""About how far before its camera an image stands; viser gives the frusta of narrow and wide lenses equal volumes."""
 THUMBNAIL_PX: Final = 320
-"""Longer edge of an image in its frustum."""
+"""The longer edge of an image in its frustum, pixels."""
 
 ColorBy = Literal["class", "height", "confidence"]
 
@@ -179,7 +180,12 @@ def scale_html(space: LabelSpace, by: Literal["height", "confidence"]) -> str:
 
 
 def add_camera(
-    scene: SceneApi, node: str, camera: CameraRig, image: UInt8[np.ndarray, "height width 3"] | None
+    scene: SceneApi,
+    node: str,
+    camera: CameraRig,
+    image: UInt8[np.ndarray, "height width 3"] | None,
+    *,
+    size_m: float = FRUSTUM_SIZE_M,
 ) -> None:
     """The frustum of a rig of one camera, in the frame of the scene, with an image in it."""
     assert camera.num_cameras == 1, camera.num_cameras
@@ -189,7 +195,7 @@ def add_camera(
         node,
         fov=2 * np.arctan(camera.height / 2 / focal_y_px),
         aspect=camera.width / camera.height * (focal_y_px / focal_x_px),
-        scale=FRUSTUM_SCALE_M,
+        scale=size_m,
         color=CAMERA_COLOR,
         image=image,
         format="jpeg",

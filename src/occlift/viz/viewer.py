@@ -12,7 +12,7 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -30,6 +30,7 @@ from occlift.viz.canvas import legend_entries, readable_name
 from occlift.viz.layers import FrameLayers, Layers, Volume, open_layers
 from occlift.viz.mesh import volume_glb
 from occlift.viz.scene import (
+    FRUSTUM_SIZE_M,
     TRUE_COLORS_JS,
     ColorBy,
     add_camera,
@@ -49,7 +50,7 @@ NOTHING: Final = "none"
 """The choice that shows no volume."""
 
 _KEPT_FRAMES: Final = 4
-_LEGEND_HINT: Final = "click a voxel to see what it is"
+_HINT: Final = "click a voxel to see what it is"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,7 @@ class Wish:
         volume: name of the layer, or `NOTHING`.
         color_by: what its colours say.
         images, lidar: whether the cameras with their images, and the lidar's points, are drawn.
+        image_size_m: about how far before its camera an image stands, which is how large it is.
     """
 
     token: str
@@ -68,6 +70,12 @@ class Wish:
     color_by: ColorBy = "class"
     images: bool = True
     lidar: bool = True
+    image_size_m: float = FRUSTUM_SIZE_M
+
+    @property
+    def shown_images(self) -> tuple[str, float] | None:
+        """What the drawing of the cameras depends on; None: not drawn."""
+        return (self.token, self.image_size_m) if self.images else None
 
 
 def view(
@@ -180,16 +188,24 @@ class Viewer:
 
     def _build_panel(self) -> None:
         gui, layers, wish = self.server.gui, self.layers, self.wish
-        gui.configure_theme(control_layout="collapsible", show_logo=False, show_share_button=False)
+        gui.configure_theme(show_logo=False, show_share_button=False)
+        gui.main_panel.dock_right()
         gui.set_panel_label("occlift")
         scene = layers.scene_of(wish.token)
         self._scene = gui.add_dropdown("scene", layers.scenes, initial_value=scene)
         self._slider = gui.add_slider("frame", min=1, max=2, step=1, initial_value=1)
         self._where = gui.add_html("")
-        self._volume = gui.add_dropdown("occupancy", (*layers.names, NOTHING), initial_value=wish.volume)
-        self._color_by = gui.add_dropdown("colour by", ("class", "height", "confidence"), initial_value="class")
+        self._volume = gui.add_dropdown(
+            "occupancy", (*layers.names, NOTHING), initial_value=wish.volume, visible=bool(layers.names)
+        )
+        self._color_by = gui.add_dropdown(
+            "colour by", ("class", "height", "confidence"), initial_value="class", visible=bool(layers.names)
+        )
         has_frames = layers.data is not None
         self._images = gui.add_checkbox("images", has_frames, visible=has_frames)
+        self._image_size_m = gui.add_slider(
+            "image size", min=1.0, max=12.0, step=0.1, initial_value=FRUSTUM_SIZE_M, visible=has_frames
+        )
         self._lidar = gui.add_checkbox(
             "lidar", has_frames, visible=has_frames, hint="coloured by height, from −0.5 m to 4 m"
         )
@@ -201,7 +217,7 @@ class Viewer:
         self._say_voxel()
         self._enter(scene, wish.token)
         self._scene.on_update(lambda _: self._enter(self._scene.value))
-        for control in (self._slider, self._volume, self._color_by, self._images, self._lidar):
+        for control in (self._slider, self._volume, self._color_by, self._images, self._image_size_m, self._lidar):
             control.on_update(lambda _: self._read_controls())
 
     def _enter(self, scene: str, token: str | None = None) -> None:
@@ -226,6 +242,7 @@ class Viewer:
             color_by=cast(ColorBy, self._color_by.value),
             images=self._images.value,
             lidar=self._lidar.value,
+            image_size_m=self._image_size_m.value,
         )
         with self._changed:
             self.wish = wish
@@ -257,11 +274,11 @@ class Viewer:
         if moved:
             self._where.content = self._place(wish.token)
             self._pick(None)
-        if before is None or replace(before, images=wish.images, lidar=wish.lidar) != wish:
+        if before is None or (before.token, before.volume, before.color_by) != (wish.token, wish.volume, wish.color_by):
             self._draw_volume(frame, wish, notes)
         elif wish.volume != NOTHING:
             noted(lambda: frame.volume(wish.volume), notes)
-        if moved or before is None or before.images != wish.images:
+        if before is None or before.shown_images != wish.shown_images:
             self._draw_cameras(frame, wish, notes)
         elif wish.images:
             notes += (noted(lambda: frame.cameras, notes) or ((), ()))[1]
@@ -300,7 +317,9 @@ class Viewer:
         with self.server.atomic():
             self._remove("/cameras")
             for number, camera in enumerate(cameras):
-                add_camera(self.server.scene, f"/cameras/{number}", camera.rig, camera.thumbnail)
+                add_camera(
+                    self.server.scene, f"/cameras/{number}", camera.rig, camera.thumbnail, size_m=wish.image_size_m
+                )
 
     def _draw_lidar(self, frame: FrameLayers, wish: Wish, notes: list[str]) -> None:
         points_ego = noted(lambda: frame.lidar, notes) if wish.lidar else None
@@ -360,7 +379,7 @@ class Viewer:
     def _say_voxel(self) -> None:
         drawn = self._drawn
         if self.picked is None or drawn is None:
-            self._voxel.content = f"<div style='{_TEXT}'>{_LEGEND_HINT}</div>"
+            self._voxel.content = f"<div style='{_TEXT}'>{_HINT if self.layers.names else ''}</div>"
             return
         frame = self._frame(drawn.token)
         rows = describe_voxel(frame, self.picked, drawn.volume, self.layers.names)

@@ -28,7 +28,7 @@ from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.datasets.nuscenes.map_expansion import MapExpansion, map_expansion_path, missing_map, read_map_expansion
 from occlift.datasets.nuscenes.references import positions_of, resolve, table_path, tokens_of
 from occlift.datasets.nuscenes.splits import scenes_of_split
-from occlift.datasets.nuscenes.tables import LogRow, SceneLogRow, read_table
+from occlift.datasets.nuscenes.tables import LogRow, SceneLogRow, SceneRow, read_table
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.lenses import lens_from_dict
 from occlift.geometry.transforms import rigid_transform, rotation_from_quaternion
@@ -83,6 +83,7 @@ class NuScenes:
         self._frames = frames
         self._boxes = boxes
         self._locations: dict[str, str] | None = None
+        self._scene_tokens: dict[str, str] | None = None
         self._maps: dict[str, MapExpansion] = {}
         self._sample_positions = {token: position for position, token in enumerate(frames.sample_tokens)}
         self._scene_positions = {name: position for position, name in enumerate(self._scenes)}
@@ -203,6 +204,19 @@ class NuScenes:
         if self._locations is None:
             self._locations = _read_locations(self.root / self.version)
         return self._locations[scene]
+
+    def scene_token(self, scene: str) -> str:
+        """The token of a scene, after which some projects name their files.
+
+        Raises:
+            DataError: there is no such scene.
+        """
+        if scene not in self._scene_positions:
+            raise self._no_scene(scene)
+        if self._scene_tokens is None:
+            path = table_path(self.root / self.version, "scene")
+            self._scene_tokens = {row.name: row.token for row in read_table(path, SceneRow)}
+        return self._scene_tokens[scene]
 
     def scene_map(self, scene: str) -> MapExpansion:
         """The map expansion of the location of a scene; each file is read once.

@@ -16,6 +16,7 @@ from PIL import Image
 from pyarrow import feather
 
 from occlift import open_dataset
+from occlift.datasets.frames.writer import write_frames
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
@@ -189,6 +190,21 @@ def test_splits_options_and_other_processes(root: Path) -> None:
     assert alone.scenes("train") == ("other",)
     with pytest.raises(DataError, match=r"expected train/, val/ or test/ with logs.* does not exist"):
         open_dataset(f"argoverse2:{root / 'none'}")
+
+
+def test_it_can_be_written_as_a_plain_folder(root: Path, tmp_path: Path) -> None:
+    data = open_dataset(f"argoverse2:{root}")
+    write_frames(data, tmp_path / "frames", splits=("train",))
+    copy = open_dataset(f"frames:{tmp_path / 'frames'}")
+    assert isinstance(data, HasBoxes)
+    assert isinstance(copy, HasBoxes)
+    for token in data.key_frame_tokens(LOG):
+        ours, theirs = copy.key_frame(token), data.key_frame(token)
+        assert [image.timestamp_us for image in ours.cameras] == [image.timestamp_us for image in theirs.cameras]
+        for image, other in zip(ours.cameras, theirs.cameras, strict=True):
+            np.testing.assert_array_equal(image.global_from_camera, other.global_from_camera)
+        np.testing.assert_array_equal(ours.lidar_sweep().source.read(), theirs.lidar_sweep().source.read())
+        assert [box.instance for box in copy.boxes(token)] == [box.instance for box in data.boxes(token)]
 
 
 Change = Callable[[Path], object]

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from occlift import open_dataset
+from occlift.datasets.frames.writer import write_frames
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import DRIVEABLE_SURFACE
@@ -179,6 +180,20 @@ def test_splits_thinning_and_other_processes(tmp_path: Path) -> None:
     # SemanticKITTI has its poses beside the images.
     (root / "poses/00.txt").rename(root / "sequences/00/poses.txt")
     assert "00" in open_dataset(f"kitti:{root}").scenes()
+
+
+@pytest.mark.parametrize("write", [lambda root: write_odometry(root, "00"), write_raw])
+def test_it_can_be_written_as_a_plain_folder(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    data = open_dataset(f"kitti:{write(tmp_path / 'kitti')}")
+    write_frames(data, tmp_path / "frames")
+    copy = open_dataset(f"frames:{tmp_path / 'frames'}")
+    (scene,) = data.scenes()
+    assert copy.key_frame_tokens(scene) == data.key_frame_tokens(scene)
+    for token in data.key_frame_tokens(scene):
+        ours, theirs = copy.key_frame(token), data.key_frame(token)
+        np.testing.assert_array_equal(ours.global_from_ego, theirs.global_from_ego)
+        np.testing.assert_array_equal(ours.cameras[0].read(), theirs.cameras[0].read())
+        assert (ours.lidar is None) == (theirs.lidar is None)
 
 
 Change = Callable[[Path], object]

@@ -1,7 +1,7 @@
 """Teachers' maps on the disk, where the teacher `files` finds them again.
 
-`<folder>/semantics/<scene>/<camera>/<image name>.npz` and `<folder>/depth/<scene>/<camera>/<image name>.npz`: what the
-teacher `files` reads with the options `root=FOLDER/semantics` and `root=FOLDER/depth`. Scores and confidences are not kept. A class map
+`<folder>/semantics/<scene>/<camera>/<image name>.npz` and the same below `<folder>/depth`: what the teacher `files`
+reads with the options `root=FOLDER/semantics` and `root=FOLDER/depth`. Scores and confidences are not kept. A class map
 of 900×1600 takes about 30 kB, a depth map of a network some 3 MB: this is why labels are made without them.
 """
 

@@ -205,8 +205,8 @@ class _MapFiles:
             image = f"{camera.camera} of {frame.token}"
             if self._images.setdefault(path, image) != image and not self._layout.stacked:
                 raise ConfigError(
-                    f"files: {path} would be the map of {self._images[path]} and of {image}; maps of scenes and cameras "
-                    f"whose images have the same names lie in {_PER_SCENE}, or say with pattern=... where yours are "
+                    f"files: {path} would be the map of {self._images[path]} and of {image}; where images of several "
+                    f"scenes or cameras have one name, their maps lie in {_PER_SCENE}, or where pattern=... says "
                     "(fields {scene} and {camera})"
                 )
             yield path, self._map(path, camera)

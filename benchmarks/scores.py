@@ -179,8 +179,7 @@ def main() -> None:
 
     frames = [data.key_frame(token) for token in read]
     poses = {
-        scene: np.stack([data.key_frame(t).lidar.global_from_ego @ data.key_frame(t).lidar.ego_from_lidar
-                         for t in data.key_frame_tokens(scene)])
+        scene: np.stack([data.key_frame(t).lidar_sweep().global_from_lidar for t in data.key_frame_tokens(scene)])
         for scene in {frame.scene for frame in frames}
     }  # fmt: skip
     origins = [ray_origins(poses[frame.scene], frame.global_from_ego) for frame in frames]

@@ -56,3 +56,12 @@ def real_frame() -> Path:
     if not (root / "v1.0-mini/sample.json").exists():
         pytest.skip(f"no real nuScenes key frame at {root}; set OCCLIFT_REAL_FRAME to a folder that holds v1.0-mini/")
     return root
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real recordings of several data sets; they may not be redistributed, so it may be missing."""
+    root = Path(os.environ.get("OCCLIFT_REAL_DATA", REPOSITORY.parent / "shared/real"))
+    if not (root / "kitti-sequence").exists():
+        pytest.skip(f"no real data at {root}; set OCCLIFT_REAL_DATA to a folder that holds kitti-sequence/ and others")
+    return root

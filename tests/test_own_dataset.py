@@ -5,7 +5,7 @@ a network and scores.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from occlift import (
     label_from_views,
     read_label,
 )
-from occlift.errors import ConfigError
+from occlift.errors import ConfigError, DataError
 from occlift.evaluation.occupancy import evaluate
+from occlift.geometry.lenses import KannalaBrandt
 from occlift.label_space import DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
 from occlift.labels.files import label_path, read_prediction
 from occlift.losses.occfeat import OccFeatLossConfig
@@ -38,15 +39,19 @@ from occlift.models.occfeat import OccFeatHeadConfig
 from occlift.models.rendering import RenderingConfig
 from occlift.runtime.progress import shown_progress
 from occlift.scenes import DatasetSpec, ImageArray
+from occlift.scenes.rigs import single_rigs
+from occlift.teachers.images import inscribed
 from occlift.teachers.teacher import DepthMap, SemanticMap
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import checkpoint_parts
+from occlift.training.frames import OccupancyFrames
 from occlift.training.occfeat import OccFeatPretraining, PretrainConfig
 from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.predict import predict
 from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
 from occlift.training.run import run_training
+from occlift.training.volume_targets import seen_voxels
 
 WALL_M = 8.0
 SIZES = {"left": (48, 64), "right": (40, 80)}
@@ -160,6 +165,43 @@ def test_pixels_that_a_lens_does_not_cover_say_nothing(tmp_path: Path) -> None:
     # The left camera looks straight ahead from y = 0.5 m.
     assert (label.semantics[OCC3D.grid.centers()[..., 1] > 0.9] == UNKNOWN).all()
     assert (label.semantics < FREE).any()
+    assert label.mask_camera.any()
+    assert not label.mask_camera[OCC3D.grid.centers()[..., 1] > 0.9].any()
+
+
+class SmallMask(HalfImage):
+    def valid(self) -> np.ndarray:
+        return super().valid()[:20]
+
+
+def test_a_mask_of_another_size_than_its_image_is_told_about() -> None:
+    image = replace(camera_image("left", 0), source=SmallMask(np.zeros((48, 64, 3), np.uint8)))
+    with pytest.raises(DataError, match=r"the mask of valid pixels has 20×64 pixels .* the data set says 48×64"):
+        image.valid()
+
+
+class DistortedHall(Hall):
+    """The hall, seen through lenses that nobody has made pinholes of."""
+
+    def key_frame(self, token: str) -> KeyFrame:
+        frame = super().key_frame(token)
+        lens = KannalaBrandt(k1=0.01)
+        return replace(frame, cameras=tuple(replace(image, distortion=lens) for image in frame.cameras))
+
+
+def test_whoever_needs_pinholes_says_what_to_do_with_lenses(tmp_path: Path) -> None:
+    frame = DistortedHall().key_frame("0")
+    config = LabelConfig(frames=1)
+    uses: list[Callable[[], object]] = [
+        lambda: single_rigs(frame),
+        lambda: generate_labels(DistortedHall(), tmp_path, config, semantics=Eyes(), depth=Eyes()),
+        lambda: OccupancyFrames(DistortedHall(), ("0",), height=32, width=64, labels=None)[0],
+        lambda: seen_voxels(np.zeros(SPACE.grid.shape, bool), SPACE.grid, frame),
+        lambda: inscribed(frame.cameras[0], 32, 64),
+    ]
+    for use in uses:
+        with pytest.raises(ConfigError, match=r"is distorted \(kannala_brandt\), .*rectified\.Rectified\(data\)"):
+            use()
 
 
 def test_a_folder_keeps_to_its_label_space(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ PACKAGES = (
     "occlift.models",
     "occlift.scenes",
     "occlift.training",
+    "occlift.viz",
 )
 
 

@@ -340,3 +340,22 @@ def test_nothing_is_observed_behind_a_wall() -> None:
     assert not observed[9:].any()
     assert observed[8].sum() > 100
     assert observed[7, 8:12, 8:12].all()
+
+
+@pytest.mark.parametrize("filled", [0.03, 0.3])
+def test_only_valid_pixels_observe(filled: float) -> None:
+    """As a camera with several images would observe that together are the valid pixels."""
+    rng = np.random.default_rng(12)
+    occupied = rng.random(GRID.shape) < filled
+    forward = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    camera = np.array([[40.0, 0.0, 31.0], [0.0, 42.0, 20.0], [0.0, 0.0, 1.0]]), rigid_transform(forward, [-3.7, 0.1, 0])
+    whole = observed_by_camera(occupied, GRID, *camera, 40, 64)
+    assert np.array_equal(observed_by_camera(occupied, GRID, *camera, 40, 64, valid=np.ones((40, 64), bool)), whole)
+    assert not observed_by_camera(occupied, GRID, *camera, 40, 64, valid=np.zeros((40, 64), bool)).any()
+    valid = np.zeros((40, 64), bool)
+    valid[:, :29] = True
+    left = observed_by_camera(occupied, GRID, *camera, 40, 64, valid=valid)
+    assert np.array_equal(left, observed_by_camera(occupied, GRID, *camera, 40, 29))
+    assert 0 < left.sum() < whole.sum()
+    right = observed_by_camera(occupied, GRID, *camera, 40, 64, valid=~valid)
+    assert np.array_equal(left | right, whole)

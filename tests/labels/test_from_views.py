@@ -101,6 +101,28 @@ def test_invalid_pixels_neither_vote_nor_cast_a_ray() -> None:
     assert (label.semantics[left_half] == FREE).any()
 
 
+def test_the_camera_mask_counts_valid_pixels_only() -> None:
+    """A voxel that another view made known is not seen by pixels that show the lens's rim."""
+    whole = view()
+    all_valid = np.ones(whole.class_id.shape, bool)
+    right = all_valid.copy()
+    right[:, :45] = False
+    other = view(current=False)
+    labels = [
+        label_from_views([replace(whole, valid=valid), other], space=SPACE, decision=ONE_POINT)
+        for valid in (None, all_valid, right)
+    ]
+    np.testing.assert_array_equal(labels[0].mask_camera, labels[1].mask_camera)
+    seen, with_rim = labels[0].mask_camera, labels[2].mask_camera
+    # Votes of the other view are the same; the camera looks straight ahead from y = 0.04 m.
+    left_half = SPACE.grid.centers()[..., 1] > 0.2
+    assert (labels[2].semantics[left_half] == WALL).sum() > 50
+    assert seen[left_half].sum() > 1000
+    assert not with_rim[left_half].any()
+    right_half = SPACE.grid.centers()[..., 1] < -0.2
+    np.testing.assert_array_equal(with_rim[right_half], seen[right_half] & (labels[2].semantics != UNKNOWN)[right_half])
+
+
 def test_scores_and_confidences_decide_what_is_used() -> None:
     whole = view()
     unsure = replace(whole, score=np.full(whole.class_id.shape, 0.3), confidence=np.full(whole.class_id.shape, 0.3))

@@ -202,7 +202,7 @@ def test_what_is_no_depth_is_unknown(tmp_path: Path) -> None:
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     frame = alone(frame_at(tmp_path))
     root = tmp_path / "maps"
-    with pytest.raises(ConfigError, match=r"maps: no such folder; expected one that holds \{channel\}"):
+    with pytest.raises(ConfigError, match=r"maps: no such folder; expected one that holds \{scene\}"):
         semantics_teacher(f"files:{root}")
     root.mkdir()
     with pytest.raises(DataError, match=r"CAM_FRONT_LEFT/n015.*\.npy: no such file \(nor with \.npz, \.png\)"):
@@ -249,7 +249,26 @@ def test_patterns(tmp_path: Path) -> None:
 def test_settings_follow_the_options(tmp_path: Path) -> None:
     plain = depth_teacher(f"files:{tmp_path}").settings
     assert plain["root"] == tmp_path.as_posix()
-    assert plain["pattern"] == "{channel}/{stem}{suffix}"
+    assert plain["pattern"] == "{scene}/{camera}/{stem}{suffix}"
     assert depth_teacher(f"files:{tmp_path}", options={"scale_m": "0.5"}).settings != plain
     ids = {"class_ids": "0=255"}
     assert semantics_teacher(f"files:{tmp_path}", options=ids).settings["class_ids"] == ["0=255"]
+
+
+def test_images_of_one_name_in_two_scenes_need_maps_of_their_own(tmp_path: Path) -> None:
+    root, frames = tmp_path / "maps", []
+    for number, scene in enumerate(("monday", "tuesday")):
+        frame = alone(frame_at(tmp_path))
+        frames.append(replace(frame, scene=scene, token=scene))
+        np.save(made(root / scene / "CAM_FRONT_LEFT" / f"{frame.cameras[0].stem}.npy"), class_map(number))
+    teacher = semantics_teacher(f"files:{root}")
+    for number, frame in enumerate(frames):
+        assert np.array_equal(teacher.semantics(frame)[0].class_id, class_map(number))
+        assert np.array_equal(teacher.semantics(frame)[0].class_id, class_map(number)), "looking again is no mistake"
+
+    flat = tmp_path / "flat"
+    np.save(made(flat / "CAM_FRONT_LEFT" / f"{frames[0].cameras[0].stem}.npy"), class_map())
+    teacher = semantics_teacher(f"files:{flat}")
+    teacher.semantics(frames[0])
+    with pytest.raises(ConfigError, match=r"would be the map of CAM_FRONT_LEFT of monday and of CAM_FRONT_LEFT of tu"):
+        teacher.semantics(frames[1])

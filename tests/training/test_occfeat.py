@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lenses import through_half_a_lens
 from torch import nn
 
 from occlift.datasets.nuscenes.dataset import NuScenes
@@ -180,6 +181,21 @@ def test_feature_targets_are_means_over_the_cameras_that_see_a_voxel(small_town:
         assert np.allclose(found, np.mean(values, 0), atol=2e-2)
         views.append(len(values))
     assert {1, 2} <= set(views), "a voxel between two cameras was looked at"
+
+
+def test_features_come_from_valid_pixels(small_town: Path) -> None:
+    """Maps say in which half of the image a pixel lies, sharply."""
+    data, token = first_frame(small_town)
+    whole = data.key_frame(token)
+    occupied = lidar_occupancy(whole, COARSE) == 1
+    halves = np.tile((np.arange(88) >= 44).astype(np.float32), (1, 48, 1))
+    maps = {camera.camera: Patches(halves, (1.0, 1.0), (0.5, 0.5)) for camera in whole.cameras}
+    index, features = feature_targets(occupied, COARSE, whole, maps)
+    right_index, right = feature_targets(occupied, COARSE, through_half_a_lens(whole), maps)
+    assert 100 < len(right_index) < len(index)
+    assert features.min() == 0
+    # Bilinear within a pixel of the border.
+    assert right.min() >= 0.5
 
 
 class Rows:

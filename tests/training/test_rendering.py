@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lenses import through_half_a_lens
 from networks import tiny_easyocc
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from occlift.geometry.cameras import CameraRig
 from occlift.geometry.contraction import contracted, expanded
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.reproject import warp_to_target
-from occlift.label_space import FREE, NUM_CLASSES
+from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.losses.rendering import (
     distortion_loss,
     last_alpha_entropy,
@@ -29,6 +30,9 @@ from occlift.losses.rendering import (
     smoothness_loss,
 )
 from occlift.models.rendering import RenderingConfig, RenderingModel
+from occlift.scenes.dataset import KeyFrameList
+from occlift.scenes.frames import CameraImage
+from occlift.scenes.truth_maps import TruthMaps, read_truth_beside
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.training.frames import OccupancyFrames
 from occlift.training.rendering_frames import RenderingFrames, at_rays
@@ -417,6 +421,30 @@ def test_a_mirrored_batch_is_rendered_mirrored(small_town: Path) -> None:
     reflect_x = torch.tensor([-1.0, 1, 1, 1]).diag()
     expected = reflect_x @ batch.neighbour_from_camera() @ reflect_x
     assert torch.allclose(mirrored.neighbour_from_camera(), expected, atol=1e-4)
+
+
+class HalfTown(KeyFrameList):
+    def truth_maps(self, image: CameraImage) -> TruthMaps:
+        return read_truth_beside(image)
+
+
+def test_rays_of_invalid_pixels_are_unknown(small_town: Path) -> None:
+    whole = frames_of(small_town)
+    data = NuScenes.open(small_town)
+    half = HalfTown([through_half_a_lens(data.key_frame(token)) for token in whole._frames.tokens[:2]])
+    tokens = half.key_frame_tokens(half.scenes()[0])
+    frames = RenderingFrames(
+        half, OccupancyFrames(half, tokens, height=48, width=88), semantics=semantics_teacher("oracle:perfect", half),
+        depth=depth_teacher("oracle:perfect", half), ray_height=6, ray_width=12, neighbours=False,
+    )  # fmt: skip
+    class_id, depth_m = frames.maps(0, frames._frames[0].rig)
+    assert depth_m is not None
+    expected, expected_m = frames_of(small_town, columns=12).maps(0, frames._frames[0].rig)
+    assert expected_m is not None
+    assert (class_id[..., :6] == UNKNOWN).all()
+    assert depth_m[..., :6].isnan().all()
+    assert torch.equal(class_id[..., 6:], expected[..., 6:])
+    assert torch.equal(depth_m[..., 6:], expected_m[..., 6:])
 
 
 def test_maps_are_read_where_the_rays_are(small_town: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from other_space import FLOOR, FREE, ROBOT, ROBOT_XY, SHELF, SPACE, WALL, WALL_X, HallDataset, hall, write_truth
 from PIL import Image
 
-from occlift.errors import ConfigError
 from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import OCC3D, UNKNOWN
 from occlift.scenes.rigs import single_rigs
@@ -146,9 +145,10 @@ def test_show_draws_labels_without_lidar_and_lidar_without_labels(tmp_path: Path
     assert (occupancy == SPACE.taxonomy.palette[SHELF]).all(2).any(), "in the legend alone"
     birds_eye = np.asarray(Image.open(run.paths[2]).convert("RGB")).astype(int)
     assert (robot_edge(birds_eye)[:, 2] - robot_edge(birds_eye)[:, 0]).max() > 80, "blue, as robots are"
-    with pytest.raises(ConfigError, match=r"pictures without labels.*needs lidar sweeps, and key frame evening-0"):
-        show(dark, TOKEN, tmp_path / "lidar", space=SPACE)
-    assert not (tmp_path / "lidar").exists()
+    assert [path.name for path in run.paths][:1] == ["images.png"]
+    run = show(dark, TOKEN, tmp_path / "bare", space=SPACE)
+    assert [path.name for path in run.paths] == ["images.png", "birds_eye.png"]
+    assert run.occupancy_from is None
     run = show(HallDataset(), TOKEN, tmp_path / "lidar", space=SPACE)
     assert run.num_lidar_points == int((hall(0) < FREE).sum())
     assert run.ground_height_m == pytest.approx(0.0, abs=0.11)

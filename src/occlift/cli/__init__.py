@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from occlift.errors import OccliftError
@@ -20,6 +21,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Everything once: a town, labels, training, baselines, scores, a report. No GPU, no downloads.",
     ),
     "town": ("occlift.cli.town:town", "Build a procedural town: a nuScenes-format data set with exact truth."),
+    "check": (
+        "occlift.cli.check:check",
+        "Check files, times, calibration and poses of a data set, and draw one key frame.",
+    ),
     "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
     "space": (
         "occlift.cli.spaces:space",
@@ -69,7 +74,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Add up evaluations of parts of a split; equal to scoring it whole, to the last bit.",
     ),
     "compare": ("occlift.cli.evaluation:compare", "Compare runs: every score beside the others', the best marked."),
-    "show": ("occlift.cli.pictures:show", "Draw one key frame: lidar and occupancy on the images, and from above."),
+    "view": (
+        "occlift.cli.view:view",
+        "Look at data sets, labels, predictions and truth in 3-D, in a browser: any mix of paths.",
+    ),
+    "show": (
+        "occlift.cli.pictures:show",
+        "Draw one key frame: lidar and occupancy on the images, and from above; or its scene as a video.",
+    ),
     "show-targets": (
         "occlift.cli.pictures:show_targets",
         "Draw what a pretraining would be asked to predict of one key frame, on the images and from above.",
@@ -125,6 +137,8 @@ def _run(words: Sequence[str]) -> None:
         near = difflib.get_close_matches(name, COMMANDS, n=3)
         what = f"did you mean {' or '.join(near)}?" if near else "`occlift --help` lists the commands"
         _exit(f"there is no command {words[0]!r}; {what}", 2)
+    # Where users keep modules of their own, such as a data set's; `python -m` does the same.
+    sys.path.append(str(Path.cwd()))
     import tyro
 
     from occlift.cli.loop import is_first_process

@@ -18,20 +18,40 @@ def show(
     root: Root,
     token: Token,
     out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/show"),
-    labels: Annotated[Path | None, arg(help="folder of the labels to draw; without it the lidar's voxels")] = None,
+    labels: Annotated[
+        Path | None, arg(help="folder of the labels to draw; without it the lidar's voxels, where there is a lidar")
+    ] = None,
     space: Space = None,
+    video: Annotated[
+        Path | None, arg(help="file .mp4 for the scene of this key frame, instead of pictures of the key frame")
+    ] = None,
 ) -> None:
-    """Draw one key frame: lidar and occupancy on the images, and from above."""
+    """Draw one key frame: lidar and occupancy on the images, and from above; or its scene as a video."""
     from occlift.scenes.dataset import open_dataset
+
+    data, label_space = open_dataset(root), space_of(space, labels)
+    if video is not None:
+        from occlift.viz.video import write_scene_video
+
+        film = write_scene_video(data, data.key_frame(token).scene, video, labels=labels, space=label_space)
+        for note in film.notes[:5]:
+            print(note)
+        if len(film.notes) > 5:
+            print(f"and {len(film.notes) - 5} more that could not be drawn")
+        print(f"{film.path}: {film.frames} key frames, {film.frames_per_s:g} a second")
+        return
     from occlift.viz.show import show as run_show
 
-    run = run_show(open_dataset(root), token, out, labels=labels, space=space_of(space, labels))
+    run = run_show(data, token, out, labels=labels, space=label_space)
     for path in run.paths:
         print(path)
-    print(
-        f"{run.num_lidar_points} lidar points; ground at z = {run.ground_height_m:+.2f} m in the ego frame; "
-        f"{run.num_boxes_agreeing} of {run.num_boxes} boxes hold as many points as the data set says"
-    )
+    for note in run.notes:
+        print(note)
+    if run.num_lidar_points:
+        print(
+            f"{run.num_lidar_points} lidar points; ground at z = {run.ground_height_m:+.2f} m in the ego frame; "
+            f"{run.num_boxes_agreeing} of {run.num_boxes} boxes hold as many points as the data set says"
+        )
 
 
 def show_targets(

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_FORMAT", "FORMATS", "table_writer"]
 
-FORMATS: Final = {"nuscenes": "occlift.datasets.nuscenes"}
+FORMATS: Final = {
+    "argoverse2": "occlift.datasets.argoverse2",
+    "frames": "occlift.datasets.frames",
+    "kitti": "occlift.datasets.kitti",
+    "nuscenes": "occlift.datasets.nuscenes",
+}
 """Name of a format → module with a function `open_folder(folder, **options)`."""
 
 DEFAULT_FORMAT: Final = "nuscenes"

@@ -284,7 +284,7 @@ class _RayOrigins:
         frame = self._data.key_frame(token)
         if frame.scene != self._scene:
             sweeps = [self._data.key_frame(t).lidar_sweep() for t in self._data.key_frame_tokens(frame.scene)]
-            self._global_from_lidar = np.stack([sweep.global_from_ego @ sweep.ego_from_lidar for sweep in sweeps])
+            self._global_from_lidar = np.stack([sweep.global_from_lidar for sweep in sweeps])
             self._scene = frame.scene
         return ray_origins(self._global_from_lidar, frame.global_from_ego, grid=self._grid)
 

@@ -142,6 +142,7 @@ def observed_by_camera(
     width: int,
     *,
     among: Bool[np.ndarray, "x y z"] | None = None,
+    valid: Bool[np.ndarray, "height width"] | None = None,
 ) -> Bool[np.ndarray, "x y z"]:
     """What one camera observes of a grid: Occ3D's rule for `mask_camera`, in the limit of infinitely many pixels.
 
@@ -158,6 +159,7 @@ def observed_by_camera(
         intrinsics_px: for an image of `height` × `width` pixels.
         grid_from_camera: from camera coordinates to the frame of the grid (for Occ3D: `ego_from_camera`).
         among: the voxels to decide on, by default all; the rest is returned as false. All of `occupied` blocks.
+        valid: pixels that show the world; the others are as outside of the image. None: all.
     """
     occupied = _volume(occupied, grid)
     lower_m, size_m = _corner_and_size(grid)
@@ -170,7 +172,10 @@ def observed_by_camera(
     camera_index = (np.asarray(grid_from_camera, np.float64)[:3, 3] - lower_m) / size_m
     observed = np.zeros(grid.shape, np.bool_)
     among = _volume(np.ones(grid.shape, np.bool_) if among is None else among, grid)
-    _observed(occupied, among, pixel_from_index, camera_index, float(height), float(width), observed)
+    assert valid is None or valid.shape == (height, width), (valid.shape, height, width)
+    # The kernel takes no pixel at all for all pixels.
+    valid = np.zeros((0, 0), np.bool_) if valid is None else np.ascontiguousarray(valid, np.bool_)
+    _observed(occupied, among, pixel_from_index, camera_index, float(height), float(width), valid, observed)
     return observed
 
 
@@ -295,8 +300,9 @@ def _crossed_voxels(
 
 @njit
 def _in_image(
-    pixel_from_index: Float[np.ndarray, "3 4"], x: float, y: float, z: float, height: float, width: float
-) -> bool:
+    pixel_from_index: Float[np.ndarray, "3 4"], x: float, y: float, z: float, height: float, width: float,
+    valid: Bool[np.ndarray, "rows columns"],
+) -> bool:  # fmt: skip
     m = pixel_from_index
     depth = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
     if depth <= 0.0:
@@ -305,7 +311,10 @@ def _in_image(
     if not (0.0 <= u < width * depth):
         return False
     v = m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]
-    return 0.0 <= v < height * depth
+    if not (0.0 <= v < height * depth):
+        return False
+    rows, columns = valid.shape
+    return rows == 0 or valid[min(int(v / depth), rows - 1), min(int(u / depth), columns - 1)]
 
 
 @njit
@@ -332,7 +341,7 @@ def _in_sight(
 @njit
 def _face_in_sight(
     occupied: Bool[np.ndarray, "x y z"], pixel_from_index: Float[np.ndarray, "3 4"], camera: Float[np.ndarray, "3"],
-    height: float, width: float, x: int, y: int, z: int, axis: int,
+    height: float, width: float, valid: Bool[np.ndarray, "rows columns"], x: int, y: int, z: int, axis: int,
 ) -> bool:  # fmt: skip
     """Whether the face of an occupied voxel across `axis` that looks at the camera is exposed and seen."""
     index = z if axis == 2 else (y if axis == 1 else x)
@@ -350,7 +359,7 @@ def _face_in_sight(
     if inside_grid and occupied[x + sx, y + sy, z + sz]:
         return False
     fx, fy, fz = x + 0.5 + 0.5 * sx, y + 0.5 + 0.5 * sy, z + 0.5 + 0.5 * sz
-    if not _in_image(pixel_from_index, fx, fy, fz, height, width):
+    if not _in_image(pixel_from_index, fx, fy, fz, height, width, valid):
         return False
     return _in_sight(occupied, camera[0], camera[1], camera[2], fx, fy, fz, x, y, z)
 
@@ -358,7 +367,8 @@ def _face_in_sight(
 @njit(parallel=True)
 def _observed(
     occupied: Bool[np.ndarray, "x y z"], among: Bool[np.ndarray, "x y z"], pixel_from_index: Float[np.ndarray, "3 4"],
-    camera: Float[np.ndarray, "3"], height: float, width: float, observed: Bool[np.ndarray, "x y z"],
+    camera: Float[np.ndarray, "3"], height: float, width: float, valid: Bool[np.ndarray, "rows columns"],
+    observed: Bool[np.ndarray, "x y z"],
 ) -> None:  # fmt: skip
     nx, ny, nz = occupied.shape
     for column in prange(nx * ny):
@@ -368,10 +378,10 @@ def _observed(
                 continue
             if occupied[x, y, z]:
                 for axis in range(3):
-                    if _face_in_sight(occupied, pixel_from_index, camera, height, width, x, y, z, axis):
+                    if _face_in_sight(occupied, pixel_from_index, camera, height, width, valid, x, y, z, axis):
                         observed[x, y, z] = True
                         break
-            elif _in_image(pixel_from_index, x + 0.5, y + 0.5, z + 0.5, height, width):
+            elif _in_image(pixel_from_index, x + 0.5, y + 0.5, z + 0.5, height, width, valid):
                 observed[x, y, z] = _in_sight(
                     occupied, camera[0], camera[1], camera[2], x + 0.5, y + 0.5, z + 0.5, x, y, z
                 )

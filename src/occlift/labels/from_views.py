@@ -32,7 +32,7 @@ class PosedView:
         score: how sure the class of each pixel is; None: 1 everywhere.
         confidence: how sure the depth of each pixel is; None: 1 everywhere.
         valid: pixels that show the world: False outside of a lens's circle, or where the car sees itself. They are
-            unknown, and cast no ray. None: all.
+            unknown, cast no ray, and do not count for `mask_camera`. None: all.
         current: whether the view is of the label's own time. Of others, what may move by itself is left out, and they
             do not count for `mask_camera`.
 
@@ -165,7 +165,7 @@ def label_from_views(
     add_views(tally, posed, taxonomy)
     own = [clean for clean, view in zip(cleaned, views, strict=True) if view.current]
     votes = tally.votes(points_per_ray=points_per_ray(own or cleaned))
-    cameras = [(v.intrinsics_px, v.ego_from_camera, *v.class_id.shape) for v in views if v.current]
+    cameras = [(v.intrinsics_px, v.ego_from_camera, *v.class_id.shape, v.valid) for v in views if v.current]
     return label_of(decide(votes, decision, taxonomy), cameras, confidence=confidence, space=space)
 
 

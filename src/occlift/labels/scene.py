@@ -172,7 +172,8 @@ class SceneLabeller:
         decision = decide(votes, self._config.decision, self._space.taxonomy)
         frame = self._data.key_frame(token)
         cameras = [
-            (image.intrinsics_px, frame.ego_from_camera(image), image.height, image.width) for image in frame.cameras
+            (image.pinhole_intrinsics_px, frame.ego_from_camera(image), image.height, image.width, image.valid())
+            for image in frame.cameras
         ]
         label = label_of(decision, cameras, confidence=self._config.confidence, space=self._space)
         fused = time.perf_counter()

@@ -86,6 +86,7 @@ def view_of(
     """What the teachers say about an image, cleaned up (`clean_view`), without pixels that the image does not cover.
 
     Raises:
+        ConfigError: the camera is distorted.
         DataError: the two maps differ in size, or have not the proportions of the image.
     """
     height, width = depth.depth_m.shape
@@ -99,7 +100,7 @@ def view_of(
             f"{image.source.name}: maps of {(height, width)} pixels (height, width) cannot cover an image of "
             f"{(image.height, image.width)}; a map must show the whole image"
         )
-    valid = image.source.valid()
+    valid = image.valid()
     if valid is not None and valid.shape != (height, width):
         # The pixel of the image in which the centre of a pixel of the map lies.
         rows, columns = (np.arange(n) * 2 + 1 for n in (height, width))
@@ -107,7 +108,7 @@ def view_of(
     return clean_view(
         semantics.class_id,
         depth.depth_m,
-        image.intrinsics_px * np.array([[width / image.width], [height / image.height], [1.0]]),
+        image.pinhole_intrinsics_px * np.array([[width / image.width], [height / image.height], [1.0]]),
         image.global_from_camera,
         score=semantics.score,
         confidence=depth.confidence,

@@ -12,24 +12,27 @@ from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
 from occlift.labels.decide import Decision
 from occlift.labels.files import OccupancyLabel
 
-MaskCamera = tuple[Float[np.ndarray, "3 3"], Float[np.ndarray, "4 4"], int, int]
-"""Of a camera the intrinsics (pixels), the transform from it to the grid's frame, height and width of its images."""
+MaskCamera = tuple[
+    Float[np.ndarray, "3 3"], Float[np.ndarray, "4 4"], int, int, Bool[np.ndarray, "_height _width"] | None
+]
+"""Of a camera the intrinsics (pixels), the transform from it to the grid's frame, height and width of its images, and
+which of their pixels show the world (None: all)."""
 
 
 def camera_mask(
     semantics: UInt8[np.ndarray, "x y z"], cameras: Sequence[MaskCamera], *, space: LabelSpace = OCC3D
 ) -> Bool[np.ndarray, "x y z"]:
-    """The known voxels that at least one camera observes, by Occ3D's rule (`observed_by_camera`).
+    """The known voxels that at least one camera observes in valid pixels, by Occ3D's rule (`observed_by_camera`).
 
     Args:
         semantics: of the label; unknown voxels do not block the line of sight.
     """
     occupied = semantics < space.taxonomy.free
     observed = np.zeros(space.grid.shape, bool)
-    for intrinsics_px, grid_from_camera, height, width in cameras:
+    for intrinsics_px, grid_from_camera, height, width, valid in cameras:
         open_voxels = (semantics != UNKNOWN) & ~observed
         observed |= observed_by_camera(
-            occupied, space.grid, intrinsics_px, grid_from_camera, height, width, among=open_voxels
+            occupied, space.grid, intrinsics_px, grid_from_camera, height, width, among=open_voxels, valid=valid
         )
     return observed
 

@@ -32,7 +32,7 @@ class DatasetSpec:
     """Which data set to open, and how: what another process needs to open the same.
 
     Attributes:
-        format: name of a format in `occlift.datasets`, or `package.module` of a factory of one's own.
+        format: name of a format in `occlift.datasets`, or the module of a factory of one's own.
         location: folder of the data set, or the name of the factory in its module.
         options: keyword arguments of the reader or the factory.
 
@@ -56,10 +56,11 @@ class DatasetSpec:
         if isinstance(text, Path) or found is None:
             return cls(_formats().DEFAULT_FORMAT, str(text))
         format, location, options = found.groups()
-        if format not in _formats().FORMATS and "." not in format:
+        # A factory has a name, a folder of a format that does not exist usually a slash.
+        if format not in _formats().FORMATS and not location.isidentifier():
             raise ConfigError(
                 f"{text}: there is no format {format!r}; expected {', '.join(_formats().FORMATS)} (such as "
-                f"{_formats().DEFAULT_FORMAT}:FOLDER), or package.module:factory of your own"
+                f"{_formats().DEFAULT_FORMAT}:FOLDER), or module:factory of your own"
             )
         return cls(format, location, dict(parse_qsl(options or "", keep_blank_values=True)))
 
@@ -78,7 +79,10 @@ class DatasetSpec:
         try:
             opener = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{self}: {error}; expected package.module:factory that can be imported") from error
+            raise ConfigError(
+                f"{self}: {error}; expected module:factory that can be imported, or one of the formats "
+                f"{', '.join(_formats().FORMATS)}"
+            ) from error
         try:
             return opener(*arguments, **self.options)
         except TypeError as error:
@@ -98,7 +102,7 @@ def open_dataset(spec: str | Path | DatasetSpec) -> DrivingDataset:
     """Opens a data set.
 
     Args:
-        spec: `format:folder?option=value`, `package.module:factory?option=value`, or a bare path, which is a folder in
+        spec: `format:folder?option=value`, `module:factory?option=value`, or a bare path, which is a folder in
             the default format.
 
     Raises:

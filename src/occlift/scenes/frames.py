@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from occlift.errors import DataError
+from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import inverse
 
 if TYPE_CHECKING:
+    from occlift.geometry.lenses import Lens
     from occlift.scenes.sources import ImageSource, LidarSource
 
 
@@ -30,6 +31,9 @@ class CameraImage:
         timestamp_us: time of the exposure.
         height, width: size of the image, pixels.
         intrinsics_px: 3×3 pinhole matrix for an image of that size; pixel centres at + 0.5.
+        distortion: how the lens departs from that pinhole; None where it does not. Open such a data set as
+            `occlift.datasets.rectified.Rectified(data)`: everything else works with pinholes, and reads
+            `pinhole_intrinsics_px`.
         ego_at_image_from_camera: mounting of the camera, 4×4.
         global_from_ego_at_image: ego pose at the time of the image, 4×4.
         source: reads the pixels; not opened before `read` is called.
@@ -55,6 +59,21 @@ class CameraImage:
     ego_at_image_from_camera: Float[np.ndarray, "4 4"]
     global_from_ego_at_image: Float[np.ndarray, "4 4"]
     source: ImageSource
+    distortion: Lens | None = None
+
+    @property
+    def pinhole_intrinsics_px(self) -> Float[np.ndarray, "3 3"]:
+        """`intrinsics_px`, for whoever takes the image for that of a pinhole.
+
+        Raises:
+            ConfigError: the lens distorts.
+        """
+        if self.distortion is not None:
+            raise ConfigError(
+                f"{self.source.name}: camera {self.camera} is distorted ({self.distortion.model}), and a pinhole is "
+                "needed here; open the data set as occlift.datasets.rectified.Rectified(data)"
+            )
+        return self.intrinsics_px
 
     @property
     def global_from_camera(self) -> Float[np.ndarray, "4 4"]:
@@ -72,13 +91,26 @@ class CameraImage:
             DataError: the file is missing or damaged, or has another size than `height` × `width`.
         """
         image = self.source.read()
-        if image.shape[:2] != (self.height, self.width):
-            raise DataError(
-                f"{self.source.name}: the image has {image.shape[0]}×{image.shape[1]} pixels (height × width), the "
-                f"data set says {self.height}×{self.width}, and its intrinsics are for that size; the two come from "
-                "different data"
-            )
+        self._check_size("image", image.shape)
         return image
+
+    def valid(self) -> Bool[np.ndarray, "height width"] | None:
+        """Which pixels show the world, as `ImageSource.valid`; None: all of them.
+
+        Raises:
+            DataError: the mask is missing or damaged, or has another size than `height` × `width`.
+        """
+        valid = self.source.valid()
+        if valid is not None:
+            self._check_size("mask of valid pixels", valid.shape)
+        return valid
+
+    def _check_size(self, what: str, shape: tuple[int, ...]) -> None:
+        if shape[:2] != (self.height, self.width):
+            raise DataError(
+                f"{self.source.name}: the {what} has {shape[0]}×{shape[1]} pixels (height × width), the data set says "
+                f"{self.height}×{self.width}, and its intrinsics are for that size; the two come from different data"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,8 +120,8 @@ class LidarSweep:
     Attributes:
         key: name of the sweep that is unique in the data set.
         timestamp_us: time of the sweep.
-        ego_from_lidar: mounting of the lidar, 4×4.
-        global_from_ego: ego pose at the time of the sweep, 4×4.
+        ego_from_lidar: mounting of the lidar, 4×4: to the ego frame at the time of the sweep.
+        global_from_ego: ego pose at the time of the sweep, 4×4; it may differ from that of the key frame.
         source: reads the points; not opened before.
     """
 
@@ -98,6 +130,10 @@ class LidarSweep:
     ego_from_lidar: Float[np.ndarray, "4 4"]
     global_from_ego: Float[np.ndarray, "4 4"]
     source: LidarSource
+
+    @property
+    def global_from_lidar(self) -> Float[np.ndarray, "4 4"]:
+        return self.global_from_ego @ self.ego_from_lidar
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,6 +167,14 @@ class KeyFrame:
         """From a camera to the ego frame of the key frame, through the global frame and both ego poses."""
         ego_from_global = inverse(self.global_from_ego)
         return ego_from_global @ camera.global_from_camera
+
+    def ego_from_lidar(self, sweep: LidarSweep) -> Float[np.ndarray, "4 4"]:
+        """From the lidar of a sweep, its own or one of another time, to the ego frame of the key frame."""
+        if np.array_equal(sweep.global_from_ego, self.global_from_ego):
+            # Through the global frame, which may be kilometres away, it is the same but for rounding.
+            return sweep.ego_from_lidar
+        ego_from_global = inverse(self.global_from_ego)
+        return ego_from_global @ sweep.global_from_ego @ sweep.ego_from_lidar
 
     def lidar_sweep(self) -> LidarSweep:
         """The sweep, where one is needed.

@@ -28,7 +28,7 @@ def lidar_depth(
     *,
     min_depth_m: float = MIN_LIDAR_DEPTH_M,
 ) -> tuple[Float[np.ndarray, "seen 2"], Float[np.ndarray, "seen"]]:
-    """Projects a sweep into an image, from the ego pose at the lidar's time to that at the image's time.
+    """Projects a sweep into an image, from the ego pose at the sweep's time to that at the image's time.
 
     Args:
         camera: of the frame.
@@ -38,7 +38,7 @@ def lidar_depth(
     Returns:
         (u, v) in pixels of the image, and depth along the optical axis, metres; float64, in the order of the points.
     """
-    points_ego = transform_points(frame.lidar_sweep().ego_from_lidar, points_lidar.astype(np.float64))
+    points_ego = transform_points(frame.ego_from_lidar(frame.lidar_sweep()), points_lidar.astype(np.float64))
     rig = rig_of(replace(frame, cameras=(camera,)))
     pixels, depth_m, visible = rig.project(torch.from_numpy(points_ego), min_depth_m=min_depth_m)
     seen = visible[0]

@@ -16,6 +16,7 @@ def rig_of(key_frame: KeyFrame) -> CameraRig:
     """The cameras of a key frame as a rig, float64; ego motion between image and lidar is in the transforms.
 
     Raises:
+        ConfigError: a camera is distorted.
         DataError: the images have different sizes.
     """
     sizes = {(camera.height, camera.width) for camera in key_frame.cameras}
@@ -23,7 +24,7 @@ def rig_of(key_frame: KeyFrame) -> CameraRig:
         raise DataError(f"sample {key_frame.token}: expected images of one size, got {sorted(sizes)}")
     height, width = sizes.pop()
     return CameraRig(
-        intrinsics_px=torch.tensor(np.stack([camera.intrinsics_px for camera in key_frame.cameras])).double(),
+        intrinsics_px=torch.tensor(np.stack([camera.pinhole_intrinsics_px for camera in key_frame.cameras])).double(),
         ego_from_camera=torch.tensor(
             np.stack([key_frame.ego_from_camera(camera) for camera in key_frame.cameras])
         ).double(),

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from occlift.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 
 class ImageSource(ABC):
@@ -40,6 +46,15 @@ class ImageSource(ABC):
     def valid(self) -> Bool[np.ndarray, "height width"] | None:
         """Which pixels show the scene (not the car itself, nor what a lens does not cover); None: all of them."""
         return None
+
+    def size(self) -> tuple[int, int]:
+        """Height and width, pixels; files say it without being decoded.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        height, width, _ = self.read().shape
+        return height, width
 
     def fingerprint(self) -> int:
         """A number that differs, as a rule, where the content does; compared by caches."""
@@ -80,6 +95,10 @@ class ImageFile(ImageSource):
     def read(self) -> UInt8[np.ndarray, "height width 3"]:
         return read_image(self.path)
 
+    def size(self) -> tuple[int, int]:
+        with _opened(self.path) as image:
+            return image.height, image.width
+
     def fingerprint(self) -> int:
         """The size of the file, bytes: the image is not opened.
 
@@ -109,11 +128,18 @@ def read_image(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         DataError: the file is missing, is no image, or is cut off.
     """
+    with _opened(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[PillowImage]:
+    """The image in a file; what Pillow says against it in the block becomes a DataError."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+            yield image
     except FileNotFoundError:
         raise missing_file(path) from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -30,6 +30,7 @@ from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES,
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
 _FIELDS: Final = ("camera", "channel", "stem", "token", "sample", "scene", "suffix")
+_PER_SCENE: Final = "<scene>/<camera>/<image name>"
 _NO_HEADER: Final = ".bin"
 """Suffix of files that are nothing but int8, row by row, as OccNeRF's are."""
 
@@ -40,7 +41,8 @@ class FilesSemanticsConfig:
 
     Attributes:
         root: the folder.
-        layout: where the maps lie below it; `plain` is `<camera>/<image name>` with .npy, .npz or .png.
+        layout: where the maps lie below it; `plain` is `<scene>/<camera>/<image name>` or `<camera>/<image name>` with
+            .npy, .npz or .png.
         pattern: another place than the layout's; fields as in `Layout`.
         key: of the array in `.npz` files; by default the only one that there is.
         class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`. By default ids are
@@ -172,6 +174,8 @@ class _MapFiles:
     def __init__(self, root: Path, pattern: str, key: str, layout: Layout) -> None:
         self._root, self._key, self._layout = root.expanduser(), key, layout
         self._pattern = pattern or layout.pattern
+        self._flat_pattern = "" if pattern else layout.flat_pattern
+        self._images: dict[Path, str] = {}
         if not self._root.is_dir():
             raise ConfigError(f"files: {root}: no such folder; expected one that holds {self._pattern}")
         try:
@@ -196,15 +200,15 @@ class _MapFiles:
 
     def read(self, frame: KeyFrame) -> Iterator[tuple[Path, Shaped[np.ndarray, "height width"]]]:
         """The file of every image's map, and the map; its size fits the image."""
-        seen: dict[Path, str] = {}
         for camera in frame.cameras:
             path = self._path(frame, camera)
-            if path in seen and not self._layout.stacked:
+            image = f"{camera.camera} of {frame.token}"
+            if self._images.setdefault(path, image) != image and not self._layout.stacked:
                 raise ConfigError(
-                    f"files: the pattern {self._pattern!r} names {path} for {seen[path]} and for {camera.camera}; put "
-                    "{camera} into it"
+                    f"files: {path} would be the map of {self._images[path]} and of {image}; maps of scenes and cameras "
+                    f"whose images have the same names lie in {_PER_SCENE}, or say with pattern=... where yours are "
+                    "(fields {scene} and {camera})"
                 )
-            seen[path] = camera.camera
             yield path, self._map(path, camera)
 
     def _map(self, path: Path, camera: CameraImage) -> Shaped[np.ndarray, "height width"]:
@@ -232,13 +236,16 @@ class _MapFiles:
             "scene": frame.scene,
         }
         candidates = [
-            self._root / self._pattern.format(**fields, suffix=suffix)
-            for suffix in (SUFFIXES if "{suffix}" in self._pattern else ("",))
+            self._root / pattern.format(**fields, suffix=suffix)
+            for pattern in filter(None, (self._pattern, self._flat_pattern))
+            for suffix in (SUFFIXES if "{suffix}" in pattern else ("",))
         ]
         for path in candidates:
             if path.is_file():
                 return path
-        others = f" (nor with {', '.join(SUFFIXES[1:])})" if len(candidates) > 1 else ""
+        others = f" (nor with {', '.join(SUFFIXES[1:])})" if "{suffix}" in self._pattern else ""
+        if self._flat_pattern:
+            others += f" (nor {candidates[-1].with_suffix('').relative_to(self._root)})"
         raise DataError(f"{candidates[0]}: no such file{others}; it should hold the map of {camera.stem}")
 
     def _slice(self, path: Path, array: NDArray[Any], camera: CameraImage) -> NDArray[Any]:

@@ -178,7 +178,7 @@ class DepthPro(_NetworkDepth):
 
     def _metres(self, predicted: Float32[np.ndarray, "h w"], camera: CameraImage) -> Float32[np.ndarray, "h w"]:
         # The image's own: its field of view does not change when it is stretched to a square.
-        focal_widths = np.float32(camera.intrinsics_px[0, 0] / camera.width)
+        focal_widths = np.float32(camera.pinhole_intrinsics_px[0, 0] / camera.width)
         with np.errstate(divide="ignore"):
             return focal_widths / predicted
 

@@ -162,7 +162,7 @@ def inscribed(camera: CameraImage, input_height: int, input_width: int) -> Place
     An image whose pixels are not square (f_x ≠ f_y) is resized so that they become square, by factors in the ratio
     f_y : f_x: networks know no other. For square pixels the proportions are kept.
     """
-    f_x, f_y = float(camera.intrinsics_px[0, 0]), float(camera.intrinsics_px[1, 1])
+    f_x, f_y = float(camera.pinhole_intrinsics_px[0, 0]), float(camera.pinhole_intrinsics_px[1, 1])
     focal_px = min(f_x * input_width / camera.width, f_y * input_height / camera.height)
     height = min(input_height, max(1, round(camera.height * focal_px / f_y)))
     width = min(input_width, max(1, round(camera.width * focal_px / f_x)))

@@ -95,7 +95,7 @@ class LidarDepth:
                 point_depth_m,
                 height=camera.height,
                 width=camera.width,
-                focal_px=float(camera.intrinsics_px[0, 0]),
+                focal_px=float(camera.pinhole_intrinsics_px[0, 0]),
                 config=self.config,
             )
             maps.append(DepthMap(depth_m=depth_m, confidence=np.isfinite(depth_m).astype(np.float32)))

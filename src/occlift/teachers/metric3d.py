@@ -137,7 +137,7 @@ class Metric3D:
         canonical, confidence = network(np.stack(images))
         maps = []
         for index, (camera, placement) in enumerate(zip(cameras, placements, strict=True)):
-            focal_px = float(placement.intrinsics_px(camera.intrinsics_px)[0, 0])
+            focal_px = float(placement.intrinsics_px(camera.pinhole_intrinsics_px)[0, 0])
             depth_m = placement.depth_onto_image(
                 canonical[index] * np.float32(focal_px / CANONICAL_FOCAL_PX),
                 config.upsampling,

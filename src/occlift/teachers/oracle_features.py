@@ -163,7 +163,7 @@ class OracleFeatures:
         """The term of the height. Heights differ within a cell, so all of its pixels enter; a row of cells at once."""
         v, u = (np.arange(size) + 0.5 for size in truth.depth_m.shape)
         # Height is linear in (u, v) at depth 1: the third row of the mounting, times the ray through a pixel.
-        across, down, ahead = image.ego_at_image_from_camera[2, :3] @ np.linalg.inv(image.intrinsics_px)
+        across, down, ahead = image.ego_at_image_from_camera[2, :3] @ np.linalg.inv(image.pinhole_intrinsics_px)
         seen = np.isfinite(truth.depth_m)
         rise = across * u + down * v[:, None] + ahead
         height_m = np.where(seen, truth.depth_m, 0.0) * rise + image.ego_at_image_from_camera[2, 3]

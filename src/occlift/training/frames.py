@@ -278,7 +278,7 @@ class OccupancyFrames(Dataset[FrameBatch]):
         images, intrinsics_px, ego_from_camera = [], [], []
         for camera, image in zip(key_frame.cameras, on_disk, strict=True):
             rig = CameraRig(
-                intrinsics_px=torch.from_numpy(camera.intrinsics_px)[None],
+                intrinsics_px=torch.from_numpy(camera.pinhole_intrinsics_px)[None],
                 ego_from_camera=torch.from_numpy(key_frame.ego_from_camera(camera))[None],
                 height=camera.height,
                 width=camera.width,

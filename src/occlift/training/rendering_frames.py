@@ -174,7 +174,7 @@ class RenderingFrames(Dataset[RenderingBatch]):
     def maps(
         self, index: int, rig: CameraRig
     ) -> tuple[UInt8[Tensor, "cameras h w"], Float32[Tensor, "cameras h w"] | None]:
-        """Class and depth at the rays of a frame whose images have this rig."""
+        """Class and depth at the rays of a frame whose images have this rig; unknown where a pixel is not valid."""
         if index in self._maps:
             return self._maps[index]
         key_frame = self._data.key_frame(self._frames.tokens[index])
@@ -192,6 +192,12 @@ class RenderingFrames(Dataset[RenderingBatch]):
                 at_rays(seen.depth_m, camera, cells_px, *shape)
                 for seen, (camera, cells_px) in zip(self._depth.depth(key_frame), views, strict=True)
             ]
+        for number, (camera, cells_px) in enumerate(views):
+            if (valid := camera.valid()) is not None:
+                invalid = ~at_rays(valid, camera, cells_px, *shape)
+                classes[number][invalid] = UNKNOWN
+                if depths is not None:
+                    depths[number][invalid] = np.nan
         maps = (
             torch.from_numpy(np.stack(classes)),
             None if depths is None else torch.from_numpy(np.stack(depths).astype(np.float32)),
@@ -236,7 +242,7 @@ def at_rays(
         cells_px: intrinsics of the same camera for an image of `rows` × `columns` pixels, whatever was cut away.
     """
     height, width = values.shape
-    map_px = camera.intrinsics_px * np.array([[width / camera.width], [height / camera.height], [1.0]])
+    map_px = camera.pinhole_intrinsics_px * np.array([[width / camera.width], [height / camera.height], [1.0]])
     # Two images of one camera differ by an affine map of their pixels.
     map_from_cells = map_px @ np.linalg.inv(cells_px)
     centers = np.stack(np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5), -1)

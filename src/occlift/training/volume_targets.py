@@ -50,7 +50,7 @@ def lidar_occupancy(
     """Voxels that hold at least one lidar point which is not from the ego vehicle itself.
 
     Args:
-        frame: the key frame; the grid lies in its ego frame at the lidar's time.
+        frame: the key frame; the grid lies in its ego frame.
         others: key frames of the same drive whose sweeps are added, moved by the ego's motion. What moves by itself
             leaves a trail.
         untouched: what voxels without a point are: `empty`, as in the paper; or empty only where a beam passed through
@@ -76,8 +76,7 @@ def _beams(sweep: KeyFrame, frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], 
     lidar = sweep.lidar_sweep()
     points_lidar = lidar.source.read()[:, :3].astype(np.float64)
     points_lidar = points_lidar[~on_ego(transform_points(lidar.ego_from_lidar, points_lidar))]
-    ego_from_global = inverse(frame.global_from_ego)
-    ego_from_lidar = ego_from_global @ lidar.global_from_ego @ lidar.ego_from_lidar
+    ego_from_lidar = frame.ego_from_lidar(lidar)
     ends_ego = transform_points(ego_from_lidar, points_lidar)
     return np.broadcast_to(ego_from_lidar[:3, 3], ends_ego.shape), ends_ego
 
@@ -120,12 +119,12 @@ def seen_voxels(
 ) -> dict[str, Bool[np.ndarray, "x y z"]]:
     """Which of the occupied voxels each camera sees, by camera: what stands in the way is the other occupied voxels.
 
-    The rule is that of `observed_by_camera`. A voxel whose centre is outside of the image is not seen.
+    The rule is that of `observed_by_camera`, for valid pixels. A voxel whose centre is outside of them is not seen.
     """
     return {
         camera.camera: observed_by_camera(
-            occupied, grid, camera.intrinsics_px, frame.ego_from_camera(camera), camera.height, camera.width,
-            among=occupied,
+            occupied, grid, camera.pinhole_intrinsics_px, frame.ego_from_camera(camera), camera.height, camera.width,
+            among=occupied, valid=camera.valid(),
         )
         for camera in frame.cameras
     }  # fmt: skip
@@ -167,10 +166,13 @@ def _projected(
     points_camera = transform_points(inverse(frame.ego_from_camera(camera)), points_ego)
     depth_m = points_camera[:, 2]
     in_front = depth_m > 0.1
-    pixels = points_camera @ camera.intrinsics_px.T
+    pixels = points_camera @ camera.pinhole_intrinsics_px.T
     pixels = pixels[:, :2] / np.where(in_front, depth_m, 1.0)[:, None]
-    inside_image = (pixels >= 0).all(1) & (pixels < (camera.width, camera.height)).all(1)
-    return pixels, in_front & inside_image
+    shown = in_front & (pixels >= 0).all(1) & (pixels < (camera.width, camera.height)).all(1)
+    if (valid := camera.valid()) is not None:
+        column, row = np.where(shown[:, None], pixels, 0.0).astype(np.int64).T
+        shown &= valid[row, column]
+    return pixels, shown
 
 
 def sampled(

@@ -22,6 +22,7 @@ ToPixel = Callable[[Sequence[float] | np.ndarray], tuple[float, float]]
 """From (x, y) of the ego frame, metres, to (u, v)."""
 
 SUPERSAMPLING: Final = 2
+BIRDS_EYE_REACH_M: Final = 50.0
 CAMERA_WEDGE_M: Final = 11.0
 """Length of the drawn fields of view."""
 
@@ -61,7 +62,7 @@ def birds_eye_image(
     cameras: Sequence[CameraRig] = (),
     camera_names: Sequence[str] = (),
     taxonomy: Taxonomy = OCC3D.taxonomy,
-    reach_m: float = 50.0,
+    reach_m: float = BIRDS_EYE_REACH_M,
     size_px: int = 1000,
 ) -> Image.Image:
     """The ego's surroundings within ±`reach_m`, forward up and left to the left; a square of `size_px` pixels.
@@ -102,7 +103,9 @@ def birds_eye_image(
     return canvas
 
 
-def pixel_in_birds_eye(x_m: float, y_m: float, *, reach_m: float = 50.0, size_px: int = 1000) -> tuple[float, float]:
+def pixel_in_birds_eye(
+    x_m: float, y_m: float, *, reach_m: float = BIRDS_EYE_REACH_M, size_px: int = 1000
+) -> tuple[float, float]:
     """Pixel (u, v) of a point (x, y) of the ego frame in `birds_eye_image`."""
     scale = size_px / (2 * reach_m)
     return (reach_m - y_m) * scale, (reach_m - x_m) * scale

@@ -65,6 +65,54 @@ def panel(pictures: Sequence[Image.Image], columns: int, *, gap_px: int = 8) -> 
     return canvas
 
 
+def gallery_sizes(
+    sizes: Sequence[tuple[int, int]], *, columns: int = 3, column_px: int = 800, max_height: int = 600
+) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """How large pictures are in rows that are read like text, whatever shapes they have.
+
+    Rows have equally many pictures, or one less; those of a row are equally high, and together `column_px` times their
+    number wide, or less where they would be higher than `max_height`. A single picture may take two columns.
+
+    Args:
+        sizes: height and width of each picture.
+        columns: pictures in a row at most.
+
+    >>> gallery_sizes([(450, 800)] * 4, columns=3, column_px=400)
+    (((225, 400), (225, 400)), ((225, 400), (225, 400)))
+    >>> gallery_sizes([(2000, 1500), (1500, 2000)], column_px=400)
+    (((384, 288), (384, 512)),)
+    """
+    num_rows = -(-len(sizes) // columns)
+    shortest, longer = divmod(len(sizes), num_rows)
+    rows, start = [], 0
+    for number in range(num_rows):
+        count = shortest + (number < longer)
+        ratios = [width / height for height, width in sizes[start : start + count]]
+        total = column_px * (2 if len(sizes) == 1 else count)
+        height = min(float(max_height), total / sum(ratios))
+        rows.append(tuple((round(height), max(1, round(height * ratio))) for ratio in ratios))
+        start += count
+    return tuple(rows)
+
+
+def gallery(pictures: Sequence[Image.Image], counts: Sequence[int], *, gap_px: int = 8) -> Image.Image:
+    """Pictures in rows of `counts`, each row centred, with paper between and around them."""
+    assert sum(counts) == len(pictures), (counts, len(pictures))
+    remaining = iter(pictures)
+    rows = [[next(remaining) for _ in range(count)] for count in counts]
+    widths = [sum(picture.width + gap_px for picture in row) + gap_px for row in rows]
+    heights = [max(picture.height for picture in row) + gap_px for row in rows]
+    canvas = Image.new("RGB", (max(widths), sum(heights) + gap_px), PAPER)
+    top = gap_px
+    for row, width, height in zip(rows, widths, heights, strict=True):
+        left = (canvas.width - width) // 2 + gap_px
+        for picture in row:
+            canvas.paste(picture, (left, top))
+            left += picture.width + gap_px
+        top += height
+    return canvas
+
+
 def stack(pictures: Sequence[Image.Image], *, gap_px: int = 8) -> Image.Image:
     """Pictures of any size below one another, centred on paper."""
     width = max(picture.width for picture in pictures)

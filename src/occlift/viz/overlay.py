@@ -71,9 +71,9 @@ def draw_lidar(
     """A copy of a camera's image with the lidar points that fall into it.
 
     Args:
-        camera: a rig of this one camera, for images of this size. Its transform holds the ego motion between lidar and
-            image, so that points land where the camera saw them at its own time.
-        points_ego: metres, in the ego frame at the lidar's time.
+        camera: a rig of this one camera, for images of this size. Its transform holds the ego motion between key frame
+            and image, so that points land where the camera saw them at its own time.
+        points_ego: metres, in the ego frame of the key frame.
         min_depth_m: leaves out points nearer than this, which hit the ego itself.
     """
     _check_camera(image, camera)

@@ -17,16 +17,19 @@ from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.labels.files import label_path, read_label
 from occlift.runtime.progress import track
-from occlift.scenes.dataset import DrivingDataset, HasBoxes, require_lidar
+from occlift.scenes.dataset import DrivingDataset, HasBoxes
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
 from occlift.scenes.rigs import single_rigs
-from occlift.viz.birds_eye import Box, birds_eye_image
-from occlift.viz.canvas import PAPER, add_caption, legend, panel, readable_name, stack
+from occlift.viz.birds_eye import BIRDS_EYE_REACH_M, Box, birds_eye_image
+from occlift.viz.canvas import PAPER, add_caption, gallery, gallery_sizes, legend, readable_name, stack
 from occlift.viz.occupancy import height_levels, perspective_image, top_view_with_ruler
 from occlift.viz.overlay import draw_lidar, draw_occupancy, resize
 
 PANEL_WIDTH: Final = 800
 """Width of one image in the panels, pixels."""
+
+RIG_REACH_M: Final = 20.0
+"""How far the picture from above reaches where it shows cameras alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +37,34 @@ class ShowRun:
     """Result of `show`: written files, and checks of lidar and boxes.
 
     Attributes:
-        paths: paths of the PNG files: lidar on the images, occupancy on the images, bird's-eye view, occupancy.
-        occupancy_from: what was drawn as occupancy.
+        paths: paths of the PNG files: images (with the lidar's points, where there are any), occupancy on the images,
+            bird's-eye view, occupancy; without the second and the last where nothing says what is occupied.
+        occupancy_from: what was drawn as occupancy; None: nothing.
         num_lidar_points: in the sweep; 0 without lidar.
-        ground_height_m: z of the ground about the ego in the ego frame, by lidar; 0 if the ego frame lies on it.
+        ground_height_m: z of the ground about the ego in the ego frame, by lidar; 0 if the ego frame lies on it, NaN if
+            there is no lidar.
         num_boxes: annotated in the key frame.
         num_boxes_agreeing: whose number of lidar points is within one of the data set's or 5 % of it.
+        notes: what could not be drawn, as sentences.
     """
 
     paths: tuple[Path, ...]
-    occupancy_from: str
+    occupancy_from: str | None
     num_lidar_points: int
     ground_height_m: float
     num_boxes: int
     num_boxes_agreeing: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Occupancy:
+    """What is drawn as occupancy, on which grid and in which colours, and where it is from."""
+
+    semantics: UInt8[np.ndarray, "x y z"]
+    space: LabelSpace
+    source: str
+    has_classes: bool
 
 
 def show(
@@ -58,72 +75,105 @@ def show(
     Args:
         token: token of the key frame.
         out: made if missing; files of the same names are replaced.
-        labels: a folder in Occ3D's layout; without it the voxels that lidar hits are drawn as occupancy.
+        labels: a folder in Occ3D's layout; without it the voxels that lidar hits are drawn as occupancy, if there is a
+            lidar.
         space: grid and classes of the labels; voxels that lidar hits are drawn on this grid, too.
 
     Raises:
-        ConfigError: there are neither labels nor lidar.
-        DataError: the key frame, an image, the sweep or the label is missing or broken.
+        DataError: the key frame, an image or the label is missing or broken.
     """
-    if labels is None:
-        require_lidar(data, [token], "pictures without labels, of voxels that lidar hits")
     key_frame = data.key_frame(token)
     images = read_images(key_frame)
     rigs = single_rigs(key_frame)
-    points_ego = lidar_in_ego(key_frame)
+    names = [camera_caption(camera.camera) for camera in key_frame.cameras]
+    points_ego, notes = read_lidar(key_frame)
     annotations = data.boxes(token) if isinstance(data, HasBoxes) else ()
     boxes = [box_in_ego(annotation, key_frame, taxonomy=space.taxonomy) for annotation in annotations]
-    names = [camera_caption(camera.camera) for camera in key_frame.cameras]
+    occupancy = occupancy_of(key_frame, points_ego, labels, space)
 
-    if labels is None:
-        semantics, heights = height_levels(voxelise_lidar(points_ego, space.grid))
-        drawn_space = LabelSpace(grid=space.grid, taxonomy=heights)
-        occupancy_from = "voxels that lidar hit, coloured by height"
-    else:
-        label = label_path(labels, key_frame.scene, token)
-        semantics, drawn_space = read_label(label, allow_unknown=True, space=space).semantics, space
-        occupancy_from = f"labels of {labels.name}"
-
+    sizes = gallery_sizes([image.shape[:2] for image in images], column_px=PANEL_WIDTH)
     with_lidar: list[Image.Image] = []
     with_occupancy: list[Image.Image] = []
-    for image, rig, name in zip(images, rigs, track(names, "drawing on images"), strict=True):
-        small = rig.resized(round(PANEL_WIDTH * rig.height / rig.width), PANEL_WIDTH)
-        reduced = resize(image, small.height, small.width)
+    flat = [size for row in sizes for size in row]
+    for image, rig, name, size in zip(images, rigs, track(names, "drawing on images"), flat, strict=True):
+        small, reduced = rig.resized(*size), resize(image, *size)
         drawn = draw_lidar(reduced, small, points_ego)
         with_lidar.append(add_caption(Image.fromarray(drawn), name))
-        drawn = draw_occupancy(reduced, small, semantics, space=drawn_space)
-        with_occupancy.append(add_caption(Image.fromarray(drawn), name))
+        if occupancy is not None:
+            drawn = draw_occupancy(reduced, small, occupancy.semantics, space=occupancy.space)
+            with_occupancy.append(add_caption(Image.fromarray(drawn), name))
 
-    above = top_view_with_ruler(semantics, space=drawn_space, size_px=600)
-    perspective = perspective_image(semantics, space=drawn_space, height=600, width=1066)
-    both = Image.new("RGB", (perspective.width + above.width + 12, max(perspective.height, above.height)), PAPER)
-    both.paste(perspective, (0, 0))
-    both.paste(above, (perspective.width + 12, 0))
-    pictures = {
-        "lidar_on_images.png": panel(with_lidar, 3),
-        "occupancy_on_images.png": panel(with_occupancy, 3),
-        "birds_eye.png": birds_eye_image(
-            points_ego, boxes=boxes, cameras=rigs, camera_names=names, taxonomy=space.taxonomy
-        ),
-        "occupancy.png": both if labels is None else stack((both, legend(both.width, taxonomy=space.taxonomy))),
-    }
+    counts = [len(row) for row in sizes]
+    pictures = {"lidar_on_images.png" if len(points_ego) else "images.png": gallery(with_lidar, counts)}
+    if occupancy is not None:
+        pictures["occupancy_on_images.png"] = gallery(with_occupancy, counts)
+    reach_m = BIRDS_EYE_REACH_M if len(points_ego) or boxes else RIG_REACH_M
+    pictures["birds_eye.png"] = birds_eye_image(
+        points_ego, boxes=boxes, cameras=rigs, camera_names=names, taxonomy=space.taxonomy, reach_m=reach_m
+    )
+    if occupancy is not None:
+        both = beside(
+            perspective_image(occupancy.semantics, space=occupancy.space, height=600, width=1066),
+            top_view_with_ruler(occupancy.semantics, space=occupancy.space, size_px=600),
+        )
+        below = legend(both.width, taxonomy=space.taxonomy)
+        pictures["occupancy.png"] = stack((both, below)) if occupancy.has_classes else both
     out.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         picture.save(out / name)
-    counts = [int(box.holds(points_ego).sum()) for box in boxes]
+    numbers = [int(box.holds(points_ego).sum()) for box in boxes]
     agreeing = sum(
-        abs(count - stated) <= max(1.0, 0.05 * stated)
-        for count, annotation in zip(counts, annotations, strict=True)
+        abs(number - stated) <= max(1.0, 0.05 * stated)
+        for number, annotation in zip(numbers, annotations, strict=True)
         if (stated := annotation.num_lidar_points) is not None
     )
     return ShowRun(
         paths=tuple(out / name for name in pictures),
-        occupancy_from=occupancy_from,
+        occupancy_from=None if occupancy is None else occupancy.source,
         num_lidar_points=len(points_ego),
         ground_height_m=ground_height_m(points_ego),
         num_boxes=len(boxes),
         num_boxes_agreeing=agreeing,
+        notes=notes,
     )
+
+
+def occupancy_of(
+    key_frame: KeyFrame, points_ego: Float[np.ndarray, "n 3"], labels: Path | None, space: LabelSpace
+) -> Occupancy | None:
+    """The label of a key frame, or the voxels that lidar hits; None where there is neither.
+
+    Raises:
+        DataError: the label is missing or broken.
+    """
+    if labels is not None:
+        label = read_label(label_path(labels, key_frame.scene, key_frame.token), allow_unknown=True, space=space)
+        return Occupancy(
+            semantics=label.semantics, space=space, source=f"labels of {labels.name}", has_classes=True
+        )  # fmt: skip
+    if not len(points_ego):
+        return None
+    semantics, heights = height_levels(voxelise_lidar(points_ego, space.grid))
+    return Occupancy(
+        semantics=semantics, space=LabelSpace(grid=space.grid, taxonomy=heights),
+        source="voxels that lidar hit, coloured by height", has_classes=False,
+    )  # fmt: skip
+
+
+def read_lidar(key_frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], tuple[str, ...]]:
+    """`lidar_in_ego`, and a note where a sweep cannot be read, which leaves the images to be seen."""
+    try:
+        return lidar_in_ego(key_frame), ()
+    except DataError as error:
+        return np.zeros((0, 3)), (f"no lidar is drawn: {error}",)
+
+
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    """Two pictures side by side, on paper."""
+    both = Image.new("RGB", (left.width + right.width + 12, max(left.height, right.height)), PAPER)
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + 12, 0))
+    return both
 
 
 def read_images(key_frame: KeyFrame) -> list[UInt8[np.ndarray, "height width 3"]]:
@@ -143,11 +193,11 @@ def camera_caption(camera: str) -> str:
 
 
 def lidar_in_ego(key_frame: KeyFrame) -> Float[np.ndarray, "n 3"]:
-    """The lidar sweep in the ego frame at its own time, metres; no points where the key frame has no lidar."""
+    """The lidar sweep in the ego frame of the key frame, metres; no points where the key frame has no lidar."""
     if key_frame.lidar is None:
         return np.zeros((0, 3))
     points_lidar = key_frame.lidar.source.read()[:, :3].astype(np.float64)
-    return transform_points(key_frame.lidar.ego_from_lidar, points_lidar)
+    return transform_points(key_frame.ego_from_lidar(key_frame.lidar), points_lidar)
 
 
 def box_in_ego(annotation: BoxAnnotation, key_frame: KeyFrame, *, taxonomy: Taxonomy = OCC3D.taxonomy) -> Box:

@@ -1,12 +1,17 @@
 """A nuScenes-format data set: scenes, key frames, annotations.
 
+Other data sets have its tables, too, with other sensors: see `occlift.datasets.nuscenes.channels` for which cameras and
+which lidar are read, and `occlift.datasets.nuscenes.lenses` for lenses that distort.
+
 Agrees with the public devkit on poses, calibration, boxes, velocities and file names (`tests/devkit/` compares
 them). Unlike the devkit it keeps key frames only, as flat arrays, and caches them beside the tables.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +20,9 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float
 
+from occlift.datasets.drives import names_of
 from occlift.datasets.nuscenes.box_index import BoxIndex
-from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
-from occlift.datasets.nuscenes.frame_index import CHANNELS, FrameIndex
+from occlift.datasets.nuscenes.frame_index import FrameIndex
 from occlift.datasets.nuscenes.index_cache import load_boxes, load_frames
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.datasets.nuscenes.map_expansion import MapExpansion, map_expansion_path, missing_map, read_map_expansion
@@ -25,6 +30,7 @@ from occlift.datasets.nuscenes.references import positions_of, resolve, table_pa
 from occlift.datasets.nuscenes.splits import scenes_of_split
 from occlift.datasets.nuscenes.tables import LogRow, SceneLogRow, SceneRow, read_table
 from occlift.errors import ConfigError, DataError
+from occlift.geometry.lenses import lens_from_dict
 from occlift.geometry.transforms import rigid_transform, rotation_from_quaternion
 from occlift.labels.files import checked_name
 from occlift.scenes.dataset import DatasetSpec
@@ -63,9 +69,16 @@ class NuScenes:
         version: the name of the folder of tables.
     """
 
-    def __init__(self, root: Path, version: str, frames: FrameIndex, boxes: BoxIndex | None) -> None:
+    def __init__(
+        self, root: Path, version: str, frames: FrameIndex, boxes: BoxIndex | None, *, cameras: str | None = None
+    ) -> None:
         self.root: Final = root
         self.version: Final = version
+        *all_cameras, self._lidar = frames.channels
+        self._named_cameras = cameras
+        self._cameras = names_of(cameras, all_cameras, f"nuscenes:{root}: cameras") or tuple(all_cameras)
+        self._columns = [all_cameras.index(camera) for camera in self._cameras]
+        self._has_lidar = bool((frames.records[:, -1] >= 0).any())
         self._scenes: Final[tuple[str, ...]] = tuple(frames.scene_names)
         self._frames = frames
         self._boxes = boxes
@@ -79,14 +92,15 @@ class NuScenes:
         self._ego_from_sensor = cache(self._calibration)
 
     @classmethod
-    def open(cls, root: Path, version: str | None = None) -> NuScenes:
+    def open(cls, root: Path, version: str | None = None, *, cameras: str | None = None) -> NuScenes:
         """Opens the data set in `root`.
 
         Args:
             version: the folder of tables, such as "v1.0-mini"; by default the only `v1.0-*` folder there is.
+            cameras: names of cameras with commas between them, in the order that is wanted; by default all.
 
         Raises:
-            ConfigError: no version was named, and there are several.
+            ConfigError: no version was named, and there are several; or there is no camera of this name.
             DataError: there is no such folder, or a table is missing, damaged or inconsistent.
         """
         root = Path(root)
@@ -97,19 +111,25 @@ class NuScenes:
                 f"{version}/ (found: {', '.join(_versions(root)) or 'no v1.0-* folder'})"
             )
         frames, boxes = load_frames(root / version)
-        return cls(root, version, frames, boxes)
+        return cls(root, version, frames, boxes, cameras=cameras)
 
     def __repr__(self) -> str:
         return f"NuScenes({str(self.root)!r}, {self.version!r}, {len(self._scenes)} scenes)"
 
     @property
     def spec(self) -> DatasetSpec:
-        return DatasetSpec("nuscenes", str(self.root), {"version": self.version})
+        named = {} if self._named_cameras is None else {"cameras": self._named_cameras}
+        return DatasetSpec("nuscenes", str(self.root), {"version": self.version, **named})
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """`CAMERA_CHANNELS`, whether or not a key frame has all of them."""
-        return CAMERA_CHANNELS
+        """Channels of cameras, whether or not a key frame has all of them; those of nuScenes stand first."""
+        return self._cameras
+
+    @property
+    def has_lenses(self) -> bool:
+        """Whether a camera, read or not, is distorted."""
+        return len(self._frames.calibration_lenses.letters) > 0
 
     def scenes(self, split: str = "all") -> tuple[str, ...]:
         """The scenes of a split, in table order: train, val, test, mini_train, mini_val or all.
@@ -138,9 +158,12 @@ class NuScenes:
     def key_frame(self, token: str) -> KeyFrame:
         """A key frame with its calibration and poses; files are not opened and may be missing.
 
+        Its ego frame is that at the time of its lidar sweep. In a data set without lidar it is that at the time of the
+        image (of any camera, read or not) that is nearest to the time stamp of the sample.
+
         Raises:
             DataError: there is no such sample, one of its sensors has no pose or calibration that can be used, it has
-                no LIDAR_TOP sweep (which defines the ego frame), or a file name leads out of the data set.
+                no lidar sweep while others have, no image either, or a file name leads out of the data set.
         """
         sample = self._position(token)
         if fault := self._faults.get(sample):
@@ -148,12 +171,14 @@ class NuScenes:
         frames = self._frames
         scene = int(np.searchsorted(frames.scene_starts, sample, side="right")) - 1
         *cameras, lidar = frames.records[sample].tolist()
-        if lidar < 0:
+        reference = lidar if self._has_lidar else self._nearest_image(cameras, sample)
+        if reference < 0:
+            what = self._lidar if self._has_lidar else "any camera"
             raise DataError(
-                f"{self.root / self.version}: sample {token} of {self._scenes[scene]} has no key frame of "
-                f"{LIDAR_CHANNEL}, so its ego frame is not defined; leave this scene out, or complete sample_data.json"
+                f"{self.root / self.version}: sample {token} of {self._scenes[scene]} has no key frame of {what}, so "
+                "its ego frame is not defined; leave this scene out, or complete sample_data.json"
             )
-        ego_pose = self._ego_pose(lidar)
+        ego_pose = self._ego_pose(reference)
         return KeyFrame(
             token=token,
             scene=self._scenes[scene],
@@ -161,17 +186,11 @@ class NuScenes:
             timestamp_us=int(frames.sample_timestamps_us[sample]),
             global_from_ego=ego_pose,
             cameras=tuple(
-                self._camera(record, channel)
-                for record, channel in zip(cameras, CAMERA_CHANNELS, strict=True)
-                if record >= 0
+                self._camera(cameras[column], channel)
+                for column, channel in zip(self._columns, self._cameras, strict=True)
+                if cameras[column] >= 0
             ),
-            lidar=LidarSweep(
-                key=frames.record_tokens[lidar],
-                source=LidarFile(self._file(lidar)),
-                timestamp_us=int(frames.record_timestamps_us[lidar]),
-                ego_from_lidar=self._ego_from_sensor(int(frames.record_calibrations[lidar])).copy(),
-                global_from_ego=ego_pose,
-            ),
+            lidar=self._sweep(lidar, ego_pose) if lidar >= 0 else None,
         )
 
     def location(self, scene: str) -> str:
@@ -234,13 +253,13 @@ class NuScenes:
         first, end = self._boxes.sample_starts[sample : sample + 2]
         return tuple(_annotation(self._boxes, row) for row in range(first, end))
 
-    def __getstate__(self) -> tuple[Path, str]:
+    def __getstate__(self) -> tuple[Path, str, str | None]:
         # A worker process opens the cache anew: faster than sending the arrays. It may stand in another folder.
-        return self.root.resolve(), self.version
+        return self.root.resolve(), self.version, self._named_cameras
 
-    def __setstate__(self, state: tuple[Path, str]) -> None:
-        root, version = state
-        vars(self).update(vars(NuScenes.open(root, version)))
+    def __setstate__(self, state: tuple[Path, str, str | None]) -> None:
+        root, version, cameras = state
+        vars(self).update(vars(NuScenes.open(root, version, cameras=cameras)))
 
     def _no_scene(self, scene: str) -> DataError:
         return DataError(f"{self.root / self.version}: has no scene {scene!r}; it has {_few(self._scenes)}")
@@ -254,10 +273,28 @@ class NuScenes:
             )
         return position
 
+    def _nearest_image(self, cameras: Sequence[int], sample: int) -> int:
+        """The record among those of a sample that is nearest to its time stamp, the first of equals; −1 without any."""
+        frames = self._frames
+        time_us = int(frames.sample_timestamps_us[sample])
+        there = [record for record in cameras if record >= 0]
+        return min(there, key=lambda record: abs(int(frames.record_timestamps_us[record]) - time_us), default=-1)
+
+    def _sweep(self, record: int, ego_pose: Float[np.ndarray, "4 4"]) -> LidarSweep:
+        frames = self._frames
+        return LidarSweep(
+            key=frames.record_tokens[record],
+            source=LidarFile(self._file(record)),
+            timestamp_us=int(frames.record_timestamps_us[record]),
+            ego_from_lidar=self._ego_from_sensor(int(frames.record_calibrations[record])).copy(),
+            global_from_ego=ego_pose,
+        )
+
     def _camera(self, record: int, channel: str) -> CameraImage:
         frames = self._frames
         calibration = int(frames.record_calibrations[record])
         height, width = frames.record_sizes_px[record].tolist()
+        lens = frames.calibration_lenses[calibration]
         return CameraImage(
             camera=channel,
             key=frames.record_tokens[record],
@@ -268,6 +305,7 @@ class NuScenes:
             intrinsics_px=frames.calibration_intrinsics_px[calibration].copy(),
             ego_at_image_from_camera=self._ego_from_sensor(calibration).copy(),
             global_from_ego_at_image=self._ego_pose(record),
+            distortion=lens_from_dict(json.loads(lens)) if lens else None,
         )
 
     def _file(self, record: int) -> Path:
@@ -275,7 +313,7 @@ class NuScenes:
         if not _SAFE_FILE.fullmatch(name):
             raise DataError(
                 f"{self.root / self.version}/sample_data.json: row {self._frames.record_tokens[record]}: field "
-                f"filename is {name!r}, expected a path inside the data set, such as samples/{CHANNELS[-1]}/a.pcd.bin"
+                f"filename is {name!r}, expected a path inside the data set, such as samples/LIDAR_TOP/a.pcd.bin"
             )
         return self.root / name
 

@@ -1,12 +1,14 @@
 """The index of key frames and their sensor records, as flat arrays.
 
-Rows of sweeps (`is_key_frame` false) and of other sensors than `CHANNELS` are left out, and not checked. What was kept
-is checked here, once. A table that is damaged as a whole, or names that lead nowhere, are refused. What is wrong with
-the pose, the calibration or the image size of a single record is kept as a text and costs its sample, no other.
+Rows of sweeps (`is_key_frame` false) and of other sensors than cameras and one lidar are left out, and not checked.
+What was kept is checked here, once. A table that is damaged as a whole, or names that lead nowhere, are refused. What
+is wrong with the pose, the calibration or the image size of a single record is kept as a text and costs its sample, no
+other.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int
 
-from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
+from occlift.datasets.nuscenes.channels import cameras_and_lidar
+from occlift.datasets.nuscenes.lenses import lens_of
 from occlift.datasets.nuscenes.packed import PackedStrings
 from occlift.datasets.nuscenes.references import (
     are_rotations,
@@ -38,13 +41,8 @@ from occlift.datasets.nuscenes.tables import (
     read_blocks,
     read_table,
 )
-from occlift.errors import DataError
+from occlift.errors import ConfigError, DataError
 from occlift.labels.files import checked_name
-
-CHANNELS: Final = (*CAMERA_CHANNELS, LIDAR_CHANNEL)
-"""The sensors of the index, in the order of the columns of `FrameIndex.records`; the lidar is last."""
-
-_UNKNOWN_COLUMN: Final = len(CHANNELS)
 
 FRAME_TABLES: Final = ("calibrated_sensor", "ego_pose", "sample", "sample_data", "scene", "sensor")
 """The tables that the frame index is made of."""
@@ -55,22 +53,25 @@ class FrameIndex:
     """Key frames, ordered by scene (table order) and time, and their sensor records. Lengths in metres.
 
     Attributes:
+        channels: the cameras and, last, the lidar; its name is empty where there is none.
         scene_names: in table order.
         scene_starts: key frames `scene_starts[s]` to `scene_starts[s + 1]` belong to scene s.
         sample_tokens, sample_timestamps_us: per key frame.
         records: per key frame and channel, the index of its sensor record, −1 where there is none.
         record_*: per sensor record: token, file name relative to the root, time stamp, image size (height, width), the
             index of its calibration, and global_from_ego at its time as translation and quaternion (w, x, y, z).
-        calibration_*: ego_from_sensor as translation and quaternion, and the intrinsics in pixels (NaN if no camera).
+        calibration_*: ego_from_sensor as translation and quaternion, the intrinsics in pixels (NaN if no camera), and
+            the lens as the JSON text of a dictionary, empty for a pinhole.
         faulty_samples, faults: key frames of which a record cannot be used, and per such key frame what is wrong with
             it; the text begins with the file name of a table.
     """
 
+    channels: PackedStrings
     scene_names: PackedStrings
     scene_starts: Int[np.ndarray, "scenes_plus_1"]
     sample_tokens: PackedStrings
     sample_timestamps_us: Int[np.ndarray, "samples"]
-    records: Int[np.ndarray, "samples 7"]
+    records: Int[np.ndarray, "samples channels"]
     record_tokens: PackedStrings
     record_files: PackedStrings
     record_timestamps_us: Int[np.ndarray, "records"]
@@ -81,6 +82,7 @@ class FrameIndex:
     calibration_translations_m: Float[np.ndarray, "calibrations 3"]
     calibration_quaternions: Float[np.ndarray, "calibrations 4"]
     calibration_intrinsics_px: Float[np.ndarray, "calibrations 3 3"]
+    calibration_lenses: PackedStrings
     faulty_samples: Int[np.ndarray, "faults"]
     faults: PackedStrings
 
@@ -111,12 +113,15 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
     calibrations_path = table_path(folder, "calibrated_sensor")
     calibrations = read_table(calibrations_path, CalibratedSensorRow)
     calibration_positions = positions_of(calibrations_path, tokens_of(calibrations))
-    columns, other_channels = _channel_columns(folder, calibrations)
+    channels, columns, other_channels = _channel_columns(folder, calibrations)
+    unknown_column = len(channels)
     calibration_quaternions = matrix([row.rotation for row in calibrations], 4)
-    intrinsics_px, calibration_faults = _checked_calibrations(calibrations, calibration_quaternions, columns)
+    intrinsics_px, lenses, calibration_faults = _checked_calibrations(
+        calibrations, calibration_quaternions, columns, channels
+    )
 
     records_path = table_path(folder, "sample_data")
-    records = np.full((len(samples), len(CHANNELS)), -1, dtype=np.int32)
+    records = np.full((len(samples), len(channels)), -1, dtype=np.int32)
     rows: list[SampleDataRow] = []
     calibration_of_row: list[int] = []
     sample_of_row: list[int] = []
@@ -128,11 +133,11 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
                 continue
             sample = resolve(sample_positions, records_path, row, "sample_token", row.sample_token, "sample")
             calibration = calibration_positions.get(row.calibrated_sensor_token, -1)
-            column = columns[calibration] if calibration >= 0 else _column_by_file(row, other_channels)
+            column = columns[calibration] if calibration >= 0 else _column_by_file(row, channels, other_channels)
             if column is None:
                 continue
-            fault = calibration_faults.get(calibration) or _fault(row, calibration, column)
-            if column == _UNKNOWN_COLUMN:
+            fault = calibration_faults.get(calibration) or _fault(row, calibration, column, channels)
+            if column == unknown_column:
                 faults[sample] = fault
                 continue
             if fault:
@@ -151,6 +156,7 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
         raise DataError(f"{folder}/{faults[min(faults)]}")
     faulty_samples = sorted(faults)
     frames = FrameIndex(
+        channels=PackedStrings.pack(channels),
         scene_names=PackedStrings.pack(scene.name for scene in scenes),
         scene_starts=starts(counts),
         sample_tokens=PackedStrings.pack(tokens_of(samples)),
@@ -166,6 +172,7 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
         calibration_translations_m=matrix([row.translation for row in calibrations], 3),
         calibration_quaternions=calibration_quaternions,
         calibration_intrinsics_px=intrinsics_px,
+        calibration_lenses=PackedStrings.pack(lenses),
         faulty_samples=np.array(faulty_samples, dtype=np.int64),
         faults=PackedStrings.pack(faults[sample] for sample in faulty_samples),
     )
@@ -174,43 +181,47 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
 
 def _channel_columns(
     folder: Path, calibrations: Sequence[CalibratedSensorRow]
-) -> tuple[list[int | None], frozenset[str]]:
-    """Per calibration, the column of its sensor in `CHANNELS`, None for sensors that are not read; and the channels of
-    those sensors."""
+) -> tuple[tuple[str, ...], list[int | None], frozenset[str]]:
+    """The channels that are read, the lidar (or an empty name) last; per calibration the column of its sensor among
+    them, None for sensors that are not read; and the channels of those sensors."""
     path = table_path(folder, "sensor")
     sensors = read_table(path, SensorRow)
     positions = positions_of(path, tokens_of(sensors))
-    columns = {channel: column for column, channel in enumerate(CHANNELS)}
+    cameras, lidar = cameras_and_lidar(sensors)
+    if not cameras:
+        raise DataError(f"{path}: has no camera; expected rows whose modality is 'camera'")
+    channels = (*cameras, lidar or "")
+    columns = {channel: column for column, channel in enumerate(channels)}
     of_sensor = [columns.get(sensor.channel) for sensor in sensors]
     calibrations_path = table_path(folder, "calibrated_sensor")
     of_calibration = [
         of_sensor[resolve(positions, calibrations_path, row, "sensor_token", row.sensor_token, "sensor")]
         for row in calibrations
     ]
-    return of_calibration, frozenset(sensor.channel for sensor in sensors) - set(CHANNELS)
+    return channels, of_calibration, frozenset(sensor.channel for sensor in sensors) - set(channels)
 
 
-def _column_by_file(row: SampleDataRow, other_channels: frozenset[str]) -> int | None:
+def _column_by_file(row: SampleDataRow, channels: Sequence[str], other_channels: frozenset[str]) -> int | None:
     """The column of a record whose calibration is lost, by the folder of its file: `samples/<channel>/`.
 
     None for sensors that are not read. Where the folder does not say, the record may be that of a camera, and nobody
-    must do without a camera unawares: `_UNKNOWN_COLUMN`.
+    must do without a camera unawares: the column after the last one.
     """
     channel = row.filename.rpartition("/")[0].rpartition("/")[2]
     if channel in other_channels:
         return None
-    return CHANNELS.index(channel) if channel in CHANNELS else _UNKNOWN_COLUMN
+    return channels.index(channel) if channel and channel in channels else len(channels)
 
 
-def _fault(row: SampleDataRow, calibration: int, column: int) -> str:
+def _fault(row: SampleDataRow, calibration: int, column: int, channels: Sequence[str]) -> str:
     """What is wrong with a record, its pose aside; empty if nothing is."""
     path = Path("sample_data.json")
     if calibration < 0:
         token = row.calibrated_sensor_token
         return str(dangling(path, row, "calibrated_sensor_token", token, "calibrated_sensor"))
-    if column < len(CAMERA_CHANNELS) and not (row.height and row.width):
+    if column < len(channels) - 1 and not (row.height and row.width):
         return (
-            f"{path}: row {row.token}: an image of {CHANNELS[column]} needs height and width in pixels, got "
+            f"{path}: row {row.token}: an image of {channels[column]} needs height and width in pixels, got "
             f"{row.height} × {row.width}"
         )
     return ""
@@ -220,25 +231,32 @@ def _checked_calibrations(
     calibrations: Sequence[CalibratedSensorRow],
     quaternions: Float[np.ndarray, "calibrations 4"],
     columns: Sequence[int | None],
-) -> tuple[Float[np.ndarray, "calibrations 3 3"], dict[int, str]]:
-    """Intrinsics, NaN where there are none; and what is wrong with calibrations, by their positions."""
+    channels: Sequence[str],
+) -> tuple[Float[np.ndarray, "calibrations 3 3"], list[str], dict[int, str]]:
+    """Intrinsics, NaN where there are none; lenses; and what is wrong with calibrations, by their positions."""
     path = Path("calibrated_sensor.json")
     intrinsics_px = np.full((len(calibrations), 3, 3), np.nan)
+    lenses = [""] * len(calibrations)
     faults: dict[int, str] = {}
     for position, (row, column) in enumerate(zip(calibrations, columns, strict=True)):
-        if column is None or column >= len(CAMERA_CHANNELS):
+        if column is None or column == len(channels) - 1:
             continue
         lines = row.camera_intrinsic
         if [len(line) for line in lines] == [3, 3, 3]:
             intrinsics_px[position] = lines
         else:
             faults[position] = (
-                f"{path}: row {row.token}: field camera_intrinsic of {CHANNELS[column]} should be a 3×3 matrix, got "
+                f"{path}: row {row.token}: field camera_intrinsic of {channels[column]} should be a 3×3 matrix, got "
                 f"{lines}"
             )
+        try:
+            lens = lens_of(row.camera_distortion)
+            lenses[position] = "" if lens is None else json.dumps(lens.to_dict())
+        except ConfigError as error:
+            faults[position] = f"{path}: row {row.token}: field camera_distortion of {channels[column]}: {error}"
     for position in np.flatnonzero(~are_rotations(quaternions)).tolist():
         faults[position] = str(no_rotation(path, calibrations[position].token, quaternions[position]))
-    return intrinsics_px, faults
+    return intrinsics_px, lenses, faults
 
 
 def _ego_poses(

@@ -26,7 +26,7 @@ from occlift.datasets.nuscenes.references import table_path
 from occlift.errors import DataError
 from occlift.runtime.npz import read_npz, write_npz
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """To be raised with every change of what the arrays mean or which there are."""
 
 FILE_NAME: Final = ".occlift-index.npz"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -34,15 +34,20 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 class SensorRow(Row, frozen=True, gc=False):
     channel: str
+    modality: str = ""
 
 
 class CalibratedSensorRow(Row, frozen=True, gc=False):
-    """`camera_intrinsic` is 3×3 for cameras and empty for other sensors; lengths in metres, (w, x, y, z)."""
+    """`camera_intrinsic` is 3×3 for cameras and empty for other sensors; lengths in metres, (w, x, y, z).
+
+    nuScenes has no `camera_distortion`; `occlift.datasets.nuscenes.lenses` says what others may have there.
+    """
 
     sensor_token: str
     translation: Vector
     rotation: Quaternion
     camera_intrinsic: list[list[float]]
+    camera_distortion: list[float] | dict[str, Any] | None = None
 
 
 class EgoPoseRow(Row, frozen=True, gc=False):

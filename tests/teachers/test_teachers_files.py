@@ -12,7 +12,7 @@ from PIL import Image
 
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, UNKNOWN, VEGETATION
+from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, UNKNOWN, VEGETATION, Taxonomy, read_space
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageFile
 from occlift.teachers.registry import depth_teacher, semantics_teacher
@@ -110,6 +110,29 @@ def test_class_ids_of_somebody_else(tmp_path: Path) -> None:
     for wrong in ("7", "7=18", "7=car", "x=4"):
         with pytest.raises(ConfigError, match=rf"class_ids holds '{wrong}'"):
             semantics_teacher(f"files:{tmp_path}", options={"class_ids": wrong})
+
+
+def test_maps_of_one_space_are_read_in_another(tmp_path: Path) -> None:
+    frame, kitti = alone(frame_at(tmp_path)), read_space("semantickitti").taxonomy
+    ids = class_map()
+    np.save(made(tmp_path / "maps" / frame.cameras[0].camera / f"{frame.cameras[0].stem}.npy"), ids)
+    with pytest.raises(DataError, match="stands for no class here"):
+        semantics_teacher(f"files:{tmp_path / 'maps'}", options={"space": "surroundocc"}).semantics(frame)
+    teacher = semantics_teacher(f"files:{tmp_path / 'maps'}", options={"space": "occ3d"}, taxonomy=kitti)
+    (found,) = teacher.semantics(frame)
+    for class_id, name in ((DRIVEABLE_SURFACE, "road"), (BUS, "other-vehicle"), (CAR, "car"), (FREE, "free")):
+        assert (found.class_id[ids == class_id] == kitti.id_of(name)).all(), name
+    assert (found.class_id[(ids == 0) | (ids == UNKNOWN)] == UNKNOWN).all()
+    assert np.array_equal(found.score, (found.class_id != UNKNOWN).astype(np.float32))
+    assert teacher.settings["classes"]["bus"] == "other-vehicle"
+    (tmp_path / "trucks.toml").write_text('bus = "truck"')
+    options = {"space": "occ3d", "mapping": str(tmp_path / "trucks.toml")}
+    (found,) = semantics_teacher(f"files:{tmp_path / 'maps'}", options=options, taxonomy=kitti).semantics(frame)
+    assert (found.class_id[ids == BUS] == kitti.id_of("truck")).all()
+    with pytest.raises(
+        ConfigError, match="teacher files, without its option mapping=FILE: there is no class for 'others'"
+    ):
+        semantics_teacher(f"files:{tmp_path / 'maps'}", options={"space": "occ3d"}, taxonomy=Taxonomy(names=("car",)))
 
 
 def test_occnerf_classes(tmp_path: Path) -> None:

@@ -23,7 +23,15 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
+from occlift.label_space import (
+    OCC3D,
+    UNKNOWN,
+    Taxonomy,
+    class_mapping,
+    class_table,
+    read_mapping,
+    read_space,
+)
 from occlift.runtime.npz import read_npz
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES, Layout, LayoutName
@@ -47,6 +55,9 @@ class FilesSemanticsConfig:
         key: of the array in `.npz` files; by default the only one that there is.
         class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`. By default ids are
             those of the label space (`occlift space --list`): 0..n−1 its classes, n sky, 255 unknown.
+        space: preset or .toml file whose classes the maps hold instead; they become those of the label space by
+            `class_mapping`.
+        mapping: TOML file that says what they become, where names do not.
     """
 
     root: Path
@@ -54,6 +65,8 @@ class FilesSemanticsConfig:
     pattern: str = ""
     key: str = ""
     class_ids: tuple[str, ...] = ()
+    space: str = ""
+    mapping: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +89,7 @@ class FilesSemantics:
     """A `SemanticsTeacher` that reads class maps from disk. Scores are 1 where a class is known.
 
     Args:
-        taxonomy: classes that the maps are about.
+        taxonomy: classes asked for.
 
     Raises:
         ConfigError: there is no such folder, or an option cannot be understood.
@@ -86,10 +99,15 @@ class FilesSemantics:
         layout = SEMANTICS_LAYOUTS[config.layout]
         self._config = config
         self._maps = _MapFiles(config.root, config.pattern, config.key, layout)
-        class_ids = _class_ids(config.class_ids, layout, taxonomy)
-        self._taxonomy = taxonomy
+        held = read_space(config.space).taxonomy if config.space else taxonomy
+        given = None if config.mapping is None else read_mapping(config.mapping)
+        file = str(config.mapping or "teacher files, without its option mapping=FILE")
+        self._becomes = class_mapping(held, taxonomy, given, file=file)
+        class_ids = _class_ids(config.class_ids, layout, held)
+        self._taxonomy = held
         self._numbers = np.array(sorted(class_ids))
-        self._classes = np.array([class_ids[number] for number in sorted(class_ids)], np.uint8)
+        classes = np.array([class_ids[number] for number in sorted(class_ids)], np.uint8)
+        self._classes = class_table(held, taxonomy, self._becomes)[classes]
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -98,6 +116,7 @@ class FilesSemantics:
             **self._maps.settings,
             "layout": self._config.layout,
             "class_ids": list(self._config.class_ids),
+            **({"classes": self._becomes} if self._config.space or self._config.mapping else {}),
         }
 
     def semantics(self, frame: KeyFrame) -> list[SemanticMap]:

@@ -254,7 +254,11 @@ def _compare_poses(frames: Sequence[KeyFrame], pairs: int) -> tuple[list[PoseAgr
             for name in counts:
                 pose1, pose2 = (_global_from_camera(image, name) for image in (first, second))
                 error_px, ahead = epipolar_errors_px(
-                    pixels1 * scale, pixels2 * scale, first.intrinsics_px, second.intrinsics_px, inverse(pose2) @ pose1
+                    pixels1 * scale,
+                    pixels2 * scale,
+                    first.pinhole_intrinsics_px,
+                    second.pinhole_intrinsics_px,
+                    inverse(pose2) @ pose1,
                 )
                 fits = int(((error_px < _TOLERANCE_PX * scale) & ahead).sum())
                 counts[name] += fits

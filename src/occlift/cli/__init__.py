@@ -22,8 +22,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "town": ("occlift.cli.town:town", "Build a procedural town: a nuScenes-format data set with exact truth."),
     "check": (
-        "occlift.cli.check:check",
+        "occlift.cli.datasets:check",
         "Check files, times, calibration and poses of a data set, and draw one key frame.",
+    ),
+    "write-frames": (
+        "occlift.cli.datasets:write_frames",
+        "Write a data set as a plain folder of frames, with pinhole cameras in the place of distorted ones.",
     ),
     "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
     "space": (

@@ -44,7 +44,8 @@ class ShowRun:
         ground_height_m: z of the ground about the ego in the ego frame, by lidar; 0 if the ego frame lies on it, NaN if
             there is no lidar.
         num_boxes: annotated in the key frame.
-        num_boxes_agreeing: whose number of lidar points is within one of the data set's or 5 % of it.
+        num_boxes_stated: of which the data set says how many lidar points they hold.
+        num_boxes_agreeing: of these, whose number of lidar points is within one of the data set's or 5 % of it.
         notes: what could not be drawn, as sentences.
     """
 
@@ -53,6 +54,7 @@ class ShowRun:
     num_lidar_points: int
     ground_height_m: float
     num_boxes: int
+    num_boxes_stated: int
     num_boxes_agreeing: int
     notes: tuple[str, ...] = ()
 
@@ -133,6 +135,7 @@ def show(
         num_lidar_points=len(points_ego),
         ground_height_m=ground_height_m(points_ego),
         num_boxes=len(boxes),
+        num_boxes_stated=sum(annotation.num_lidar_points is not None for annotation in annotations),
         num_boxes_agreeing=agreeing,
         notes=notes,
     )

@@ -166,7 +166,7 @@ def _write_image(image: CameraImage, folder: Path) -> str:
             image.source.read()
         _link(image.source.path, folder / name)
     else:
-        name = f"images/{image.camera}/{image.timestamp_us}.png"
+        name = f"images/{image.camera}/{image.stem}.png"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         PillowImage.fromarray(image.read()).save(folder / name)
     return name

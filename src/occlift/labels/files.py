@@ -168,15 +168,15 @@ def write_label(path: Path, label: OccupancyLabel, *, space: LabelSpace = OCC3D)
     """Writes a label in Occ3D's layout, atomically; equal labels give equal bytes.
 
     Raises:
+        DataError: the label is of another grid, or holds a class that the space does not have.
         OSError: the file cannot be written.
     """
     arrays = {"semantics": label.semantics, "mask_lidar": label.mask_lidar, "mask_camera": label.mask_camera}
     if label.confidence is not None:
         arrays["confidence"] = label.confidence
     for name, array in arrays.items():
-        assert array.shape == space.grid.shape, (path, name, array.shape)
-    valid = (label.semantics <= space.taxonomy.free) | (label.semantics == UNKNOWN)
-    assert valid.all(), (path, np.unique(label.semantics[~valid]))
+        _check_shape_and_type(path, name, array, space)
+    _checked_semantics(path, label.semantics, space, allow_unknown=True)
     write_npz(path, {name: array.astype(np.uint8) for name, array in arrays.items()}, level=6)
 
 
@@ -193,12 +193,10 @@ def write_prediction(path: Path, semantics: UInt8[np.ndarray, "x y z"], *, space
     """Writes a prediction in the layout of Occ3D submissions, atomically; equal arrays give equal bytes.
 
     Raises:
+        DataError: the prediction is of another grid, or holds a class that the space does not have, or 255.
         OSError: the file cannot be written.
     """
-    assert semantics.shape == space.grid.shape, (path, semantics.shape)
-    assert int(semantics.min()) >= 0, (path, semantics.min())
-    assert int(semantics.max()) <= space.taxonomy.free, (path, semantics.max())
-    write_npz(path, {"semantics": semantics.astype(np.uint8)}, level=6)
+    write_npz(path, {"semantics": _checked_semantics(path, semantics, space, allow_unknown=False)}, level=6)
 
 
 def _checked_semantics(
@@ -229,7 +227,6 @@ def _checked_mask(path: Path, name: str, mask: NDArray[Any], space: LabelSpace) 
 
 
 def _check_shape_and_type(path: Path, name: str, array: NDArray[Any], space: LabelSpace) -> None:
-    if array.shape != space.grid.shape:
-        raise DataError(f"{path}: {name} should have the shape {space.grid.shape} [x, y, z], but has {array.shape}")
+    space.grid.check_shape(array.shape, f"{path}: {name}")
     if array.dtype.kind not in "uib":
         raise DataError(f"{path}: {name} should hold integers (uint8 in Occ3D), but holds {array.dtype}")

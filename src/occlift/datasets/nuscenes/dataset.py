@@ -65,7 +65,7 @@ class NuScenes:
         root: the folder that holds `v1.0-*/` and `samples/`.
         version: the name of the folder of tables.
         boxes: token → annotations of a key frame; only where there are tables of annotations that hold any.
-        truth_maps: image → truth maps beside it; only where the first image has them, as those of a town have.
+        truth_maps: image → truth maps beside it; only where an image of the first key frame has any.
     """
 
     def __init__(
@@ -238,8 +238,9 @@ class NuScenes:
 
     def _has_truth_maps(self) -> bool:
         images = self._frames.records[:, :-1]
-        first = images[images >= 0][:1].tolist()
-        return any(truth_maps_path(self.root / self._frames.record_files[record]).exists() for record in first)
+        first = images[(images >= 0).any(axis=1)][:1].ravel().tolist()
+        names = [self._frames.record_files[record] for record in first if record >= 0]
+        return any(truth_maps_path(self.root / name).exists() for name in names if _SAFE_FILE.fullmatch(name))
 
     def _boxes_of(self, token: str) -> tuple[NuScenesBox, ...]:
         """The annotations of a key frame, in table order; all of them, seen or not.

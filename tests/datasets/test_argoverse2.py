@@ -192,6 +192,12 @@ def test_splits_options_and_other_processes(root: Path) -> None:
         open_dataset(f"argoverse2:{root / 'none'}")
 
 
+def test_a_log_in_two_splits_is_refused(root: Path) -> None:
+    write_log(root / "val" / LOG)
+    with pytest.raises(DataError, match=rf"two files of {LOG}, \S*train/{LOG} and \S*val/{LOG}; remove one"):
+        open_dataset(f"argoverse2:{root}")
+
+
 def test_it_can_be_written_as_a_plain_folder(root: Path, tmp_path: Path) -> None:
     data = open_dataset(f"argoverse2:{root}")
     write_frames(data, tmp_path / "frames", splits=("train",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -334,3 +335,10 @@ def test_the_commands_print_what_a_number_is_and_say_loudly_what_is_missing(
     done = run(*scored, "--rays")
     assert done.returncode == 1
     assert "--rays needs --root" in done.stderr
+    # A reader that wants nothing (`| true`) does not cost the scores.
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "occlift", *scored, "--allow-missing", "--json", "kept.json"]
+    subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writing)
+    assert (tmp_path / "kept.json").read_bytes() == (tmp_path / "rest.json").read_bytes()

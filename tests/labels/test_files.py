@@ -163,9 +163,7 @@ def test_what_is_of_another_grid_or_class_list_is_not_written(tmp_path: Path, la
         write_prediction(tmp_path / "a.npz", np.full(SHAPE, 255, np.uint8))
     with pytest.raises(DataError, match=r"a\.npz: semantics holds class 99"):
         write_label(tmp_path / "a.npz", replace(label, semantics=np.full(SHAPE, 99, np.uint8)))
-    with pytest.raises(
-        DataError, match=r"a\.npz: mask_lidar should have the shape .* is it of another grid\? Then"
-    ):
+    with pytest.raises(DataError, match=r"a\.npz: mask_lidar should have the shape .* is it of another grid\? Then"):
         write_label(tmp_path / "a.npz", replace(label, mask_lidar=label.mask_lidar[:100]))
     small = label.semantics[:100]
     with pytest.raises(DataError, match=r"a\.npz: semantics should have the shape \(200, 200, 16\).*\(100, 200, 16\)"):

@@ -163,8 +163,8 @@ def test_an_oracle_is_refused_where_nobody_knows_the_truth(
     for data in (KeyFrameList([]), without_maps):
         with pytest.raises(
             ConfigError,
-            match=rf"teacher oracle\S*: needs truth maps .*--maps\. Other images need another teacher of {kind}: {others}"
-            r" \(`occlift teachers`",
+            match=rf"teacher oracle\S*: needs truth maps .*--maps\. Other images need another teacher of {kind}: "
+            rf"{others} \(`occlift teachers`",
         ):
             build(data)
     assert not Path("never").exists()

@@ -113,7 +113,8 @@ class CameraImage:
         if shape[:2] != (self.height, self.width):
             raise DataError(
                 f"{self.source.name}: the {what} has {shape[0]}×{shape[1]} pixels (height × width), the data set says "
-                f"{self.height}×{self.width}, and its intrinsics are for that size; the two come from different data"
+                f"{self.height}×{self.width}, and its intrinsics are for that size; the two come from different "
+                "data, or one of them was turned by the EXIF orientation, which turns no pixels here"
             )
 
 

@@ -23,6 +23,7 @@ from occlift.geometry.transforms import inverse, transform_points
 from occlift.scenes import DatasetSpec, DrivingDataset, HasBoxes
 from occlift.scenes.lidar_depth import lidar_depth
 from occlift.training.volume_targets import lidar_occupancy
+from occlift.viz.show import show
 
 LOG = "01bb304d-7bd8-35f8-bbef-7086b688e35e"
 START_NS = 315_968_867_659_956_000
@@ -185,6 +186,10 @@ def test_splits_options_and_other_processes(root: Path) -> None:
         data.scenes("val")
     with pytest.raises(ConfigError, match=r"cameras: 'ring_front' is not there; expected .*ring_front_left"):
         open_dataset(f"argoverse2:{root}?cameras=ring_front")
+    # A picture needs no boxes.
+    assert any(
+        "no boxes are drawn" in note for note in show(data, data.key_frame_tokens("other")[0], root / "show").notes
+    )
     alone = open_dataset(f"argoverse2:{root / 'test'}")
     assert not isinstance(alone, HasBoxes)
     assert alone.scenes("train") == ("other",)

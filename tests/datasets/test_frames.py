@@ -194,6 +194,7 @@ MUTATIONS: dict[str, Mutation] = {
         "line 1: field global_from_ego.translation_m: expected finite numbers",
     ),
     "focal length zero": ((*FRONT, "intrinsics_px", "fy"), 0, "field cameras.front.intrinsics_px.fy"),
+    "focal length in millimetres": ((*FRONT, "intrinsics_px", "fx"), 0.5, "front.intrinsics_px: expected .* focal"),
     "focal length negative": ((*FRONT, "intrinsics_px", "fx"), -500, "field cameras.front.intrinsics_px.fx"),
     "scaled rotation": (
         (*FRONT, "ego_from_camera", "rotation"), [[0, 0, 2], [-2, 0, 0], [0, -2, 0]],

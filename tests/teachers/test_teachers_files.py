@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from PIL import Image
 
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, UNKNOWN, VEGETATION, Taxonomy, read_space
+from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, OCC3D, UNKNOWN, VEGETATION, Taxonomy, read_space
+from occlift.scenes.dataset import KeyFrameList
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageFile
+from occlift.teachers.files import warn_of_strange_maps
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 HEIGHT, WIDTH = 9, 16
@@ -295,3 +298,46 @@ def test_images_of_one_name_in_two_scenes_need_maps_of_their_own(tmp_path: Path)
     teacher.semantics(frames[0])
     with pytest.raises(ConfigError, match=r"would be the map of CAM_FRONT_LEFT of monday and of CAM_FRONT_LEFT of tu"):
         teacher.semantics(frames[1])
+
+
+CITYSCAPES = (0, 0, 0, 0, 2, 2, 8, 8, 8, 10, 10)
+"""Train ids of road, building, vegetation and sky: all of them are ids of Occ3D, too."""
+
+
+@pytest.mark.parametrize(
+    ("drawn", "strange"),
+    [
+        (CITYSCAPES, True),
+        ((DRIVEABLE_SURFACE, BUS, VEGETATION), False),
+        ((FREE, CAR), False),
+        ((*[UNKNOWN] * 20, DRIVEABLE_SURFACE), False),
+        ((UNKNOWN,), False),
+    ],
+    ids=["another list", "ground", "sky", "little is known", "nothing is known"],
+)
+def test_maps_that_are_hardly_of_a_road_are_doubted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, drawn: tuple[int, ...], strange: bool
+) -> None:
+    frames = []
+    for number, scene in enumerate(("a", "b", "c", "d", "e")):
+        frame = replace(alone(frame_at(tmp_path)), scene=scene, token=scene)
+        frames.append(frame)
+        ids = np.resize(np.array(drawn, np.uint8), (HEIGHT, WIDTH))
+        # A scene without maps, and one of which nobody asks.
+        if number != 2:
+            np.save(made(tmp_path / scene / "CAM_FRONT_LEFT" / f"{frame.cameras[0].stem}.npy"), ids)
+    teacher = semantics_teacher(f"files:{tmp_path}")
+    warn_of_strange_maps(teacher, KeyFrameList(frames), OCC3D.taxonomy)
+    messages = [record.getMessage() for record in caplog.records]
+    if not strange:
+        assert messages == []
+        return
+    (message,) = messages
+    expected = (
+        r"only 0 % of what the class maps of a, e show is ground \(driveable_surface, .*\) or sky, and mostly they "
+        r"show others 3\d%, traffic_cone 2\d%, bicycle 1\d%\. If .* say which by space=\.\.\. or class_ids=\.\.\."
+    )
+    assert re.search(expected, message)
+    caplog.clear()
+    warn_of_strange_maps(teacher, KeyFrameList(frames), Taxonomy(names=OCC3D.taxonomy.names))
+    assert not caplog.records, "nobody says which classes are ground"

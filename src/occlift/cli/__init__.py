@@ -146,10 +146,18 @@ def _run(words: Sequence[str]) -> None:
     import tyro
 
     from occlift.cli.loop import is_first_process
+    from occlift.cli.options import greedy_options, taken_words
     from occlift.runtime.progress import shown_progress
 
+    command = load_command(name)
     with shown_progress() if is_first_process() else contextlib.nullcontext():
-        tyro.cli(load_command(name), prog=f"occlift {name}", args=words[1:])
+        try:
+            tyro.cli(command, prog=f"occlift {name}", args=words[1:])
+        except SystemExit as error:
+            # How tyro ends where the words are wrong; it does not say who took those that are missing.
+            if error.code == 2 and (taken := taken_words(words[1:], greedy_options(command))):
+                print(f"occlift: {taken}", file=sys.stderr)
+            raise
 
 
 def _help() -> str:

@@ -212,10 +212,8 @@ def audit(
     )  # fmt: skip
     if json:
         write_text(json, found.to_json())
-    print_audit(found)
-    if write_shifted:
-        number = recipe.write_shifted(labels, write_shifted, shift_voxels, space=label_space)
-        print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
+    number = recipe.write_shifted(labels, write_shifted, shift_voxels, space=label_space) if write_shifted else 0
+    swept, written = None, []
     if axes and truth:
         from occlift.evaluation.label_sweep import sweep as run_sweep
 
@@ -224,9 +222,15 @@ def audit(
             allow_missing=allow_missing, **axes,
         )  # fmt: skip
         write_text(out / "sweep.json", swept.to_json())
+        written = [out / "sweep.json", *swept.write_figures(out)]
+    # Last of all: whoever reads it may close the pipe.
+    print_audit(found)
+    if write_shifted:
+        print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
+    if swept is not None:
         print_comparison(swept.table())
-        for path in (out / "sweep.json", *swept.write_figures(out)):
-            print(path)
+    for path in written:
+        print(path)
 
 
 def _engine(name: str, address: str | None, workers: int, gpus_per_worker: float) -> Engine | None:

@@ -97,6 +97,6 @@ def evaluate_rendering(
         semantics=semantics, train_semantics=train_semantics, semantics_options=named_values(semantics_option),
         precision=precision, device=device,
     )  # fmt: skip
-    print_rendered(run)
     if json is not None:
         write_text(json, run.to_json())
+    print_rendered(run)

@@ -36,7 +36,15 @@ from occlift.evaluation.label_tokens import LabelSample, in_time_order, select_l
 from occlift.evaluation.occupancy import space_field
 from occlift.geometry.transforms import inverse
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
-from occlift.labels.files import OccupancyTruth, label_path, read_confidence, read_label, read_truth, write_label
+from occlift.labels.files import (
+    OccupancyTruth,
+    check_some_free,
+    label_path,
+    read_confidence,
+    read_label,
+    read_truth,
+    write_label,
+)
 from occlift.labels.manifest import MANIFEST_NAME, check_label_space, open_manifest, read_manifest
 from occlift.metrics.occupancy import MASKS, Mask
 from occlift.runtime.npz import MissingArray
@@ -198,6 +206,7 @@ def audit(
     before: tuple[LabelSample, UInt8[np.ndarray, "x y z"], OccupancyTruth | None] | None = None
     for is_neighbour, sample in track(_with_neighbours(selection.samples, data), "audit", total=len(selection.samples)):
         unshifted = read_truth(sample.label, (), space=space).semantics
+        check_some_free(sample.label, unshifted, space)
         semantics = shift(unshifted, shift_voxels, fill=UNKNOWN)
         found = np.bincount(semantics.ravel(), minlength=256)
         voxels += np.append(found[: taxonomy.num_classes], found[UNKNOWN])
@@ -205,6 +214,7 @@ def audit(
         frame = None
         if sample.truth:
             frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"], space=space)
+            check_some_free(sample.truth, frame.semantics, space)
             try:
                 counted = count_against_truth(
                     semantics, frame.semantics, {m: frame.masks.get(m) for m in masks}, taxonomy=taxonomy

@@ -131,9 +131,10 @@ def evaluate_rendering(
     training = evenly_spaced(split_tokens(data, train_split), _GUESSING_FRAMES)
     for needed in (scored, training):
         require_lidar(data, needed, "scores of rendered depth")
-    constant_m = _median_depth_m(data, training)
-    frequent = _most_frequent(_frames(data, training, model.config, train_semantics, semantics_options), taxonomy)
+    # Teachers that cannot be had are refused before anything is read.
+    guessing = _frames(data, training, model.config, train_semantics, semantics_options)
     frames = _frames(data, scored, model.config, semantics, semantics_options)
+    constant_m, frequent = _median_depth_m(data, training), _most_frequent(guessing, taxonomy)
     target = torch_device(device or default_device())
     model.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"

@@ -29,6 +29,7 @@ from occlift.runtime.files import sweep
 from occlift.runtime.folders import is_claimed
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
+from occlift.teachers.files import warn_of_strange_maps
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 
 _MANIFEST_EVERY_S: Final = 10.0
@@ -108,6 +109,7 @@ def generate_labels(
         require(data, HasBoxes, "moving objects carried by boxes")
     # Teachers are made here even if workers make their own: what is wrong with them is said before anything starts.
     teachers = make_teachers(data, config, space, semantics=semantics, depth=depth)
+    warn_of_strange_maps(teachers[0], data, space.taxonomy)
     identity = config.identity(*(teacher.settings for teacher in teachers))
     if engine is None:
         engine = local_engine(workers) if workers > 1 else in_process

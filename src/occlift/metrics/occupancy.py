@@ -95,7 +95,10 @@ def histograms(
         DataError: as `histogram`.
     """
     # Typed as NumPy arrays, but a caller's tensor or list would reach the kernel as something slow or wrong.
-    assert truth.dtype == prediction.dtype == np.uint8, (truth.dtype, prediction.dtype)
+    for name, array in (("truth", truth), ("prediction", prediction)):
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+            kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+            raise DataError(f"the {name} should be a NumPy array of class ids, uint8, but is {kind}")
     masks = [(name, mask) for name, mask in evaluated.items() if mask is not None]
     assert len(masks) <= _MAX_MASKS, list(evaluated)
     for name, array in (("prediction", prediction), *((f"mask {name}", mask) for name, mask in masks)):
@@ -199,8 +202,11 @@ class OccupancyCounts:
         return cls(histograms={mask: np.zeros(shape, np.int64) for mask in masks}, taxonomy=taxonomy)
 
     def __add__(self, other: OccupancyCounts) -> OccupancyCounts:
-        assert self.histograms.keys() == other.histograms.keys(), (list(self.histograms), list(other.histograms))
-        assert self.taxonomy.names == other.taxonomy.names, (self.taxonomy.names, other.taxonomy.names)
+        mine, others = ((sorted(one.histograms), one.taxonomy.names, one.taxonomy.vague) for one in (self, other))
+        if mine != others:
+            raise ConfigError(
+                f"occupancy counts add up only if masks, classes and vague classes are the same: {mine} and {others}"
+            )
         total = {mask: h + other.histograms[mask] for mask, h in self.histograms.items()}
         return OccupancyCounts(histograms=total, taxonomy=self.taxonomy)
 

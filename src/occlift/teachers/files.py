@@ -11,6 +11,7 @@ Maps may be smaller or larger than their images, with the same proportions.
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,12 +34,18 @@ from occlift.label_space import (
     read_space,
 )
 from occlift.runtime.npz import read_npz
+from occlift.scenes.dataset import DrivingDataset, evenly_spaced
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES, Layout, LayoutName
-from occlift.teachers.teacher import DepthMap, SemanticMap
+from occlift.teachers.teacher import DepthMap, SemanticMap, SemanticsTeacher
+
+_log = logging.getLogger(__name__)
 
 _FIELDS: Final = ("camera", "channel", "stem", "token", "sample", "scene", "suffix")
 _PER_SCENE: Final = "<scene>/<camera>/<image name>"
+_GROUND_AND_SKY: Final = 0.1
+"""Smallest share of ground and sky that is not strange; real frames of three data sets have 38 to 55 %."""
+
 _NO_HEADER: Final = ".bin"
 """Suffix of files that are nothing but int8, row by row, as OccNeRF's are."""
 
@@ -140,6 +147,36 @@ class FilesSemantics:
             )
         class_id = classes[place]
         return SemanticMap(class_id=class_id, score=(class_id != UNKNOWN).astype(np.float32))
+
+
+def warn_of_strange_maps(teacher: SemanticsTeacher, data: DrivingDataset, taxonomy: Taxonomy) -> None:
+    """Warns, once, where class maps on disk are hardly those of drives: ids do not say which class list they are of.
+
+    Looks at the first key frames of some scenes. Nearly all that cameras around a car see of roads is known: a third
+    and more of it is ground and sky. What is wrong with files is for those to say who read all of them.
+    """
+    if not isinstance(teacher, FilesSemantics) or not taxonomy.ground:
+        return
+    tokens, counts = [], np.zeros(256, np.int64)
+    for scene in evenly_spaced(data.scenes(), 3):
+        for token in data.key_frame_tokens(scene)[:1]:
+            try:
+                maps = [one.class_id for one in teacher.semantics(data.key_frame(token))]
+            except DataError:
+                continue
+            counts += np.bincount(np.concatenate([one.ravel() for one in maps]), minlength=256)
+            tokens.append(token)
+    known = int(counts[: taxonomy.num_classes].sum())
+    expected = int(counts[[*taxonomy.ids(taxonomy.ground), taxonomy.free]].sum())
+    if expected >= _GROUND_AND_SKY * known:
+        return
+    frequent = [int(number) for number in np.argsort(-counts, kind="stable")[:3] if counts[number]]
+    found = ", ".join(f"{taxonomy.name_of(number)} {counts[number] / counts.sum():.0%}" for number in frequent)
+    _log.warning(
+        "%s: only %.0f %% of what the class maps of %s show is ground (%s) or sky, and mostly they show %s. If that "
+        "is not so in the images, the ids are of another class list: say which by space=... or class_ids=...",
+        teacher.settings["root"], 100 * expected / known, ", ".join(tokens), ", ".join(taxonomy.ground), found,
+    )  # fmt: skip
 
 
 class FilesDepth:

@@ -195,10 +195,13 @@ def show_prediction(data: DrivingDataset, checkpoint: Path, token: str, out: Pat
         ]
     below = panel(maps, 2)
     key_frame = data.key_frame(token)
-    height, width = round(below.width / 3 * config.image_height / config.image_width), below.width // 3 - 11
+    width = below.width // 3 - 11
     images = panel(
         [
-            add_caption(Image.fromarray(resize(image, height, width)), camera_caption(camera.camera))
+            add_caption(
+                Image.fromarray(resize(image, round(width * camera.height / camera.width), width)),
+                camera_caption(camera.camera),
+            )
             for image, camera in zip(read_images(key_frame), key_frame.cameras, strict=True)
         ],
         3,

@@ -89,7 +89,8 @@ def show(
     rigs = single_rigs(key_frame)
     names = [camera_caption(camera.camera) for camera in key_frame.cameras]
     points_ego, notes = read_lidar(key_frame)
-    annotations = data.boxes(token) if isinstance(data, HasBoxes) else ()
+    annotations, more = _read_boxes(data, token)
+    notes += more
     boxes = [box_in_ego(annotation, key_frame, taxonomy=space.taxonomy) for annotation in annotations]
     occupancy = occupancy_of(key_frame, points_ego, labels, space)
 
@@ -169,6 +170,16 @@ def read_lidar(key_frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], tuple[str
         return lidar_in_ego(key_frame), ()
     except DataError as error:
         return np.zeros((0, 3)), (f"no lidar is drawn: {error}",)
+
+
+def _read_boxes(data: DrivingDataset, token: str) -> tuple[tuple[BoxAnnotation, ...], tuple[str, ...]]:
+    """The boxes of a key frame, if there are any, and a note where they cannot be read."""
+    if not isinstance(data, HasBoxes):
+        return (), ()
+    try:
+        return data.boxes(token), ()
+    except DataError as error:
+        return (), (f"no boxes are drawn: {error}",)
 
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:

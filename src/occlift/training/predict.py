@@ -11,6 +11,8 @@ from occlift.errors import ConfigError
 from occlift.labels.files import prediction_path, write_prediction
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
+from occlift.runtime.files import disk_full_said
+from occlift.runtime.folder_lock import sole_run
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, split_tokens
 from occlift.training.run_folder import peak_memory_bytes
@@ -60,6 +62,8 @@ def predict(
     Raises:
         ConfigError: both or neither of `checkpoint` and `model` are given, or the network was trained on other cameras.
         DataError: checkpoint or data are missing or damaged.
+        AnotherRun: another run is writing into `out`.
+        DiskFull: the disk is full.
     """
     import torch
 
@@ -88,14 +92,14 @@ def predict(
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     model_seconds = 0.0
-    out.mkdir(parents=True, exist_ok=True)
-    for index in track(range(len(frames)), "predict"):
-        frame = frames[index].to(target)
-        before = time.monotonic()
-        with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
-            semantics = network(frame.images, frame.rig)[0].argmax(0).to(torch.uint8).cpu().numpy()
-        model_seconds += time.monotonic() - before
-        write_prediction(prediction_path(out, frame.tokens[0]), semantics, space=network.config.space)
+    with disk_full_said(out), sole_run(out):
+        for index in track(range(len(frames)), "predict"):
+            frame = frames[index].to(target)
+            before = time.monotonic()
+            with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
+                semantics = network(frame.images, frame.rig)[0].argmax(0).to(torch.uint8).cpu().numpy()
+            model_seconds += time.monotonic() - before
+            write_prediction(prediction_path(out, frame.tokens[0]), semantics, space=network.config.space)
     return PredictRun(
         out=out,
         frames=len(frames),

@@ -151,8 +151,8 @@ def _camera(image: CameraImage, folder: Path) -> dict[str, Any]:
         path = folder / described["mask"]
         own = np.where(valid, 0, 255).astype(np.uint8)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            PillowImage.fromarray(own).save(path)
+            with replacing(path) as file:
+                PillowImage.fromarray(own).save(file, "PNG")
         elif not np.array_equal(np.asarray(PillowImage.open(path)), own):
             described["mask"] = "another"
     return described
@@ -167,8 +167,8 @@ def _write_image(image: CameraImage, folder: Path) -> str:
         _link(image.source.path, folder / name)
     else:
         name = f"images/{image.camera}/{image.timestamp_us}.png"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        PillowImage.fromarray(image.read()).save(folder / name)
+        with replacing(folder / name) as file:
+            PillowImage.fromarray(image.read()).save(file, "PNG")
     return name
 
 

@@ -111,12 +111,10 @@ def main() -> None:
                 _run(sys.argv[1:])
         # SystemExit, too: some libraries make one of Ctrl-C.
         except BaseException as error:
-            if stop.sentence or isinstance(error, KeyboardInterrupt):
-                text = str(error) if isinstance(error, KeyboardInterrupt) else ""
-                text = text or stop.sentence or "interrupted; run the same command again"
-                if stop.said():
-                    print(f"occlift: {text}", file=sys.stderr, flush=True)
-                sys.exit(stop.status)
+            if stop.sentence:
+                stop.end(str(error) if isinstance(error, KeyboardInterrupt) else "")
+            if isinstance(error, KeyboardInterrupt):
+                _exit(str(error) or "interrupted; run the same command again", stop.status)
             if not isinstance(error, SystemExit) or error.code:
                 text = _sentence(error)
                 if not text:

@@ -17,11 +17,12 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 PATIENCE_S: Final = 1.4
 """How long the main thread may take to end by itself."""
@@ -64,44 +65,51 @@ class Stop:
         self._ends = threading.Event()
         self._said = threading.Lock()
 
-    def said(self) -> bool:
-        """True for whoever asks first: that one tells the user."""
-        return self._said.acquire(blocking=False)
+    def end(self, sentence: str = "") -> NoReturn:
+        """Tells the user, unless somebody has, and ends the process and its children without looking back."""
+        if self._said.acquire(blocking=False):
+            cursor = "\x1b[?25h" if os.isatty(2) else ""
+            # Not through sys.stderr, whose locks the main thread may hold.
+            with suppress(OSError):
+                os.write(2, f"{cursor}occlift: {sentence or self.sentence}\n".encode("utf-8", "backslashreplace"))
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(self.status)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if not self.sentence:
-            self.status = 128 + number
-            self.sentence = _sentences[0]() if _sentences else _AGAIN
+            self._tell(number)
+            # Children die of the same signal, and what is closed in a hurry complains; both are no news.
+            if hasattr(signal, "SIGCHLD"):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            sys.unraisablehook = threading.excepthook = lambda _: None
             raise KeyboardInterrupt(self.sentence)
 
+    def _tell(self, number: int) -> None:
+        self.status = 128 + number
+        self.sentence = _sentences[0]() if _sentences else _AGAIN
+
     def _watch(self, wakened: socket.socket) -> None:
-        while True:
-            try:
+        with wakened:
+            told: set[int] = set()
+            while not told:
                 numbers = wakened.recv(64)
-            except OSError:
-                return
-            if not numbers:
-                return
-            if {signal.SIGINT, signal.SIGTERM}.intersection(numbers):
-                break
-        if not self._ends.wait(PATIENCE_S):
-            # The main thread may hold the locks of the streams, or not even have come to `_interrupt`.
-            if self.said():
-                self.sentence = self.sentence or (_sentences[0]() if _sentences else _AGAIN)
-                cursor = "\x1b[?25h" if os.isatty(2) else ""
-                with suppress(OSError):
-                    os.write(2, f"{cursor}occlift: {self.sentence}\n".encode("utf-8", "backslashreplace"))
-            for child in multiprocessing.active_children():
-                child.kill()
-            os._exit(self.status)
+                if not numbers:
+                    return
+                told = {signal.SIGINT, signal.SIGTERM}.intersection(numbers)
+            if not self._ends.wait(PATIENCE_S):
+                if not self.sentence:
+                    # The main thread has not even come to `_interrupt`.
+                    self._tell(told.pop())
+                self.end()
 
 
 @contextmanager
 def stopping_soon() -> Iterator[Stop]:
     """For a program's main thread: inside, Ctrl-C and SIGTERM end the process in `PATIENCE_S` seconds, or earlier.
 
-    A signal that is ignored outside, as SIGINT is below `nohup`, stays ignored. An exception that leaves the block
-    after a signal does not end the patience: what an interpreter waits for at its end counts, too.
+    A signal that is ignored outside, as SIGINT is below `nohup`, stays ignored. Whoever catches an exception inside
+    after a signal calls `Stop.end`: what an interpreter waits for at its end takes time, too.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -119,19 +127,13 @@ def stopping_soon() -> Iterator[Stop]:
     _stops.append(stop)
     try:
         yield stop
-    except BaseException:
-        if not stop.sentence:
-            stop._ends.set()
-        raise
-    else:
-        stop._ends.set()
     finally:
         _stops.remove(stop)
-        if stop._ends.is_set():
-            signal.set_wakeup_fd(wakeup)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            ours.close()
+        stop._ends.set()
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        ours.close()
 
 
 def _after_fork() -> None:

@@ -102,7 +102,7 @@ def test_a_full_disk_is_an_error_of_the_system_too(tmp_path: Path) -> None:
 
 
 def test_other_errors_of_a_writer_are_its_own(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="^mine$"), replacing(tmp_path / "a"):
+    with pytest.raises(ValueError, match=r"^mine$"), replacing(tmp_path / "a"):
         raise ValueError("mine")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Programs that are told to stop, as a terminal and a scheduler tell them: all of their processes at once, and again."""
+"""Programs that are told to stop, as a terminal and a scheduler do: all of their processes at once, and again."""
 
 from __future__ import annotations
 

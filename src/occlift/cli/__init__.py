@@ -140,7 +140,8 @@ def _sentence(error: BaseException) -> str:
 
 
 def _exit(message: str, status: int) -> NoReturn:
-    print(f"occlift: {message}", file=sys.stderr)
+    with patient_streams():
+        print(f"occlift: {message}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -95,7 +95,7 @@ def worker_of(folder: Path, run: str) -> Iterator[None]:
     with ExitStack() as held:
         try:
             _hold(held, path, timeout_s=0)
-            current = (locks / _RUN).read_text().partition(" ")[0]
+            current = (locks / _RUN).read_text(encoding="utf-8").partition(" ")[0]
         except (Timeout, FileNotFoundError):
             current = ""
         if current != run:
@@ -137,6 +137,6 @@ def _hold(held: ExitStack, path: Path, *, timeout_s: float) -> None:
 
 def _holder(locks: Path) -> str:
     try:
-        return (locks / _RUN).read_text().partition(" ")[2]
+        return (locks / _RUN).read_text(encoding="utf-8").partition(" ")[2]
     except FileNotFoundError:
         return "it has just begun"

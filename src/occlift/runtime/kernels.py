@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import os
+import pickle
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import numba
 
+from occlift.runtime.folders import has_home
 from occlift.runtime.threads import was_forked
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+
+_log = logging.getLogger(__name__)
 
 
 @overload
@@ -64,11 +71,45 @@ def njit(
 
 
 def _compiler(**options: Any) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """numba's decorator, with a cache that stops nobody: where it cannot be kept, there is none."""
+
     def compile_lazily(function: Callable[_P, _R]) -> Callable[_P, _R]:
         try:
-            return numba.njit(cache=True, **options)(function)
+            with _no_folder_called_tilde():
+                compiled = numba.njit(cache=True, **options)(function)
         except RuntimeError:
-            # Neither the package's folder nor the user's cache can be written: compiled anew in every process.
+            # Neither the package's folder nor the user's cache can be written.
             return numba.njit(**options)(function)
+        cache = getattr(compiled, "_cache", None)
+        if cache is not None:
+            cache.save_overload = _if_possible(cache.save_overload)
+            cache.load_overload = _if_possible(cache.load_overload)
+        return compiled
 
     return compile_lazily
+
+
+def _if_possible(touch_cache: Callable[..., Any]) -> Callable[..., Any]:
+    """Without errors of a disk that is full, or of a file that a power cut left damaged: it is compiled anew."""
+
+    def touch(*arguments: Any) -> Any:
+        try:
+            return touch_cache(*arguments)
+        except (OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            _log.debug("kernel not cached: %s", error)
+            return None
+
+    return touch
+
+
+@contextmanager
+def _no_folder_called_tilde() -> Iterator[None]:
+    """Without a home, numba would keep its cache in a folder of that name, wherever the program was started."""
+    if "XDG_CACHE_HOME" in os.environ or has_home():
+        yield
+        return
+    os.environ["XDG_CACHE_HOME"] = f"{os.devnull}/none"
+    try:
+        yield
+    finally:
+        del os.environ["XDG_CACHE_HOME"]

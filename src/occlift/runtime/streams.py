@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
+
+_AS_IT_GOES: Final = "occlift.as_it_goes"
+
+
+def _as_it_goes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The bytes of names of files that are in no known encoding, as they are; escapes for all other letters."""
+    assert isinstance(error, UnicodeEncodeError), error
+    letters = error.object[error.start : error.end]
+    return b"".join(
+        x.encode("utf-8", "surrogateescape") if "\udc80" <= x <= "\udcff" else ascii(x)[1:-1].encode() for x in letters
+    ), error.end
+
+
+codecs.register_error(_AS_IT_GOES, _as_it_goes)
 
 
 class Streams:
@@ -58,14 +73,15 @@ class _Descriptor(io.FileIO):
 
 def _patient(stream: Any, streams: Streams) -> Any:
     buffer = getattr(stream, "buffer", None)
-    if not isinstance(getattr(buffer, "raw", None), io.FileIO):
+    # Without a buffer where PYTHONUNBUFFERED is set.
+    if not isinstance(getattr(buffer, "raw", buffer), io.FileIO):
         return stream
     with suppress(OSError):
         stream.flush()
     return io.TextIOWrapper(
         io.BufferedWriter(_Descriptor(stream.fileno(), streams)),
         encoding=stream.encoding,
-        errors="backslashreplace",
+        errors=_AS_IT_GOES,
         newline="\n" if os.name == "posix" else None,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,

@@ -32,6 +32,7 @@ from occlift.label_space import (
     read_mapping,
     read_space,
 )
+from occlift.runtime.folders import expanded
 from occlift.runtime.npz import read_npz
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES, Layout, LayoutName
@@ -191,7 +192,7 @@ class _MapFiles:
     """The maps below a folder."""
 
     def __init__(self, root: Path, pattern: str, key: str, layout: Layout) -> None:
-        self._root, self._key, self._layout = root.expanduser(), key, layout
+        self._root, self._key, self._layout = expanded(root), key, layout
         self._pattern = pattern or layout.pattern
         self._flat_pattern = "" if pattern else layout.flat_pattern
         self._images: dict[Path, str] = {}

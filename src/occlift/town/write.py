@@ -97,7 +97,7 @@ def _write(out: Path, config: TownConfig, workers: int | None) -> TownRun:
         for step in track(steps, "Building the town", total=len(missing) * config.frames):
             step()
     if missing or not (out / TABLES / "scene.json").exists():
-        table_writer.write_tables(out / TABLES, (json.loads(mark.read_text()) for mark in marks))
+        table_writer.write_tables(out / TABLES, (json.loads(mark.read_text(encoding="utf-8")) for mark in marks))
     return TownRun(
         root=out, scenes=config.scenes, key_frames=config.scenes * config.frames, reused=config.scenes - len(missing)
     )

@@ -34,7 +34,7 @@ class PredictRun:
     frames: int
     seconds: float
     model_seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: float
     random_weights: bool
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -73,7 +73,11 @@ def _record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found.get(key, identity["cameras"] if key == "cameras" else None) for key in identity}
 
 
-def peak_memory_bytes() -> int:
-    """The largest resident size that this process, or one that it waited for, ever had."""
+def peak_memory_bytes() -> float:
+    """The largest resident size that this process, or one that it waited for, ever had; NaN on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else peak * 1024

@@ -24,8 +24,8 @@ from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction
 from occlift.labels.generate import generate_labels
 from occlift.metrics.occupancy import class_sets
-from occlift.runtime.files import disk_full_said, replacing, write_text
-from occlift.runtime.folder_lock import sole_run
+from occlift.runtime.files import replacing, write_text
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.folders import check_same, read_record
 from occlift.runtime.interrupts import going_on
 from occlift.runtime.progress import track
@@ -117,7 +117,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     """
     if importlib.util.find_spec("viser") is None:  # said now, not after ten minutes
         raise ConfigError("the demo draws its 3-D scene with viser: pip install 'occlift[view]'")
-    with going_on(), disk_full_said(out), sole_run(out):
+    with going_on(), sole_writer(out):
         return _run(out, config, command)
 
 

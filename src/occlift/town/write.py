@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from occlift.datasets import table_writer
-from occlift.runtime.files import disk_full_said
-from occlift.runtime.folder_lock import sole_run
+from occlift.runtime.files import sweep
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.folders import check_same, is_claimed, read_record
 from occlift.runtime.interrupts import going_on
 from occlift.runtime.processes import in_processes
@@ -68,7 +68,7 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
         ProcessFailed: a process died.
     """
     is_claimed(out, _RECORD_NAME, contents="town")
-    with going_on(), disk_full_said(out), sole_run(out):
+    with going_on(), sole_writer(out):
         _claim(out, config)
         return _write(out, config, workers)
 
@@ -77,6 +77,9 @@ def _write(out: Path, config: TownConfig, workers: int | None) -> TownRun:
     marks = [finished_mark(out, config.scene_name(number)) for number in range(config.scenes)]
     marks[0].parent.mkdir(parents=True, exist_ok=True)
     missing = [number for number, mark in enumerate(marks) if not mark.exists()]
+    if missing:
+        for folder in {path.parent for path in out.rglob(".*.tmp")}:
+            sweep(folder)
     for number in sorted(set(range(config.scenes)) - set(missing)):
         name = config.scene_name(number)
         if not table_writer.map_expansion_path(out, name).exists():

@@ -11,8 +11,7 @@ from occlift.errors import ConfigError
 from occlift.labels.files import prediction_path, write_prediction
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
-from occlift.runtime.files import disk_full_said
-from occlift.runtime.folder_lock import sole_run
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, split_tokens
 from occlift.training.run_folder import peak_memory_bytes
@@ -92,7 +91,7 @@ def predict(
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     model_seconds = 0.0
-    with disk_full_said(out), sole_run(out):
+    with sole_writer(out):
         for index in track(range(len(frames)), "predict"):
             frame = frames[index].to(target)
             before = time.monotonic()

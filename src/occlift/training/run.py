@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from occlift.runtime.files import disk_full_said
-from occlift.runtime.folder_lock import sole_run
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.interrupts import going_on
 from occlift.runtime.launchers import check_world
 from occlift.runtime.processes import run_in_processes
@@ -113,7 +112,7 @@ def run_training(
         frames = spec.frames()
         spec = spec.resolved(frames)
         # Processes that were started together are one run.
-        with disk_full_said(out), sole_run(out) if world is None or world.rank == 0 else nullcontext():
+        with sole_writer(out) if world is None or world.rank == 0 else nullcontext():
             claim_run_folder(out, spec.identity(), resume=resume)
             train = partial(_train, spec, spec.counts(frames), out, started=started, resume=resume, max_steps=max_steps)
             if spec.config.devices > 1 and world is None:

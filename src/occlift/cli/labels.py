@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from occlift.cli.files import write_text
 from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
 from occlift.errors import OccliftError
+from occlift.runtime.files import write_text
 
 Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
 

@@ -16,6 +16,7 @@ from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.labels.files import label_path, read_label
+from occlift.runtime.files import replacing
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
@@ -121,9 +122,9 @@ def show(
         )
         below = legend(both.width, taxonomy=space.taxonomy)
         pictures["occupancy.png"] = stack((both, below)) if occupancy.has_classes else both
-    out.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        picture.save(out / name)
+        with replacing(out / name) as file:
+            picture.save(file, "PNG")
     numbers = [int(box.holds(points_ego).sum()) for box in boxes]
     agreeing = sum(
         abs(number - stated) <= max(1.0, 0.05 * stated)

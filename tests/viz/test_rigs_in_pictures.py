@@ -122,7 +122,7 @@ def decoded(path: Path) -> list[np.ndarray]:
     # Not its `read_frames`, which leaves pipes open.
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     done = subprocess.run(command, capture_output=True, check=True)
-    size = re.search(r"Video: .*? (\d+)x(\d+)[ ,]", done.stderr.decode())
+    size = re.search(r"Video: .*? (\d{2,})x(\d+)[ ,]", done.stderr.decode())
     assert size is not None, done.stderr
     return list(np.frombuffer(done.stdout, np.uint8).reshape(-1, int(size[2]), int(size[1]), 3))
 

@@ -54,6 +54,11 @@ def world() -> World | None:
     if (rank := _number("SLURM_PROCID", 0)) and size == 1:
         size, by = _number("SLURM_NTASKS", 1), "SLURM_NTASKS"
     if size > 1:
+        if not os.environ.get("SLURM_NTASKS_PER_NODE"):
+            raise ConfigError(
+                f"srun started {size} processes ({by}={size}), and does not say how many on each machine: ask for them "
+                f"with --ntasks-per-node={size}"
+            )
         return World(rank=rank, size=size, by=by)
     for by in _MPI_SIZES:
         if (size := _number(by, 1)) > 1:

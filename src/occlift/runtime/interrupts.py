@@ -82,7 +82,8 @@ class Stop:
             # Children die of the same signal, and what is closed in a hurry complains; both are no news.
             if hasattr(signal, "SIGCHLD"):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            sys.unraisablehook = threading.excepthook = lambda _: None
+            sys.unraisablehook = lambda _: None
+            threading.excepthook = lambda _: None
             raise KeyboardInterrupt(self.sentence)
 
     def _tell(self, number: int) -> None:
@@ -96,7 +97,7 @@ class Stop:
                 numbers = wakened.recv(64)
                 if not numbers:
                     return
-                told = {signal.SIGINT, signal.SIGTERM}.intersection(numbers)
+                told = {number for number in numbers if number in (signal.SIGINT, signal.SIGTERM)}
             if not self._ends.wait(PATIENCE_S):
                 if not self.sentence:
                     # The main thread has not even come to `_interrupt`.

@@ -40,10 +40,11 @@ from occlift.evaluation.audit_measures import LabelCounts, count_against_truth
 from occlift.geometry.evidence import ray_evidence
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import UNKNOWN
-from occlift.labels.decide import DecisionConfig, decide
+from occlift.labels.decide import DecisionConfig, decide, decide_surface
 from occlift.labels.files import label_path, read_label
 from occlift.labels.from_views import add_views
 from occlift.labels.fuse import static_classes, window
+from occlift.labels.surface import fuse_surface
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View, clean_view, default_free_stride, view_of
 from occlift.labels.vote import Tally
@@ -240,7 +241,14 @@ def votes_rule(min_points: int) -> Rule:
     return make
 
 
-RULES: Mapping[str, Rule] = {f"votes, {n} points": votes_rule(n) for n in (1, 3, 10, 35, 100)}
+def surface_rule(views: PosedViews) -> np.ndarray:
+    return decide_surface(fuse_surface(views, GRID)).semantics
+
+
+RULES: Mapping[str, Rule] = {
+    **{f"votes, {n} points": votes_rule(n) for n in (1, 3, 10, 35, 100)},
+    "surface": surface_rule,
+}
 
 
 def score(rule: Rule, cases: Sequence[Case]) -> tuple[dict[str, float], float]:

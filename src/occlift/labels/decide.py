@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
+from occlift.labels.surface import MOST, NEARLY_ALL, Surface
 from occlift.labels.vote import Votes
 
 MAX_MIN_POINTS: Final = 255
@@ -104,8 +105,46 @@ def decide(votes: Votes, config: DecisionConfig, taxonomy: Taxonomy = OCC3D.taxo
     semantics.ravel()[voxel] = class_id
     doubt = passed[voxel] * votes.points_per_ray + config.min_points
     confidence[voxel] = count[winner] / (points + doubt)
-    steps = np.round(np.round(confidence * _CONFIDENCE_STEPS) * (255 / _CONFIDENCE_STEPS)).astype(np.uint8)
-    return Decision(semantics=semantics, confidence=steps.reshape(shape))
+    return Decision(semantics=semantics, confidence=_in_steps(confidence).reshape(shape))
+
+
+def decide_surface(
+    surface: Surface, taxonomy: Taxonomy = OCC3D.taxonomy, *, voxel_size_m: float = OCC3D.grid.voxel_size_m[0]
+) -> Decision:
+    """The label that a fused surface gives; there is no threshold that depends on resolution or on the number of views.
+
+    Occupied is a voxel in which points lie, if at least half of the evidence about its centre (or nothing) sees a
+    surface there; and one through which the averaged surface passes, if three quarters of the evidence do and no depth
+    there is exact to a voxel: where it is, there would be points. A voxel with a point of a thin class is of that
+    class. What lies in front of the surface is free; what is behind it, or seen by nobody, unknown (255).
+
+    Confidence: occupied: the share of the evidence that sees a surface, times the share of the class in the votes,
+    times v of v + 1 for v views. Free: the share of the evidence that does not, times the same.
+
+    Args:
+        voxel_size_m: smallest edge of a voxel.
+    """
+    known = surface.views > 0
+    crossed = known & (np.abs(surface.distance_m) <= surface.extent_m) & (surface.near >= NEARLY_ALL)
+    crossed &= surface.sigma_m > voxel_size_m
+    hit = (surface.points > 0) & (~known | (surface.near >= MOST))
+    occupied = (crossed | hit) & (surface.class_id != UNKNOWN)
+    semantics = np.full(known.shape, UNKNOWN, np.uint8)
+    semantics[known & (surface.distance_m > 0)] = taxonomy.free
+    semantics[occupied] = surface.class_id[occupied]
+    thin = surface.thin != UNKNOWN
+    semantics[thin] = surface.thin[thin]
+    views = np.maximum(surface.views.astype(np.float32), 1)
+    certain = views / (views + 1)
+    near = np.where(known, surface.near, np.float32(1))
+    confidence = np.where(semantics == taxonomy.free, 1 - near, near * np.maximum(surface.class_share, 1e-3)) * certain
+    confidence[semantics == UNKNOWN] = 0
+    return Decision(semantics=semantics, confidence=_in_steps(confidence))
+
+
+def _in_steps(confidence: np.ndarray) -> np.ndarray:
+    """0..1 as 0..255 in steps."""
+    return np.round(np.round(confidence * _CONFIDENCE_STEPS) * (255 / _CONFIDENCE_STEPS)).astype(np.uint8)
 
 
 def _winners(

@@ -178,7 +178,7 @@ def main() -> None:
         votes = tally.votes(points_per_ray=1.0)
         best = None
         for min_points in (1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 180, 255):
-            found = decide(votes, DecisionConfig(min_points=min_points)).semantics
+            found = decide(votes, DecisionConfig(fusion="votes", min_points=min_points)).semantics
             h = histogram(
                 truth=truth.semantics,
                 prediction=np.where(found == UNKNOWN, FREE, found).astype(np.uint8),

@@ -21,13 +21,13 @@ rings, so for DDAD a voxel beside one with a lidar point, at the same height, is
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,11 +43,12 @@ from occlift.label_space import UNKNOWN
 from occlift.labels.decide import DecisionConfig, decide, decide_surface
 from occlift.labels.files import label_path, read_label
 from occlift.labels.from_views import add_views
-from occlift.labels.fuse import static_classes, window
+from occlift.labels.fuse import window
 from occlift.labels.surface import fuse_surface
 from occlift.labels.unproject import unproject
 from occlift.labels.view import View, clean_view, default_free_stride, view_of
 from occlift.labels.vote import Tally
+from occlift.metrics.occupancy import Mask
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.town.scene_writer import GTS
@@ -115,7 +116,7 @@ def kitti_cases(folder: Path) -> Iterator[Case]:
         for kind in ("stereo", "network")
     }
     views = {
-        kind: [_clean(c, d, i.intrinsics_px, i.global_from_camera) for c, d, i in zip(classes, maps, images)]
+        kind: [_clean(c, d, i.intrinsics_px, i.global_from_camera) for c, d, i in zip(classes, maps, images, strict=True)]
         for kind, maps in depths.items()
     }
     for current in range(13, len(frames) - 13, 4):
@@ -236,7 +237,7 @@ def votes_rule(min_points: int) -> Rule:
 
     def make(views: PosedViews) -> np.ndarray:
         add_views(tally, views, OCC3D.taxonomy)
-        return decide(tally.votes(), DecisionConfig(min_points=min_points)).semantics
+        return decide(tally.votes(), DecisionConfig(fusion="votes", min_points=min_points)).semantics
 
     return make
 
@@ -251,7 +252,7 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def score(rule: Rule, cases: Sequence[Case]) -> tuple[dict[str, float], float]:
+def score(rule: Rule, cases: Sequence[Case]) -> tuple[dict[str, Any], float]:
     """Every figure of a rule by its column, per cent, and its seconds for a town's label."""
     real: dict[str, np.ndarray] = {}
     town: list[LabelCounts] = []
@@ -265,14 +266,20 @@ def score(rule: Rule, cases: Sequence[Case]) -> tuple[dict[str, float], float]:
             town.append(count_against_truth(semantics, case.truth, masks))  # type: ignore[arg-type]
         else:
             o = semantics < FREE
-            counts = real.setdefault(case.row, np.zeros(3))
-            counts += [(o & case.occupied).sum(), (o & case.free).sum(), (~o & case.occupied).sum()]
-    figures = {}
+            assert case.occupied is not None, case.row
+            assert case.free is not None, case.row
+            real.setdefault(case.row, np.zeros(3))[:] += [
+                (o & case.occupied).sum(),
+                (o & case.free).sum(),
+                (~o & case.occupied).sum(),
+            ]
+    figures: dict[str, Any] = {}
     if town:
         counts = sum(town[1:], town[0]).unknown_as_free
-        for mask in ("camera", "none"):
-            figures[f"town IoU, {mask}"] = counts.geometric_iou(mask)  # type: ignore[arg-type]
-            figures[f"town mIoU, {mask}"] = counts.mean_iou(mask)  # type: ignore[arg-type]
+        masks_of_truth: tuple[Mask, ...] = ("camera", "none")
+        for mask in masks_of_truth:
+            figures[f"town IoU, {mask}"] = counts.geometric_iou(mask)
+            figures[f"town mIoU, {mask}"] = counts.mean_iou(mask)
     for row, (true, false, missed) in real.items():
         figures[row] = 100 * true / (true + false + missed)
         figures[f"{row} precision / recall"] = (100 * true / (true + false), 100 * true / (true + missed))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -218,7 +219,7 @@ def depth_error(views: Sequence[PosedView], taxonomy: Taxonomy = OCC3D.taxonomy)
         depths.append(depth[:count])
     ratio, depth = np.concatenate(ratios), np.concatenate(depths)
     at_m, relative = [], []
-    for low, high in zip(_DISTANCES_M[:-1], _DISTANCES_M[1:], strict=True):
+    for low, high in pairwise(_DISTANCES_M):
         among = ratio[(depth >= low) & (depth < high) & (ratio < _SAME_SURFACE)]
         if len(among) > _PAIR_SAMPLES:
             at_m.append((low + high) / 2)
@@ -303,7 +304,9 @@ def _column_is_unseen(
     """Whether all of a column of voxels is behind the camera or beside the image; a line's image is a line."""
     behind = left = right = above = below = 0
     for z in (bottom, top):
-        depth = pixel_from_grid[2, 0] * x + pixel_from_grid[2, 1] * y + pixel_from_grid[2, 2] * z + pixel_from_grid[2, 3]
+        depth = (
+            pixel_from_grid[2, 0] * x + pixel_from_grid[2, 1] * y + pixel_from_grid[2, 2] * z + pixel_from_grid[2, 3]
+        )
         u = pixel_from_grid[0, 0] * x + pixel_from_grid[0, 1] * y + pixel_from_grid[0, 2] * z + pixel_from_grid[0, 3]
         v = pixel_from_grid[1, 0] * x + pixel_from_grid[1, 1] * y + pixel_from_grid[1, 2] * z + pixel_from_grid[1, 3]
         behind += depth < _NEAREST_M

@@ -156,7 +156,7 @@ def fuse_surface(
     thin_ids[list(taxonomy.ids(taxonomy.thin))] = np.arange(len(taxonomy.thin))
     thin_points = np.zeros((grid.num_voxels, max(1, len(taxonomy.thin))), np.uint32)
     finest_m = float(size_m.min())
-    reach_m = float(np.linalg.norm(np.maximum(np.abs(lower_m), np.abs(grid.upper_m))[:2]))
+    reach_m = float(np.maximum(np.abs(lower_m), np.abs(grid.upper_m)).max())
     for (view, pose, _), (_, _, counted), factor in zip(posed, cast, scale, strict=True):
         spacing = view.intrinsics_px[0, 0] / view.stride * finest_m / (reach_m * _POINTS_ACROSS)
         rotation = (pose[:3, :3] @ np.linalg.inv(view.intrinsics_px)) / size_m[:, None]

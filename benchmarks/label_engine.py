@@ -131,7 +131,7 @@ def main() -> None:
     compiled[votes.voxel.astype(np.int64) * FREE + votes.class_id] = votes.count
     differing = int(np.abs(compiled - counts).sum())
     cameras = [(c.intrinsics_px, current.ego_from_camera(c), c.height, c.width, c.valid()) for c in current.cameras]
-    decide_s, decision = timed(lambda: decide(votes, DecisionConfig()))
+    decide_s, decision = timed(lambda: decide(votes, DecisionConfig(fusion="votes")))
     mask_s, label = timed(lambda: label_of(decision, cameras))
     path = arguments.folder / "build" / "labels.npz"
     write_s, _ = timed(lambda: (write_label(path, label), write_votes(path.with_name("votes.npz"), votes)))

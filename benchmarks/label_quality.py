@@ -116,7 +116,9 @@ def kitti_cases(folder: Path) -> Iterator[Case]:
         for kind in ("stereo", "network")
     }
     views = {
-        kind: [_clean(c, d, i.intrinsics_px, i.global_from_camera) for c, d, i in zip(classes, maps, images, strict=True)]
+        kind: [
+            _clean(c, d, i.intrinsics_px, i.global_from_camera) for c, d, i in zip(classes, maps, images, strict=True)
+        ]
         for kind, maps in depths.items()
     }
     for current in range(13, len(frames) - 13, 4):

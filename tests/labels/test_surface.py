@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_from_views import CAR, FREE, GROUND, SPACE, WALL, view
 
-from occlift import PosedView, label_from_views
+from occlift import PosedView, label_from_views, open_dataset
 from occlift.errors import ConfigError
+from occlift.evaluation.label_sweep import sweep
 from occlift.label_space import UNKNOWN
+from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
+from occlift.labels.generate import generate_labels
 from occlift.labels.surface import depth_error, fuse_surface
 from occlift.labels.view import View, clean_view
+from occlift.town.scene_writer import GTS
 
 GRID, TAXONOMY = SPACE.grid, SPACE.taxonomy
 
@@ -131,3 +136,12 @@ def test_carried_points_are_occupied_by_their_class() -> None:
 def test_a_rule_for_votes_is_refused() -> None:
     with pytest.raises(ConfigError, match="min_points: rules for votes, without effect on fusion=surface"):
         label_from_views([view()], space=SPACE, decision=DecisionConfig(fusion="surface", min_points=2))
+
+
+def test_votes_are_neither_kept_nor_swept_where_there_are_none(small_town: Path, tmp_path: Path) -> None:
+    data, config = open_dataset(small_town), LabelConfig(frames=1, decision=DecisionConfig(fusion="surface"))
+    with pytest.raises(ConfigError, match="keep_votes: labels of fusion=surface rest on no votes"):
+        generate_labels(data, tmp_path / "labels", config, keep_votes=True)
+    generate_labels(data, tmp_path / "labels", config, scenes=data.scenes("val"))
+    with pytest.raises(ConfigError, match="only labels of fusion=votes can be swept"):
+        sweep(tmp_path / "labels", small_town / GTS, min_points=(2,))

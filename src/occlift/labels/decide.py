@@ -1,6 +1,6 @@
-"""From votes to a label: which voxels are occupied, by what, which are free, and how sure that is.
+"""From votes, or a fused surface, to a label: which voxels are occupied, by what, which are free, and how sure that is.
 
-Pure functions of the votes, so that other rules can be tried without looking at an image again.
+Pure functions of the evidence, so that other rules can be tried without looking at an image again.
 """
 
 from __future__ import annotations

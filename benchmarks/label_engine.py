@@ -131,7 +131,7 @@ def main() -> None:
     compiled[votes.voxel.astype(np.int64) * FREE + votes.class_id] = votes.count
     differing = int(np.abs(compiled - counts).sum())
     cameras = [(c.intrinsics_px, current.ego_from_camera(c), c.height, c.width, c.valid()) for c in current.cameras]
-    decide_s, decision = timed(lambda: decide(votes, DecisionConfig()))
+    decide_s, decision = timed(lambda: decide(votes, DecisionConfig(fusion="votes")))
     mask_s, label = timed(lambda: label_of(decision, cameras))
     path = arguments.folder / "build" / "labels.npz"
     write_s, _ = timed(lambda: (write_label(path, label), write_votes(path.with_name("votes.npz"), votes)))
@@ -178,7 +178,7 @@ def main() -> None:
         votes = tally.votes(points_per_ray=1.0)
         best = None
         for min_points in (1, 2, 3, 5, 8, 12, 20, 35, 60, 100, 180, 255):
-            found = decide(votes, DecisionConfig(min_points=min_points)).semantics
+            found = decide(votes, DecisionConfig(fusion="votes", min_points=min_points)).semantics
             h = histogram(
                 truth=truth.semantics,
                 prediction=np.where(found == UNKNOWN, FREE, found).astype(np.uint8),

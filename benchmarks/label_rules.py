@@ -29,7 +29,7 @@ from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.town.scene_writer import GTS
 
 MOVERS = OCC3D.taxonomy.ids(OCC3D.taxonomy.moving)
-DEFAULT = DecisionConfig()
+DEFAULT = DecisionConfig(fusion="votes")
 MOVING: Mapping[str, DecisionConfig] = {"drop": DEFAULT, "keep": DEFAULT, "still": DEFAULT, "boxes": DEFAULT}
 RULES: Mapping[str, DecisionConfig] = {
     "min_points 1": replace(DEFAULT, min_points=1),
@@ -84,7 +84,7 @@ def main() -> None:
     data = NuScenes.open(arguments.folder)
     tallies: dict[str, Tally] = {}
     for moving, default in MOVING.items():
-        config = LabelConfig(moving=moving)  # type: ignore[arg-type]
+        config = LabelConfig(moving=moving, decision=DEFAULT)  # type: ignore[arg-type]
         labeller = SceneLabeller(
             data, Path("unused"), config, semantics_teacher(config.semantics), depth_teacher(config.depth)
         )

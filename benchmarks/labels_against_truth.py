@@ -32,8 +32,8 @@ MOVING = OCC3D.taxonomy.ids(OCC3D.taxonomy.moving)
 
 def row(name: str, root: Path, labels: Path, *, moving: Moving) -> str:
     config = LabelConfig(
-        semantics="oracle:perfect", depth="oracle:perfect", decision=DecisionConfig(min_points=1), free_stride=1,
-        moving=moving,
+        semantics="oracle:perfect", depth="oracle:perfect", free_stride=1, moving=moving,
+        decision=DecisionConfig(fusion="votes", min_points=1),
     )  # fmt: skip
     data = NuScenes.open(root)
     generate_labels(data, labels, config)

@@ -15,7 +15,9 @@ from occlift.labels.decide import DecisionConfig
 from occlift.labels.manifest import TIMINGS_NAME
 from occlift.runtime.folder_lock import LOCKS_NAME, WORKER_LOCKS
 
-QUICK = LabelConfig(semantics="oracle:perfect", depth="oracle:perfect", frames=3, decision=DecisionConfig(min_points=1))
+QUICK = LabelConfig(
+    semantics="oracle:perfect", depth="oracle:perfect", frames=3, decision=DecisionConfig(fusion="votes", min_points=1)
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

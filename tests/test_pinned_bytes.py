@@ -22,6 +22,7 @@ from networks import tiny_easyocc
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.evaluation.occupancy import evaluate
 from occlift.labels.config import LabelConfig
+from occlift.labels.decide import DecisionConfig
 from occlift.labels.generate import generate_labels
 from occlift.training.predict import predict
 
@@ -33,8 +34,8 @@ pytestmark = pytest.mark.skipif(
 
 TOWN = "ef86cc245431147ea821d44b7735fb700d98f41319373574a9988439c2aa8046"
 LABELS = "121f99dd20ae46cd3fea2f29468e5281595777abf63a80bc2404ef20a17ed29e"
-# With the field `space` (grid and classes), which manifests did not have when the bytes were first pinned.
-MANIFEST = "aefafce31296f70c1d1400693378ef0f7a0469c1d46a5d009779d835282338e8"
+# With the fields `space` (grid and classes) and `fusion`, which there were not when the bytes were first pinned.
+MANIFEST = "7bf3a247fd8271ceee2ade7ac6e556b117c8ffbb808bcaecd83195713697ae12"
 PREDICTIONS = "fe1dc7f9a00a1cb58b37a81e0c62d1f17d0d59b66326988695e5a0a084c657f8"
 EVALUATION = "0850e497a288d1c6943d90ebf89bdc5d005fc7ffb044a434ba0e9340a11e2e28"
 
@@ -58,7 +59,8 @@ def digest(folder: Path, *, without: tuple[str, ...] = ()) -> str:
 @pytest.fixture(scope="module")
 def labels(small_town: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("labels") / "labels"
-    generate_labels(NuScenes.open(small_town), out, LabelConfig(frames=3, confidence=True), keep_votes=True)
+    config = LabelConfig(frames=3, confidence=True, decision=DecisionConfig(fusion="votes"))
+    generate_labels(NuScenes.open(small_town), out, config, keep_votes=True)
     return out
 
 

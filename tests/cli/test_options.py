@@ -71,12 +71,12 @@ def test_a_command_without_options_does_what_the_library_does(asked: Any) -> Non
 
 def test_options_reach_their_fields_those_of_nested_configurations_too(asked: Any) -> None:
     config = asked(
-        "label root --out labels --frames 5 --moving still --confidence --carve 2 --semantics-option a=b c=d=e "
-        "--class-min-points bus=2 pedestrian=1"
+        "label root --out labels --frames 5 --moving still --confidence --fusion votes --carve 2 "
+        "--semantics-option a=b c=d=e --class-min-points bus=2 pedestrian=1"
     )
     assert config == LabelConfig(
         frames=5, moving="still", confidence=True, semantics_options={"a": "b", "c": "d=e"},
-        decision=DecisionConfig(carve=2.0, class_min_points={"bus": 2, "pedestrian": 1}),
+        decision=DecisionConfig(fusion="votes", carve=2.0, class_min_points={"bus": 2, "pedestrian": 1}),
     )  # fmt: skip
     base = TrainConfig()
     config = asked(

@@ -347,7 +347,7 @@ def test_a_town_written_as_frames_gives_the_same_labels_to_the_byte(small_town: 
     assert copy.cameras == town.cameras
     config = LabelConfig(semantics="oracle:foundation", depth="oracle:foundation", frames=3)
     for name, data in (("town", town), ("copy", copy)):
-        generate_labels(data, tmp_path / name, config, keep_votes=True)
+        generate_labels(data, tmp_path / name, config)
     labels, copied = (
         {path: data for path, data in contents(tmp_path / name).items() if path.endswith(".npz")}
         for name in ("town", "copy")

@@ -61,8 +61,8 @@ def colours(rays: np.ndarray) -> np.ndarray:
 
 def label_of(data: DrivingDataset, out: Path) -> OccupancyLabel:
     config = LabelConfig(
-        frames=1, semantics="oracle:perfect", depth="oracle:perfect", decision=DecisionConfig(min_points=1),
-        free_stride=1,
+        frames=1, semantics="oracle:perfect", depth="oracle:perfect", free_stride=1,
+        decision=DecisionConfig(fusion="votes", min_points=1),
     )  # fmt: skip
     assert not generate_labels(data, out, config).failed
     return read_label(label_path(out, "town", "0"), allow_unknown=True)

@@ -55,7 +55,9 @@ from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
 from occlift.viz.curves import SERIES_COLORS, Curve, Series, write_curves_png
 
-CONFIG = LabelConfig(frames=3, confidence=True, decision=DecisionConfig(min_points=2, class_min_points={"car": 1}))
+CONFIG = LabelConfig(
+    frames=3, confidence=True, decision=DecisionConfig(fusion="votes", min_points=2, class_min_points={"car": 1})
+)
 
 
 def strict_json(text: str) -> Any:

@@ -223,7 +223,7 @@ def test_baselines_are_written_in_the_space(truth: Path, tmp_path: Path) -> None
 
 
 def test_a_sweep_decides_kept_votes_in_the_space_of_the_manifest(truth: Path, tmp_path: Path) -> None:
-    labels, config = tmp_path / "labels", LabelConfig(frames=1, decision=DecisionConfig(min_points=1))
+    labels, config = tmp_path / "labels", LabelConfig(frames=1, decision=DecisionConfig(fusion="votes", min_points=1))
     manifest = open_manifest(labels, config.identity({}, {}), SPACE)
     centers, taxonomy = SPACE.grid.centers(), SPACE.taxonomy
     for number, token in enumerate(EVENING):

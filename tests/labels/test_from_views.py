@@ -24,7 +24,7 @@ SPACE = LabelSpace(
     ),
 )
 EGO_FROM_CAMERA = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0.04], [0, -1, 0, 1.53], [0, 0, 0, 1]])
-ONE_POINT = DecisionConfig(min_points=1)
+ONE_POINT = DecisionConfig(fusion="votes", min_points=1)
 
 
 def view(height: int = 60, width: int = 90, *, forward_m: float = 0.0, **fields: object) -> PosedView:
@@ -69,7 +69,7 @@ def count_slowly(views: list[PosedView]) -> np.ndarray:
 def test_five_classes_on_an_asymmetric_grid_are_counted_as_slowly() -> None:
     views = [view(), view(40, 70, forward_m=0.53, current=False), view(forward_m=1.07, current=False)]
     counts = count_slowly(views)
-    label = label_from_views(views, space=SPACE, decision=DecisionConfig(min_points=2))
+    label = label_from_views(views, space=SPACE, decision=DecisionConfig(fusion="votes", min_points=2))
     expected = counts.sum(-1) >= 2
     assert expected.sum() > 300
     np.testing.assert_array_equal(label.semantics < FREE, expected)
@@ -143,10 +143,10 @@ def test_thin_ground_and_thresholds_are_those_of_the_taxonomy() -> None:
         found = label_from_views([near], space=SPACE, decision=config).semantics
         return int(found[found < FREE].item())
 
-    assert winner(DecisionConfig(min_points=1)) == GROUND
-    assert winner(DecisionConfig(min_points=1, thin_share=0.2)) == WALKER
+    assert winner(DecisionConfig(fusion="votes", min_points=1)) == GROUND
+    assert winner(DecisionConfig(fusion="votes", min_points=1, thin_share=0.2)) == WALKER
     with pytest.raises(ConfigError, match="no class sidewalk; expected some of ground, wall"):
-        winner(DecisionConfig(class_min_points={"sidewalk": 2}))
+        winner(DecisionConfig(fusion="votes", class_min_points={"sidewalk": 2}))
 
 
 @pytest.mark.usefixtures("without_shape_checks")

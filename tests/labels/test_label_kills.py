@@ -44,8 +44,9 @@ class Run:
         command = [sys.executable, "-m", "occlift", "label", str(root), "--out", str(out), "--workers", "2"]
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [*command, "--frames", "5", "--keep-votes"], start_new_session=True, stdout=file, stderr=file
-            )
+                [*command, "--frames", "5", "--fusion", "votes", "--keep-votes"],
+                start_new_session=True, stdout=file, stderr=file,
+            )  # fmt: skip
 
     @property
     def ended(self) -> bool:

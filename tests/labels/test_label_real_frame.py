@@ -48,7 +48,10 @@ def real_label(real_frame: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     token = data.key_frame_tokens(data.scenes()[0])[0]
     write_class_maps(data, token, folder / "maps")
     config = LabelConfig(
-        semantics=f"files:{folder / 'maps'}", depth="lidar", stride=2, decision=DecisionConfig(min_points=2)
+        semantics=f"files:{folder / 'maps'}",
+        depth="lidar",
+        stride=2,
+        decision=DecisionConfig(fusion="votes", min_points=2),
     )
     run = generate_labels(data, folder / "labels", config)
     assert (run.done, run.failed) == (1, {})

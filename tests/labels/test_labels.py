@@ -49,7 +49,11 @@ FORWARD = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 """Rotation ego_from_camera of a camera that looks ahead."""
 HEIGHT, WIDTH = 48, 88
 PERFECT = LabelConfig(
-    semantics="oracle:perfect", depth="oracle:perfect", frames=5, free_stride=1, decision=DecisionConfig(min_points=1)
+    semantics="oracle:perfect",
+    depth="oracle:perfect",
+    frames=5,
+    free_stride=1,
+    decision=DecisionConfig(fusion="votes", min_points=1),
 )
 
 
@@ -211,7 +215,7 @@ def perfect_view(image: CameraImage, world: World) -> View:
 
 
 def semantics_of(votes: Votes, min_points: int) -> np.ndarray:
-    return decide(votes, DecisionConfig(min_points=min_points)).semantics
+    return decide(votes, DecisionConfig(fusion="votes", min_points=min_points)).semantics
 
 
 def votes_of(views: list[View], global_from_ego: np.ndarray, grid: VoxelGrid) -> Votes:
@@ -299,7 +303,7 @@ def test_votes_give_the_label_of_another_threshold(static: TinyData, tmp_path: P
         generate_labels(
             static,
             tmp_path / str(min_points),
-            dataclasses.replace(noisy, decision=DecisionConfig(min_points=min_points)),
+            dataclasses.replace(noisy, decision=DecisionConfig(fusion="votes", min_points=min_points)),
         )
         fresh = read_label(label_path(tmp_path / str(min_points), "tiny", "frame1"), allow_unknown=True)
         again = semantics_of(votes, min_points)
@@ -479,7 +483,11 @@ def test_a_folder_of_another_configuration_is_refused(static: TinyData, tmp_path
     generate_labels(static, tmp_path, dataclasses.replace(PERFECT, frames=1))
     before = files_in(tmp_path)
     with pytest.raises(ConfigError, match=r"decision.min_points: 1 there, 3 now") as error:
-        generate_labels(static, tmp_path, dataclasses.replace(PERFECT, frames=1, decision=DecisionConfig(min_points=3)))
+        generate_labels(
+            static,
+            tmp_path,
+            dataclasses.replace(PERFECT, frames=1, decision=DecisionConfig(fusion="votes", min_points=3)),
+        )
     assert "frames" not in str(error.value)
     assert files_in(tmp_path) == before
     with pytest.raises(ConfigError, match="there is no teacher of depth called 'tape'; choose one of oracle:perfect"):
@@ -546,22 +554,22 @@ def one_voxel(votes_by_class: dict[int, int], *, passed: int = 0, obstruction: i
     ],
 )
 def test_rules_decide_about_a_voxel(votes: dict[int, int], rules: dict[str, object], expected: int) -> None:
-    config = DecisionConfig(min_points=3, **rules)  # type: ignore[arg-type]
+    config = DecisionConfig(fusion="votes", min_points=3, **rules)  # type: ignore[arg-type]
     assert decide(one_voxel(votes), config).semantics.item() == expected
 
 
 def test_rays_overrule_points_where_the_rules_say_so() -> None:
     # 8 points and 4 rays with 4 points each: twice as many passed as ended.
     seen_through = one_voxel({CAR: 8}, passed=4, obstruction=0)
-    assert decide(seen_through, DecisionConfig(carve=2.0)).semantics.item() == CAR
-    assert decide(seen_through, DecisionConfig(carve=1.9)).semantics.item() == FREE
+    assert decide(seen_through, DecisionConfig(fusion="votes", carve=2.0)).semantics.item() == CAR
+    assert decide(seen_through, DecisionConfig(fusion="votes", carve=1.9)).semantics.item() == FREE
     # Seen through, but only behind something: nothing is known.
-    assert decide(one_voxel({CAR: 8}, passed=4), DecisionConfig(carve=1.9)).semantics.item() == UNKNOWN
+    assert decide(one_voxel({CAR: 8}, passed=4), DecisionConfig(fusion="votes", carve=1.9)).semantics.item() == UNKNOWN
 
 
 def test_confidence_grows_with_evidence_and_falls_with_contradiction() -> None:
     def confidence(votes: dict[int, int], **kind: int) -> float:
-        return decide(one_voxel(votes, **kind), DecisionConfig(min_points=3)).confidence.item() / 255
+        return decide(one_voxel(votes, **kind), DecisionConfig(fusion="votes", min_points=3)).confidence.item() / 255
 
     assert confidence({CAR: 3}) == pytest.approx(3 / 6, abs=0.5 / 16 + 0.002)
     assert confidence({CAR: 30}) == pytest.approx(30 / 33, abs=0.5 / 16 + 0.002)
@@ -582,7 +590,7 @@ def test_confidence_grows_with_evidence_and_falls_with_contradiction() -> None:
 )
 def test_rules_out_of_range_are_refused(rules: dict[str, object], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        decide(one_voxel({CAR: 3}), DecisionConfig(**rules))  # type: ignore[arg-type]
+        decide(one_voxel({CAR: 3}), DecisionConfig(fusion="votes", **rules))  # type: ignore[arg-type]
 
 
 def test_votes_equal_their_twin(static: TinyData) -> None:

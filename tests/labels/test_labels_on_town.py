@@ -21,7 +21,10 @@ from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
 
 PERFECT = LabelConfig(
-    semantics="oracle:perfect", depth="oracle:perfect", decision=DecisionConfig(min_points=1), free_stride=1
+    semantics="oracle:perfect",
+    depth="oracle:perfect",
+    decision=DecisionConfig(fusion="votes", min_points=1),
+    free_stride=1,
 )
 
 
@@ -73,7 +76,7 @@ def test_dropping_moving_classes_of_other_frames_leaves_no_ghosts(
     config = LabelConfig(
         semantics="oracle:perfect",
         depth="oracle:perfect",
-        decision=DecisionConfig(min_points=1),
+        decision=DecisionConfig(fusion="votes", min_points=1),
         free_stride=1,
         moving=moving,
     )

@@ -48,7 +48,9 @@ def label(
         ),
     ] = None,
     gpus_per_worker: Annotated[float, arg(help="share of a GPU per worker, with ray; 0 hides all GPUs")] = 0.0,
-    keep_votes: Annotated[bool, arg(help="write the votes behind each label, for `occlift audit --sweep`")] = False,
+    keep_votes: Annotated[
+        bool, arg(help="write the votes behind each label of --fusion votes, for `occlift audit --sweep`")
+    ] = False,
     keep_maps: Annotated[
         Path | None, arg(help="folder that keeps the teachers' maps", help_behavior_hint="(default: not kept)")
     ] = None,

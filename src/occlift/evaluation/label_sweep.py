@@ -323,6 +323,11 @@ def _check(
 ) -> None:
     if not (frames or min_points or moving):
         raise ConfigError("nothing to sweep over: name values of frames, min_points or moving")
+    if config.decision.fusion != "votes":
+        raise ConfigError(
+            f"these labels were made by fusion={config.decision.fusion}, which counts no points and has no threshold: "
+            "only labels of fusion=votes can be swept"
+        )
     if frames and config.window == "scene":
         raise ConfigError("these labels fuse whole scenes (window scene): the number of frames has no effect on them")
     for policy in moving:

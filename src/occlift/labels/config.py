@@ -36,7 +36,7 @@ class LabelConfig:
         free_stride: number N; every N-th pixel of every N-th row casts a ray; None: about 4,000 rays an image.
         min_score: score of the class below which a pixel is unknown.
         min_confidence: confidence of the depth below which a pixel has none.
-        decision: rules by which votes become a label.
+        decision: rules by which views become a label.
         confidence: a confidence written per voxel, beside its class; doubles the space on disk.
         seed: random seed of the teachers' errors (oracle).
 

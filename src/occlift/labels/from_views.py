@@ -11,9 +11,10 @@ from jaxtyping import Bool, Float, UInt8
 
 from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
-from occlift.labels.decide import DecisionConfig, decide
+from occlift.labels.decide import Decision, DecisionConfig, decide, decide_surface
 from occlift.labels.files import OccupancyLabel
 from occlift.labels.fuse import EVERYTHING, static_classes
+from occlift.labels.surface import fuse_surface
 from occlift.labels.view import View, clean_view, default_free_stride
 from occlift.labels.visibility import label_of
 from occlift.labels.vote import Tally
@@ -97,16 +98,18 @@ def label_from_views(
     min_confidence: float = 0.0,
     confidence: bool = False,
 ) -> OccupancyLabel:
-    """The occupancy label that some views give together, by EasyOcc's rule (arXiv 2509.26087).
+    """The occupancy label that some views give together.
 
-    Every pixel votes for its class in the voxel that its depth puts it in; a voxel with enough votes is occupied by the
-    majority; what rays pass before they end is free; the rest is unknown.
+    By the surface on which they agree (`decide_surface`): occupied where it passes, free in front of it, unknown
+    behind. Or by EasyOcc's rule (arXiv 2509.26087), `decision.fusion="votes"`: every pixel votes for its class in the
+    voxel that its depth puts it in; a voxel with enough votes is occupied by the majority; what rays pass before they
+    end is free; the rest is unknown.
 
     Args:
         views: of any cameras and times; their sizes may differ.
         space: grid, in the ego frame of the label, and classes.
-        decision: how votes become a label; None: `DecisionConfig()`.
-        stride: N, to vote with every N-th pixel of every N-th row.
+        decision: how views become a label; None: `DecisionConfig()`.
+        stride: N, to use every N-th pixel of every N-th row.
         free_stride: the same for pixels that cast rays; by default as many as make about 4,000 rays of an image.
         min_score: pixels whose class is less sure are unknown.
         min_confidence: pixels whose depth is less sure have none.
@@ -159,14 +162,28 @@ def label_from_views(
                 taxonomy=taxonomy,
             )
         )
-    tally = Tally(space.grid, classes=taxonomy.free)
     # The ego frame stands for the global one.
     posed = zip(cleaned, (v.global_from_camera for v in cleaned), (v.current for v in views), strict=True)
-    add_views(tally, posed, taxonomy)
-    own = [clean for clean, view in zip(cleaned, views, strict=True) if view.current]
-    votes = tally.votes(points_per_ray=points_per_ray(own or cleaned))
+    if decision.fusion == "surface":
+        decided = decide_by_surface(posed, space)
+    else:
+        tally = Tally(space.grid, classes=taxonomy.free)
+        add_views(tally, posed, taxonomy)
+        own = [clean for clean, view in zip(cleaned, views, strict=True) if view.current]
+        decided = decide(tally.votes(points_per_ray=points_per_ray(own or cleaned)), decision, taxonomy)
     cameras = [(v.intrinsics_px, v.ego_from_camera, *v.class_id.shape, v.valid) for v in views if v.current]
-    return label_of(decide(votes, decision, taxonomy), cameras, confidence=confidence, space=space)
+    return label_of(decided, cameras, confidence=confidence, space=space)
+
+
+def decide_by_surface(
+    views: Iterable[tuple[View, Float[np.ndarray, "4 4"], bool]],
+    space: LabelSpace,
+    *,
+    carried: Sequence[tuple[Float[np.ndarray, "_ 3"], UInt8[np.ndarray, " _"]]] = (),
+) -> Decision:
+    """The label that the surface gives on which views agree; arguments as of `fuse_surface`."""
+    surface = fuse_surface(views, space.grid, space.taxonomy, carried=carried)
+    return decide_surface(surface, space.taxonomy, voxel_size_m=min(space.grid.voxel_size_m))
 
 
 def add_views(tally: Tally, views: Iterable[tuple[View, Float[np.ndarray, "4 4"], bool]], taxonomy: Taxonomy) -> None:

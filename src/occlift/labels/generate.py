@@ -79,7 +79,7 @@ def generate_labels(
         scenes: names; by default all.
         workers: processes on this machine, each with teachers of its own; 1: this process.
         engine: who makes the labels instead, such as `occlift.labels.ray_engine.ray_engine`.
-        keep_votes: write the votes beside every label.
+        keep_votes: write the votes beside every label; only with `DecisionConfig.fusion="votes"`.
         keep_maps: folder for the teachers' maps, for the teacher `files`; by default they are deleted after fusion.
         semantics, depth: teachers of your own, instead of those that the configuration names; their `settings` go into
             the manifest, and with several workers they are pickled.
@@ -99,6 +99,11 @@ def generate_labels(
     4
     """
     config.check(space.taxonomy)
+    if keep_votes and config.decision.fusion != "votes":
+        raise ConfigError(
+            f"keep_votes: labels of fusion={config.decision.fusion} rest on no votes; leave it out, or choose "
+            "fusion=votes"
+        )
     is_claimed(out, MANIFEST_NAME, contents="labels made by `occlift label`")
     if workers < 1:
         raise ConfigError(f"workers is {workers}; expected 1 or more")

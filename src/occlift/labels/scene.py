@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,9 @@ from occlift.errors import DataError
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.labels.config import LabelConfig
-from occlift.labels.decide import decide
+from occlift.labels.decide import Decision, decide
 from occlift.labels.files import OccupancyLabel, label_path, write_label
-from occlift.labels.from_views import add_views, points_per_ray
+from occlift.labels.from_views import add_views, decide_by_surface, points_per_ray
 from occlift.labels.fuse import (
     Moving,
     carried_by_boxes,
@@ -44,6 +44,10 @@ VOTES_NAME: Final = "votes.npz"
 
 INCOMPLETE_NAME: Final = "incomplete.json"
 """Beside a label that had to do without some key frames of its window: their sample tokens."""
+
+
+_Points = tuple[Float[np.ndarray, "_ 3"], UInt8[np.ndarray, " _"]]
+"""Points, metres, NaN for none, and their classes."""
 
 
 class MapSink(Protocol):
@@ -112,9 +116,12 @@ class SceneLabeller:
         self._semantics, self._depth = semantics, depth
         self._keep_votes, self._keep_maps = keep_votes, keep_maps
         self._space = space
-        self._tally = Tally(space.grid, classes=space.taxonomy.free)
         self._scene = ""
         self._made: dict[int, _FrameViews | DataError] = {}
+
+    @cached_property
+    def _tally(self) -> Tally:
+        return Tally(self._space.grid, classes=self._space.taxonomy.free)
 
     def votes(self, scene: str, position: int) -> Votes:
         """The votes of one label, without writing anything.
@@ -122,7 +129,8 @@ class SceneLabeller:
         Raises:
             DataError: there are no maps of this key frame.
         """
-        return self._vote(scene, position)[0]
+        made, _, _, tokens = self._window(scene, position)
+        return self._vote(made, position, tokens)
 
     def sweep(
         self, scene: str, position: int, *, frames: Collection[int], moving: Collection[Moving]
@@ -166,10 +174,9 @@ class SceneLabeller:
         path = label_path(self._out, scene, token)
         started = time.perf_counter()
         try:
-            votes, without, teacher_s = self._vote(scene, position)
+            decision, votes, without, teacher_s = self._decide(scene, position)
         except DataError as error:
             return Outcome(scene=scene, token=token, failed=str(error), teacher_s=time.perf_counter() - started)
-        decision = decide(votes, self._config.decision, self._space.taxonomy)
         frame = self._data.key_frame(token)
         cameras = [
             (image.pinhole_intrinsics_px, frame.ego_from_camera(image), image.height, image.width, image.valid())
@@ -187,21 +194,31 @@ class SceneLabeller:
             write_s=time.perf_counter() - fused,
         )
 
-    def _write(self, path: Path, label: OccupancyLabel, votes: Votes, without: tuple[str, ...]) -> None:
+    def _write(self, path: Path, label: OccupancyLabel, votes: Votes | None, without: tuple[str, ...]) -> None:
         """The label last: where it exists, everything does. A note that says it is flawed comes before it, and goes
         after it: whatever moment this is killed at, a flawed label never looks whole."""
         note = path.with_name(INCOMPLETE_NAME)
         if without:
             with replacing(note) as file:
                 file.write((json.dumps(list(without)) + "\n").encode())
-        if self._keep_votes:
+        if self._keep_votes and votes:
             write_votes(path.with_name(VOTES_NAME), votes)
         write_label(path, label, space=self._space)
         if not without:
             note.unlink(missing_ok=True)
 
-    def _vote(self, scene: str, current: int) -> tuple[Votes, tuple[str, ...], float]:
-        """(votes, tokens that were left out, seconds that the teachers took)."""
+    def _decide(self, scene: str, current: int) -> tuple[Decision, Votes | None, tuple[str, ...], float]:
+        """(decision, votes if it rests on votes, tokens that were left out, seconds that the teachers took)."""
+        made, without, teacher_s, tokens = self._window(scene, current)
+        config = self._config
+        if config.decision.fusion == "votes":
+            votes = self._vote(made, current, tokens)
+            return decide(votes, config.decision, self._space.taxonomy), votes, without, teacher_s
+        posed, carried = self._posed(made, current, tokens, config.moving)
+        return decide_by_surface(posed, self._space, carried=carried), None, without, teacher_s
+
+    def _window(self, scene: str, current: int) -> tuple[dict[int, _FrameViews], tuple[str, ...], float, Sequence[str]]:
+        """(views by position, tokens that were left out, seconds that the teachers took, tokens of the scene)."""
         tokens = self._data.key_frame_tokens(scene)
         positions = window(current, len(tokens), self._config.frames, self._config.window)
         started = time.perf_counter()
@@ -211,11 +228,24 @@ class SceneLabeller:
             raise own
         without = tuple(tokens[p] for p in positions if isinstance(made[p], DataError))
         usable = {position: views for position, views in made.items() if not isinstance(views, DataError)}
-        self._fuse(usable, current, tokens, self._config.moving)
-        return self._tally.votes(points_per_ray=points_per_ray(own.views)), without, teacher_s
+        return usable, without, teacher_s, tokens
+
+    def _vote(self, made: dict[int, _FrameViews], current: int, tokens: Sequence[str]) -> Votes:
+        self._fuse(made, current, tokens, self._config.moving)
+        return self._tally.votes(points_per_ray=points_per_ray(made[current].views))
 
     def _fuse(self, made: dict[int, _FrameViews], current: int, tokens: Sequence[str], moving: Moving) -> None:
         """Counts the votes of these views, by position, in the grid of the current key frame."""
+        posed, others = self._posed(made, current, tokens, moving)
+        add_views(self._tally, posed, self._space.taxonomy)
+        for points_ego, class_id in others:
+            self._tally.add_points(points_ego, class_id)
+
+    def _posed(
+        self, made: dict[int, _FrameViews], current: int, tokens: Sequence[str], moving: Moving
+    ) -> tuple[Iterator[tuple[View, Float[np.ndarray, "4 4"], bool]], list[_Points]]:
+        """The views with their places in the current ego frame and whether what may move counts in them; and points of
+        other key frames that count besides."""
         ego_from_global = inverse(self._data.key_frame(tokens[current]).global_from_ego)
         others = self._moving(ego_from_global, made, current, tokens, moving)
         posed = (
@@ -223,9 +253,7 @@ class SceneLabeller:
             for position, frame_views in made.items()
             for view in frame_views.views
         )
-        add_views(self._tally, posed, self._space.taxonomy)
-        for points_ego, class_id in others:
-            self._tally.add_points(points_ego, class_id)
+        return posed, others
 
     def _moving(
         self,
@@ -234,7 +262,7 @@ class SceneLabeller:
         current: int,
         tokens: Sequence[str],
         moving: Moving,
-    ) -> list[tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, " n"]]]:
+    ) -> list[_Points]:
         """What may move, seen in other key frames, as far as the policy has a use for it: points (metres, the current
         ego frame; NaN: none) and their classes."""
         if moving in ("drop", "keep"):

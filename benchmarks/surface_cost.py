@@ -1,0 +1,72 @@
+"""What fusing 78 large views costs: as a surface, beside votes, in turn, on one core.
+
+    python benchmarks/surface_cost.py TOWN
+
+TOWN as for label_quality.py. Views of 96×176 pixels are enlarged to 864×1584; seconds are of the processor.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numba
+import numpy as np
+from label_quality import GRID, PosedViews, town_cases
+
+from occlift import OCC3D
+from occlift.labels.decide import DecisionConfig, decide, decide_surface
+from occlift.labels.from_views import add_views
+from occlift.labels.surface import depth_error, fuse_surface
+from occlift.labels.view import View
+from occlift.labels.vote import Tally
+
+_TIMES = 9
+_ROUNDS = 3
+
+
+def enlarged(view: View) -> View:
+    """The view with every pixel repeated; rays are cast by as many pixels as before."""
+    return replace(
+        view,
+        class_id=np.repeat(np.repeat(view.class_id, _TIMES, 0), _TIMES, 1),
+        depth_m=np.repeat(np.repeat(view.depth_m, _TIMES, 0), _TIMES, 1),
+        free_stride=view.free_stride * _TIMES,
+        intrinsics_px=view.intrinsics_px * np.array([[_TIMES], [_TIMES], [1.0]]),
+    )
+
+
+def main() -> None:
+    numba.set_num_threads(1)
+    case = next(case for case in town_cases(Path(sys.argv[1]), (6,)))
+    views: PosedViews = [(enlarged(view), pose, now) for view, pose, now in case.views]
+    tally = Tally(GRID)
+
+    def votes() -> None:
+        add_views(tally, views, OCC3D.taxonomy)
+        decide(tally.votes(), DecisionConfig(fusion="votes"))
+
+    rules: dict[str, Callable[[], object]] = {
+        "votes": votes,
+        "surface": lambda: decide_surface(fuse_surface(views, GRID)),
+        "of it measuring the error of depth": lambda: depth_error(views),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in rules}
+    for number in range(_ROUNDS + 1):
+        for name, rule in rules.items():
+            started = time.process_time()
+            rule()
+            # The first round compiles.
+            if number:
+                seconds[name].append(time.process_time() - started)
+    size = views[0][0].depth_m.shape
+    print(f"{len(views)} views of {size[0]}×{size[1]}, core-seconds a label, least of {_ROUNDS}")
+    for name, found in seconds.items():
+        print(f"{name}: {min(found):.2f} ({min(found) / min(seconds['votes']):.2f} of votes)")
+
+
+if __name__ == "__main__":
+    main()

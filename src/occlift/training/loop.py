@@ -158,6 +158,8 @@ def fit(
     keep_freed_memory()
     steps = settings.optimizer.steps
     checkpoint = out / LAST_CHECKPOINT
+    from occlift.training.loaders import worker_errors_said
+
     with quiet_lightning():
         trainer = make_trainer(
             out,
@@ -170,7 +172,8 @@ def fit(
             ema_decay=ema_decay,
         )
         try:
-            trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
+            with worker_errors_said():
+                trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit as end:
             # Lightning's answer to Ctrl-C, which it keeps to itself.
             raise TrainingInterrupted(trainer.global_step, checkpoint) from end

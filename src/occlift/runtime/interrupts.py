@@ -82,7 +82,8 @@ class Stop:
             # Children die of the same signal, and what is closed in a hurry complains; both are no news.
             if hasattr(signal, "SIGCHLD"):
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            sys.unraisablehook = threading.excepthook = lambda _: None
+            sys.unraisablehook = lambda _: None
+            threading.excepthook = lambda _: None
             raise KeyboardInterrupt(self.sentence)
 
     def _tell(self, number: int) -> None:
@@ -91,7 +92,7 @@ class Stop:
 
     def _watch(self, wakened: socket.socket) -> None:
         with wakened:
-            told: set[int] = set()
+            told: set[signal.Signals] = set()
             while not told:
                 numbers = wakened.recv(64)
                 if not numbers:

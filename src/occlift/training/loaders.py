@@ -128,7 +128,7 @@ def _share(collate: Callable[[Sequence[Any]], Any], samples: Sequence[Any]) -> A
     if get_worker_info() is not None:
         try:
             for tensor in _tensors(batch):
-                tensor.share_memory_()
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             if "shared memory" not in str(error):
                 raise

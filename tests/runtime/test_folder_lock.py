@@ -50,3 +50,4 @@ def test_what_a_killed_run_left_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").touch()
     with sole_writer(tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [".locks", "last.ckpt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]

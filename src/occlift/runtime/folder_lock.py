@@ -62,6 +62,10 @@ def sole_run(folder: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[str]:
     with ExitStack() as held:
         try:
             _hold(held, locks / "run.lock", timeout_s=0)
+            if not (locks / "run.lock").exists():
+                # Another run removed it with its last breath, and this lock is of a file that nobody else will find.
+                locks.mkdir(exist_ok=True)
+                _hold(held, locks / "run.lock", timeout_s=0)
         except Timeout:
             raise AnotherRun(
                 f"{folder}: another run is writing here ({_holder(locks)}); wait until it has ended, or end it"
@@ -91,7 +95,14 @@ def sole_writer(folder: Path) -> Iterator[None]:
     """
     with disk_full_said(folder), sole_run(folder):
         sweep(folder)
-        yield
+        try:
+            yield
+        finally:
+            # Nobody shares the work, as workers do that of labels: data sets and predictions stay free of locks.
+            with suppress(OSError):
+                for path in (folder / LOCKS_NAME).iterdir():
+                    path.unlink()
+                (folder / LOCKS_NAME).rmdir()
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class Stop:
 
     def _watch(self, wakened: socket.socket) -> None:
         with wakened:
-            told: set[int] = set()
+            told: set[signal.Signals] = set()
             while not told:
                 numbers = wakened.recv(64)
                 if not numbers:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from occlift.errors import ConfigError, OccliftError
+from occlift.runtime.processes import ProcessFailed
 from occlift.training.frames import TrainingOrder
 from occlift.training.loop import LoopSettings
 
@@ -32,7 +41,8 @@ class TrainingData(lightning.LightningDataModule):
 
     def __init__(self, train: Dataset[Any], collate: Callable[[Sequence[Any]], Any], settings: LoopSettings) -> None:
         super().__init__()
-        self._train, self._collate, self._settings = train, collate, settings
+        self._train, self._settings = train, settings
+        self._collate = partial(_share, collate)
         self.train_frames = _length(train)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -47,7 +57,10 @@ class TrainingData(lightning.LightningDataModule):
             world_size=self.trainer.world_size,
         )
         return DataLoader(
-            self._train, batch_sampler=order, collate_fn=self._collate, num_workers=self._settings.workers
+            self._train,
+            batch_sampler=order,
+            collate_fn=partial(_share, self._collate),
+            num_workers=self._settings.workers,
         )
 
 
@@ -75,7 +88,78 @@ class ValidatedTrainingData(TrainingData):
     def val_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         share = range(self.trainer.global_rank, self.validation_frames, self.trainer.world_size)
-        return DataLoader(self._validation, sampler=share, collate_fn=self._collate, num_workers=self._settings.workers)
+        return DataLoader(
+            self._validation,
+            sampler=share,
+            collate_fn=partial(_share, self._collate),
+            num_workers=self._settings.workers,
+        )
+
+
+@contextmanager
+def worker_errors_said() -> Iterator[None]:
+    """Errors from the processes that read ahead as they would be without such processes.
+
+    Raises:
+        OccliftError: what a worker raised, without the stack trace that torch puts into its text.
+        ProcessFailed: a worker died.
+    """
+    try:
+        yield
+    except (OccliftError, RuntimeError) as error:
+        text = str(error)
+        if text.startswith("Caught ") and (parts := re.split(r"\nocclift\.[\w.]+: ", text))[1:]:
+            said = type(error) if isinstance(error, OccliftError) else OccliftError
+            raise said(parts[-1].strip()) from error
+        if re.match(r"DataLoader worker \(pid", text):
+            raise ProcessFailed(
+                f"a process that reads ahead ended: {text.strip()} If memory ran out, use fewer --workers; resume from "
+                "the last checkpoint"
+            ) from error
+        raise
+
+
+def _share(collate: Callable[[Sequence[Any]], Any], samples: Sequence[Any]) -> Any:
+    """A batch; of a worker, in memory that the training process shares.
+
+    It would be put there later, too, by a thread of the worker whose errors nobody hears: the training would wait.
+    """
+    batch = collate(samples)
+    if get_worker_info() is not None:
+        try:
+            for tensor in _tensors(batch):
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if "shared memory" not in str(error):
+                raise
+            raise ConfigError(_no_room()) from error
+    return batch
+
+
+def _no_room() -> str:
+    shared = Path("/dev/shm")
+    room = ""
+    if shared.is_dir():
+        usage = shutil.disk_usage(shared)
+        room = f" ({shared}: {usage.free / 1e6:.0f} of {usage.total / 1e6:.0f} MB are free)"
+    return (
+        f"there is no shared memory left{room} for the key frames that workers read ahead: use fewer --workers, with 0 "
+        "none is needed; or give the container more, such as docker run --shm-size=8g"
+    )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _tensors(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
 
 
 def _length(frames: Dataset[Any]) -> int:

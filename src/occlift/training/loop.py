@@ -145,6 +145,8 @@ def fit(
         TrainingDiverged: a term of the loss is not finite, or the gradient; the text names step and term.
         TrainingInterrupted: by Ctrl-C.
     """
+    from occlift.training.loaders import worker_errors_said
+
     if resume is not None:
         _check_same_training(resume, task)
     if data.validation_every is not None and data.validation_frames < settings.devices:
@@ -153,7 +155,7 @@ def fit(
             "which each takes a share: validate with more, or train on fewer devices"
         )
     if settings.workers == 0:
-        # Key frames are read in this process, some of them by compiled kernels. Workers are forked, and have their own.
+        # Key frames are read in this process, some of them by compiled kernels. Forked workers run those on one thread.
         launch_kernel_threads()
     keep_freed_memory()
     steps = settings.optimizer.steps
@@ -170,7 +172,8 @@ def fit(
             ema_decay=ema_decay,
         )
         try:
-            trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
+            with worker_errors_said():
+                trainer.fit(task, data, ckpt_path=resume, weights_only=True if resume else None)
         except SystemExit as end:
             # Lightning's answer to Ctrl-C, which it keeps to itself.
             raise TrainingInterrupted(trainer.global_step, checkpoint) from end

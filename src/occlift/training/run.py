@@ -21,7 +21,7 @@ from occlift.runtime.launchers import check_world
 from occlift.runtime.processes import run_in_processes
 from occlift.scenes.dataset import DrivingDataset
 from occlift.training.loop import LoopSettings, TrainRun, check_start, fit, interrupted
-from occlift.training.run_folder import LAST_CHECKPOINT, claim_run_folder
+from occlift.training.run_folder import LAST_CHECKPOINT, check_run_folder, claim_run_folder
 
 if TYPE_CHECKING:
     from occlift.training.loaders import TrainingData
@@ -111,6 +111,7 @@ def run_training(
     with going_on(lambda: interrupted(out / LAST_CHECKPOINT)):
         frames = spec.frames()
         spec = spec.resolved(frames)
+        check_run_folder(out, spec.identity(), resume=resume)
         # Processes that were started together are one run.
         with sole_writer(out) if world is None or world.rank == 0 else nullcontext():
             claim_run_folder(out, spec.identity(), resume=resume)

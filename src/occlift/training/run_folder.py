@@ -35,8 +35,8 @@ def run_identity(config: Mapping[str, Any], labels: Path | None, cameras: Sequen
     return {"config": config, "labels_sha256": digest, "cameras": list(cameras)}
 
 
-def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | None) -> None:
-    """Makes the run folder and writes what the run is, unless another run lives there.
+def check_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | None) -> None:
+    """Refuses a folder in which another run lives; writes nothing.
 
     Args:
         identity: as `run_identity` gives it.
@@ -60,10 +60,16 @@ def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
             f"{resume}: belongs to a run with another configuration, other labels or other cameras ({unlike}); resume "
             "it with those that are there, or start a training of its own"
         )
+
+
+def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | None) -> None:
+    """Makes the run folder and writes what the run is, unless another run lives there; see `check_run_folder`."""
+    check_run_folder(out, identity, resume=resume)
     packages = ("torch", "lightning", "transformers", "numpy")
     versions = {"occlift": occlift.__version__, "python": platform.python_version()}
     versions |= {package: version(package) for package in packages}
-    write_text(record, json.dumps({**identity, "seed": identity["config"]["seed"], "versions": versions}, indent=1))
+    record = {**identity, "seed": identity["config"]["seed"], "versions": versions}
+    write_text(out / _RECORD_NAME, json.dumps(record, indent=1))
 
 
 def _record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:

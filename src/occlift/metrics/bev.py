@@ -9,7 +9,7 @@ face of the box of any annotation whose category starts with `vehicle`.
 zero) claims nothing. Public codes have both > (SimpleBEV rounds half to even) and ≥ (CVT).
 
 *Which cells count.* `unfiltered`: all. `filtered`: all but those that are covered by objects of the class, **every one
-of which** is at most 40 % visible in the images together (nuScenes' lowest bin). A cell that no object covers always
+of which** is at most 40 % visible in the images together (the lowest of four bins). A cell that no object covers always
 counts, so that a false alarm is never excused; a cell that a visible object shares with a hidden one counts. (Public
 codes differ there: CVT keeps the token of the box drawn last, SimpleBEV leaves out whatever a hidden box touches.) The
 filter takes the hard objects away and is worth about 5 points of IoU, which is why both variants are counted

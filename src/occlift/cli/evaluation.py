@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from occlift.cli.files import write_text
 from occlift.cli.spaces import Space, space_of
+from occlift.runtime.files import write_text
 
 if TYPE_CHECKING:
     from occlift.training.corrupt import Corruption

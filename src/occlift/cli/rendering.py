@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from occlift.cli.files import write_text
 from occlift.cli.loop import LoopOptions, loop_options, train_as
 from occlift.cli.options import Given, named_values, options
 from occlift.cli.spaces import Space, space_of
+from occlift.runtime.files import write_text
 
 if TYPE_CHECKING:
     from occlift.training.rendering import RenderingTrainConfig

@@ -47,6 +47,7 @@ from occlift.labels.files import (
 )
 from occlift.labels.manifest import MANIFEST_NAME, check_label_space, open_manifest, read_manifest
 from occlift.metrics.occupancy import MASKS, Mask
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.npz import MissingArray
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
@@ -264,8 +265,13 @@ def write_shifted(labels: Path, out: Path, voxels: int, *, space: LabelSpace = O
     """
     if out.resolve() == labels.resolve():
         raise ConfigError(f"{out}: shifted labels need a folder of their own")
-    samples = select_labels(labels, None).samples
     check_label_space(labels, space)
+    with sole_writer(out):
+        return _write_shifted(labels, out, voxels, space)
+
+
+def _write_shifted(labels: Path, out: Path, voxels: int, space: LabelSpace) -> int:
+    samples = select_labels(labels, None).samples
     source = read_manifest(labels) if (labels / MANIFEST_NAME).exists() else None
     config = dict(source.config) if source else {}
     manifest = open_manifest(out, {**config, SHIFT_KEY: voxels + config.get(SHIFT_KEY, 0)}, space)

@@ -46,6 +46,7 @@ from occlift.labels.files import (
 )
 from occlift.labels.manifest import MANIFEST_NAME, open_manifest, read_manifest
 from occlift.runtime.files import replacing
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.folders import is_claimed
 from occlift.runtime.npz import MissingArray, read_npz, write_npz
 from occlift.runtime.progress import track
@@ -145,6 +146,14 @@ def convert_labels(
     if out.resolve() == labels.resolve():
         raise ConfigError(f"{out}: converted labels need a folder of their own")
     is_claimed(out, MANIFEST_NAME, contents="labels converted by `occlift convert-labels`")
+    with sole_writer(out):
+        return _convert(labels, out, source, target, found, layout, classes, data)
+
+
+def _convert(
+    labels: Path, out: Path, source: LabelSpace, target: LabelSpace, found: Layout, layout: Layout,
+    classes: Mapping[str, str], data: DrivingDataset | None,
+) -> ConvertRun:  # fmt: skip
     config = {
         "converted": classes,
         "layout": layout,

@@ -16,6 +16,7 @@ from occlift.errors import ConfigError, OccliftError
 from occlift.labels.crew import Lost, Ready, Reply, work
 from occlift.labels.engine import Engine, LabelJob, LabelTask
 from occlift.labels.scene import Outcome
+from occlift.runtime.interrupts import interrupts_kept_from_children
 from occlift.runtime.processes import end_with_caller
 
 _UNGUARDED: Final = 78
@@ -60,7 +61,9 @@ class _Processes:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self._job, theirs, self._threads), daemon=True)
-        process.start()
+        # Interrupting is for the run; it ends its workers.
+        with interrupts_kept_from_children():
+            process.start()
         # With the last copy on this side gone, the pipe ends when the worker does.
         theirs.close()
         self._members[slot] = process, ours
@@ -107,8 +110,6 @@ def _how_it_ended(code: int) -> str:
 def _serve(job: LabelJob, theirs: connection.Connection[Any, Any], threads: int) -> None:
     """The life of a worker."""
     numba.set_num_threads(threads)
-    # Interrupting is for the run; it ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nobody waits for the labels of a run that was killed, and its workers may hold a GPU.
     end_with_caller()
     try:

@@ -25,11 +25,12 @@ from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from numba import get_num_threads, prange
+from numba import prange
 
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import NUM_CLASSES, OCC3D, Taxonomy
 from occlift.runtime.kernels import njit
+from occlift.runtime.threads import kernel_threads
 
 Mask = Literal["camera", "lidar", "none"]
 AbsentClass = Literal["skipped", "zero"]
@@ -112,7 +113,7 @@ def histograms(
         for i in range(_MAX_MASKS)
     )
     # One more row and column than classes, for everything that is no class.
-    parts = np.zeros((get_num_threads(), _LANES, 2**_MAX_MASKS, num_classes + 1, num_classes + 1), np.int64)
+    parts = np.zeros((kernel_threads(), _LANES, 2**_MAX_MASKS, num_classes + 1, num_classes + 1), np.int64)
     _count(np.ascontiguousarray(truth).ravel(), np.ascontiguousarray(prediction).ravel(), first, second, parts)
     counts = parts.sum(axis=(0, 1))
     if counts[:, :, num_classes].any():

@@ -33,6 +33,7 @@ from occlift.label_space import (
     read_mapping,
     read_space,
 )
+from occlift.runtime.folders import expanded
 from occlift.runtime.npz import read_npz
 from occlift.scenes.dataset import DrivingDataset, evenly_spaced
 from occlift.scenes.frames import CameraImage, KeyFrame
@@ -228,7 +229,7 @@ class _MapFiles:
     """The maps below a folder."""
 
     def __init__(self, root: Path, pattern: str, key: str, layout: Layout) -> None:
-        self._root, self._key, self._layout = root.expanduser(), key, layout
+        self._root, self._key, self._layout = expanded(root), key, layout
         self._pattern = pattern or layout.pattern
         self._flat_pattern = "" if pattern else layout.flat_pattern
         self._images: dict[Path, str] = {}

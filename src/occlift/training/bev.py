@@ -19,6 +19,7 @@ from occlift.errors import ConfigError
 from occlift.losses.bev import BevLossConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.runtime.devices import Precision
+from occlift.runtime.files import write_text
 from occlift.runtime.progress import note
 from occlift.scenes.dataset import evenly_spaced, split_tokens
 from occlift.training.label_share import labelled_tokens
@@ -188,7 +189,7 @@ class BevFinetuning(TrainingSpec["BevFrames", list[float]]):
             "tokens": list(frames.tokens),
             "loaded": None if loaded is None else asdict(loaded),
         }
-        (out / LABELLED_NAME).write_text(json.dumps(account, indent=1), encoding="utf-8")
+        write_text(out / LABELLED_NAME, json.dumps(account, indent=1))
         prepare_network(task.model, devices=config.devices)
         if config.validation_every is None:
             return task, TrainingData(frames, collate_bev, config)

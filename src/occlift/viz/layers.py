@@ -272,6 +272,13 @@ def open_layers(
         if volumes is not None:
             found.append(volumes)
             continue
+        if (
+            data is not None
+            and not isinstance(path, DrivingDataset)
+            and ":" not in str(path)
+            and not Path(path).exists()
+        ):
+            raise DataError(f"{path}: no such file or folder")
         if data is not None:
             raise ConfigError(f"{path}: a second data set beside {data.spec}; expected one, and volumes")
         data = path if isinstance(path, DrivingDataset) else _open(path)

@@ -24,6 +24,7 @@ from occlift.datasets.nuscenes.frame_index import FRAME_TABLES, FrameIndex, inde
 from occlift.datasets.nuscenes.packed import PackedStrings
 from occlift.datasets.nuscenes.references import table_path
 from occlift.errors import DataError
+from occlift.runtime.folders import has_home
 from occlift.runtime.npz import read_npz, write_npz
 
 FORMAT: Final = 4
@@ -62,10 +63,12 @@ def load_boxes(folder: Path) -> BoxIndex:
     return cached
 
 
-def cache_paths(folder: Path) -> tuple[Path, Path]:
+def cache_paths(folder: Path) -> tuple[Path, ...]:
     """Where the cache may lie: beside the tables, or in the user's cache folder under a name made of the path."""
+    if not os.environ.get("XDG_CACHE_HOME") and not has_home():
+        return (folder / FILE_NAME,)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
     return folder / FILE_NAME, base / "occlift" / f"{digest}{FILE_NAME}"
 
 

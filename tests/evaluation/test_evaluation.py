@@ -22,7 +22,7 @@ from occlift.geometry.grids import OCC3D_GRID
 from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, OCC3D, TRUCK, UNKNOWN, LabelSpace, Taxonomy
 from occlift.labels.files import OccupancyLabel, label_path, prediction_path, read_label, write_label, write_prediction
 from occlift.labels.folder import count_classes
-from occlift.labels.layouts import label_files
+from occlift.labels.layouts import convert_labels, label_files
 from occlift.runtime.npz import write_npz
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
@@ -177,6 +177,7 @@ def test_what_calls_another_class_free_is_not_scored(folders: tuple[Path, Path],
             lambda: audit(truth),
             lambda: audit(truth.parent / "copy", truth=truth, allow_missing=True),
             lambda: count_classes([path]),
+            lambda: convert_labels(truth, truth.parent / "npz", source=OCC3D, target=OCC3D, layout="npz"),
         ):
             shutil.copytree(truth, truth.parent / "copy", dirs_exist_ok=True)
             damage(label_path(truth.parent / "copy", "scene-a", "a1"), semantics=semantics)

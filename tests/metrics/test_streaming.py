@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torchmetrics import MetricCollection
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import FREE, OCC3D, LabelSpace, Taxonomy
+from occlift.metrics import bev, depth, occupancy, rays, streaming
 from occlift.metrics.bev import BevCounts, bev_counts
 from occlift.metrics.depth import DepthSums, depth_sums
 from occlift.metrics.occupancy import OccupancyCounts, histogram
@@ -186,6 +189,20 @@ def test_rays_need_places_for_every_volume() -> None:
     volume = torch.full((2, *GRID.shape), FREE, dtype=torch.uint8)
     with pytest.raises(DataError, match="expected as many predictions and origins_m as truths, got 2, 1 and 2"):
         RayScore(space=SPACE).update(truth=volume, prediction=volume, origins_m=[torch.zeros(1, 3)])
+
+
+@pytest.mark.parametrize("module", [bev, depth, occupancy, rays, streaming])
+def test_truth_and_prediction_are_never_told_apart_by_their_order(module: ModuleType) -> None:
+    """Whoever exchanges them gets another score, and no error."""
+    own = [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]
+    public = [one for one in own if not one.__name__.startswith("_")]
+    functions = [*filter(inspect.isfunction, public), *(one.update for one in public if hasattr(one, "update"))]
+    sides = ("truth", "prediction", "truth_m", "prediction_m")
+    parameters = [
+        parameter for one in functions for name, parameter in inspect.signature(one).parameters.items() if name in sides
+    ]
+    assert len(parameters) >= 2
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in parameters)
 
 
 def test_the_metrics_are_found_where_readers_look() -> None:

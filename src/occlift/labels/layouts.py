@@ -36,6 +36,7 @@ from occlift.label_space import UNKNOWN, LabelSpace, class_mapping
 from occlift.labels.convert import convert_label
 from occlift.labels.files import (
     OccupancyLabel,
+    check_some_free,
     checked_name,
     label_path,
     once_each,
@@ -251,6 +252,7 @@ def read_layout(file: LabelFile, layout: Layout, space: LabelSpace) -> Occupancy
     if layout == "npz":
         _check_about(file.path, space)
     label = read_label(file.path, allow_unknown=True, space=space)
+    check_some_free(file.path, label.semantics, space)
     try:
         return replace(label, confidence=read_confidence(file.path, space=space))
     except MissingArray:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
-from occlift.labels.folder_lock import LOCKS_NAME, WORKER_LOCKS
 from occlift.labels.manifest import TIMINGS_NAME
+from occlift.runtime.folder_lock import LOCKS_NAME, WORKER_LOCKS
 
 QUICK = LabelConfig(
     semantics="oracle:perfect", depth="oracle:perfect", frames=3, decision=DecisionConfig(fusion="votes", min_points=1)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from occlift import LabelConfig, generate_labels, open_dataset
 from occlift.cli import COMMANDS, load_command
+from occlift.datasets.frames.writer import write_frames
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
@@ -30,8 +32,8 @@ SMALLER = {
 PARSED_ONLY = {"train easyocc"}
 
 
-def _commands(heading: str) -> list[list[str]]:
-    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+def _commands(heading: str, text: str = README) -> list[list[str]]:
+    section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     text = "\n".join(re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL))
     inline = re.findall(r"`(occlift [^`]*\$[^`]*)`", section)
     return [shlex.split(line, comments=True) for line in [*text.splitlines(), *inline] if line.startswith("occlift ")]
@@ -96,7 +98,31 @@ def test_the_commands_for_nuscenes_run_on_a_data_set_of_its_format(fleet: dict[s
             done = _run(_smaller(arguments), Path(fleet["folder"]))
             assert done.returncode == 0, done.stderr
         ran.append(name)
-    assert ran == ["teachers", "show", "train easyocc", "predict", "evaluate", "export", "predict"]
+    assert ran == ["teachers", "check", "show", "train easyocc", "predict", "evaluate", "export", "predict"]
+
+
+def test_the_commands_for_own_data_run_on_a_frames_folder(small_town: Path, tmp_path: Path) -> None:
+    commands = _commands("A complete example", (REPOSITORY / "docs/own_data.md").read_text(encoding="utf-8"))
+    assert [command[1] for command in commands] == ["check", "label", "show", "view", "train", "predict"]
+    readme = [command for command in _commands("Your own data") if command[1] != "view"]
+    assert all(command in commands for command in readme)
+    assert len(readme) == 4
+    rig = tmp_path / "rig"
+    write_frames(open_dataset(small_town), rig)
+    data = open_dataset(f"frames:{rig}")
+    oracle = LabelConfig(semantics="oracle:perfect", depth="oracle:perfect", frames=1)
+    generate_labels(data, tmp_path / "first", oracle, keep_maps=tmp_path / "maps")
+    (tmp_path / "maps" / "semantics").rename(tmp_path / "maps" / "classes")
+    token = data.key_frame_tokens(data.scenes()[0])[1]
+    for command in commands:
+        arguments = [token if word == "monday_500000" else word for word in command[1:]]
+        # `view` serves until it is stopped; its page says the same.
+        more = {"view": ["--html", "view.html"], "train": ["--steps", "1"]}.get(arguments[0], [])
+        done = _run([*arguments, *more], tmp_path)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+    assert len(list((tmp_path / "runs/predictions").glob("*.npz"))) == 8
+    assert (tmp_path / "runs/check/check.png").exists()
+    assert (tmp_path / "view.html").stat().st_size > 100_000
 
 
 def test_the_rendering_baseline_trains_and_what_it_shows_is_scored(fleet: dict[str, str]) -> None:

@@ -11,8 +11,9 @@ from occlift.runtime.lazy import lazy_names
 
 if TYPE_CHECKING:
     from occlift.geometry.grids import VoxelGrid
-    from occlift.label_space import OCC3D, LabelSpace, Taxonomy
+    from occlift.label_space import OCC3D, LabelSpace, Taxonomy, read_space
     from occlift.labels.config import LabelConfig
+    from occlift.labels.convert import convert_label
     from occlift.labels.files import OccupancyLabel, read_label
     from occlift.labels.folder import LabelFolder
     from occlift.labels.from_views import PosedView, label_from_views
@@ -43,12 +44,14 @@ _MODULES: Final = {
     "RayScore": "occlift.metrics.streaming",
     "Taxonomy": "occlift.label_space",
     "VoxelGrid": "occlift.geometry.grids",
+    "convert_label": "occlift.labels.convert",
     "generate_labels": "occlift.labels.generate",
     "label_from_views": "occlift.labels.from_views",
     "load_bev_network": "occlift.training.checkpoint",
     "load_easyocc": "occlift.training.checkpoint",
     "open_dataset": "occlift.scenes.dataset",
     "read_label": "occlift.labels.files",
+    "read_space": "occlift.label_space",
 }
 
 __all__ = [
@@ -69,12 +72,14 @@ __all__ = [
     "RayScore",
     "Taxonomy",
     "VoxelGrid",
+    "convert_label",
     "generate_labels",
     "label_from_views",
     "load_bev_network",
     "load_easyocc",
     "open_dataset",
     "read_label",
+    "read_space",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)

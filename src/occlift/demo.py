@@ -24,7 +24,10 @@ from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction
 from occlift.labels.generate import generate_labels
 from occlift.metrics.occupancy import class_sets
+from occlift.runtime.files import replacing, write_text
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.folders import check_same, read_record
+from occlift.runtime.interrupts import going_on
 from occlift.runtime.progress import track
 from occlift.runtime.threads import usable_cores
 from occlift.scenes.dataset import DrivingDataset, open_dataset, split_tokens
@@ -114,6 +117,11 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     """
     if importlib.util.find_spec("viser") is None:  # said now, not after ten minutes
         raise ConfigError("the demo draws its 3-D scene with viser: pip install 'occlift[view]'")
+    with going_on(), sole_writer(out):
+        return _run(out, config, command)
+
+
+def _run(out: Path, config: DemoConfig, command: str) -> DemoRun:
     stages = _Stages(out, config)
     town, labels = out / "town", out / "labels"
     runs = {"EasyOcc": out / "easyocc", "blind": out / "blind"}
@@ -147,7 +155,7 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
     with stages.timed("scores", "camera mask, lidar mask, no mask, rays"):
         evaluations = {name: evaluate(path, town / GTS, tokens=tokens, rays=data) for name, path in predictions.items()}
         for name, evaluation in evaluations.items():
-            _write(out / "scores" / f"{name.lower()}.json", evaluation.to_json())
+            write_text(out / "scores" / f"{name.lower()}.json", evaluation.to_json())
     rows = tuple(_row(name, role, evaluations[name], _note(name, config)) for name, role in ROWS)
     ratio = _ratio(rows)
     chosen = [tokens[i] for i in np.linspace(0, len(tokens) - 1, config.pictures + 2).round().astype(int)[1:-1]]
@@ -156,7 +164,8 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
         volumes = {token: _volumes(data, town, token, labels, predictions["EasyOcc"]) for token in chosen}
         write_frame_scene(scene, data, chosen[0], volumes[chosen[0]])
         frames = tuple(report_frame(data, token, volumes[token]) for token in track(chosen, "pictures"))
-        overview_image(frames[len(frames) // 2]).save(out / "overview.png", optimize=True)
+        with replacing(out / "overview.png") as file:
+            overview_image(frames[len(frames) // 2]).save(file, "PNG", optimize=True)
     write_report(
         report,
         Report(
@@ -194,7 +203,7 @@ class _Stages:
             found = read_record(self._path)
             check_same(out, found.get("config", {}), wanted, contents="a demo")
             self._record = found
-        _write(self._path, json.dumps(self._record, indent=1))
+        write_text(self._path, json.dumps(self._record, indent=1))
 
     @contextmanager
     def timed(self, name: str, what: str) -> Iterator[_Clock]:
@@ -205,19 +214,23 @@ class _Stages:
         measured = {"seconds": time.monotonic() - started, "peak_memory_gb": peak_memory_bytes() / 1e9}
         if not clock.reused or name not in self._record["stages"]:
             self._record["stages"][name] = measured
-            _write(self._path, json.dumps(self._record, indent=1))
+            write_text(self._path, json.dumps(self._record, indent=1))
         self.done += (Stage(name=name, note=what, **self._record["stages"][name]),)
 
 
 def _trained(spec: OccupancyTraining, run: Path) -> bool:
     """Trains, or goes on where an interrupted run stopped; true if nothing was left to do."""
     from occlift.training.checkpoint import checkpoint_parts
+    from occlift.training.loop import TrainingInterrupted
 
     checkpoint = run / LAST_CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
     if resume is not None and checkpoint_parts(resume)["global_step"] >= spec.config.optimizer.steps:
         return True
-    run_training(spec, run, resume=resume)
+    try:
+        run_training(spec, run, resume=resume)
+    except TrainingInterrupted as interrupt:
+        raise KeyboardInterrupt from interrupt
     return False
 
 
@@ -296,10 +309,3 @@ def _curves(model: Path, blind: Path) -> tuple[Curve, ...]:
             ),
         ),
     )  # fmt: skip
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tyro
 
-from occlift.cli import load_command
+import occlift.cli
+from occlift.cli import COMMANDS, load_command, main
+from occlift.cli.options import greedy_options
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
@@ -102,6 +107,55 @@ def test_options_that_need_each_other_are_given_at_once(asked: Any) -> None:
 def test_a_word_that_says_nothing_about_a_setting_is_refused(words: str, message: str, asked: Any) -> None:
     with pytest.raises(ConfigError, match=message):
         tyro.cli(load_command("label"), args=["root", "--out", "labels", *words.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("compare --names a b A.json B.json", "--names: 4 names (a, b, A.json, B.json) for 0 files"),
+        ("compare A.json --mask camera B.json", "--mask takes all words up to the next option, here camera, B.json"),
+        ("label --semantics_option a=b root --out out", "--semantics-option takes all words .*, here a=b, root"),
+        ("finetune bev --classes vehicle crossing root --seed 1", "--classes takes .*, here vehicle, crossing, root"),
+        ("evaluate --mask camera lidar", "--mask takes all words up to the next option, here camera, lidar"),
+        ("compare A.json --absent never B.json", ""),
+    ],
+)
+def test_options_that_took_other_words_are_named(
+    words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["occlift", *words.split()])
+    with pytest.raises(SystemExit):
+        main()
+    said = " ".join(capsys.readouterr().err.split("occlift: ")[1:])
+    assert re.search(message.replace("(", r"\(").replace(")", r"\)"), said) if message else not said
+
+
+def test_options_of_many_values_are_known() -> None:
+    assert greedy_options(load_command("compare")) == {"--names", "--mask"}
+    assert greedy_options(load_command("audit")) == {"--mask"}, "--sweep is repeated"
+    assert greedy_options(load_command("label")) == {"--semantics-option", "--depth-option", "--class-min-points"}
+    assert greedy_options(load_command("predict")) == {"--tokens"}
+    for command in COMMANDS:
+        greedy_options(load_command(command))
+
+
+def test_results_are_written_before_they_are_printed() -> None:
+    """Whoever reads what is printed may close the pipe, and all that comes after is lost."""
+    writers = re.compile(r"write_\w+|picture")
+    for path in sorted(Path(occlift.cli.__file__).parent.glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            calls: dict[str, list[int]] = {"print": [], "write": []}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call):
+                    name = ast.unparse(node.func).rpartition(".")[2]
+                    kind = "print" if name.startswith("print") else "write" if writers.fullmatch(name) else ""
+                    calls.get(kind, []).append(node.lineno)
+            for printed in calls["print"]:
+                # What is printed where the function returns stands in a branch of its own.
+                late = [line for line in calls["write"] if line > printed]
+                assert not late or function.name in ("show", "view"), f"{path.name}: {function.name}: line {late}"
 
 
 def test_help_is_the_docstring_of_the_field(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import json
 import sys
 import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from networks import tiny_easyocc
@@ -13,7 +14,8 @@ from networks import tiny_easyocc
 from occlift.cli import COMMANDS, load_command, main
 from occlift.label_space import OCC3D, LabelSpace, read_space, to_toml
 from occlift.labels.files import prediction_path, read_prediction
-from occlift.labels.manifest import recorded_space
+from occlift.labels.manifest import open_manifest, recorded_space
+from occlift.models.rendering import RenderingConfig
 from occlift.training.checkpoint import load_easyocc
 from occlift.training.occupancy import TrainConfig
 
@@ -198,6 +200,40 @@ def test_files_of_other_projects_say_what_they_are(shell: Shell, small_town: Pat
     (tmp_path / "files/manifest.json").unlink()
     assert "8 labels" in shell(f"convert-labels files --to occ3d --layout npz --out plain --root {town}")
     assert recorded_space(tmp_path / "plain") == OCC3D
+
+
+def test_trainings_get_the_space_that_is_named_or_that_the_labels_have(
+    shell: Shell, small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def remember(spec: Any, out: Path, **rest: Any) -> None:
+        raise Asked(spec.config)
+
+    monkeypatch.setattr("occlift.training.run.run_training", remember)
+
+    def config_of(words: str) -> Any:
+        with pytest.raises(Asked) as asked:
+            shell(words)
+        return asked.value.args[0]
+
+    space = read_space("surroundocc")
+    open_manifest(tmp_path / "labels", {}, space).write(tmp_path / "labels")
+    for options in ("--labels labels", "--labels elsewhere --space surroundocc"):
+        assert config_of(f"train easyocc-demo {small_town} {options}").model.space == space
+        assert config_of(f"train easyocc {small_town} {options}").model.space == space
+        assert config_of(f"train-rendering rendering-demo {small_town} {options}").model.space == space
+        assert config_of(f"pretrain occfeat-demo {small_town} {options} --occupancy labels").space == space
+    contracted = config_of(f"train-rendering rendering {small_town} --contracted --space semantickitti").model
+    assert contracted.space == read_space("semantickitti")
+    assert contracted.network.output_shape == (384, 384, 48)
+    assert config_of(f"train-rendering rendering {small_town} --contracted").model == RenderingConfig.full(
+        contracted=True
+    )
+    (tmp_path / "odd.toml").write_text(MINE.replace("[32, 32, 8]", "[33, 32, 8]"))
+    said = shell.refused(f"train easyocc-demo {small_town} --labels elsewhere --space odd.toml")
+    assert "horizontal stride 2 does not divide the output grid (33, 32, 8)" in said
 
 
 @pytest.mark.parametrize("name", COMMANDS)

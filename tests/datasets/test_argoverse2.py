@@ -23,6 +23,7 @@ from occlift.geometry.transforms import inverse, transform_points
 from occlift.scenes import DatasetSpec, DrivingDataset, HasBoxes
 from occlift.scenes.lidar_depth import lidar_depth
 from occlift.training.volume_targets import lidar_occupancy
+from occlift.viz.show import show
 
 LOG = "01bb304d-7bd8-35f8-bbef-7086b688e35e"
 START_NS = 315_968_867_659_956_000
@@ -185,11 +186,21 @@ def test_splits_options_and_other_processes(root: Path) -> None:
         data.scenes("val")
     with pytest.raises(ConfigError, match=r"cameras: 'ring_front' is not there; expected .*ring_front_left"):
         open_dataset(f"argoverse2:{root}?cameras=ring_front")
+    # A picture needs no boxes.
+    assert any(
+        "no boxes are drawn" in note for note in show(data, data.key_frame_tokens("other")[0], root / "show").notes
+    )
     alone = open_dataset(f"argoverse2:{root / 'test'}")
     assert not isinstance(alone, HasBoxes)
     assert alone.scenes("train") == ("other",)
     with pytest.raises(DataError, match=r"expected train/, val/ or test/ with logs.* does not exist"):
         open_dataset(f"argoverse2:{root / 'none'}")
+
+
+def test_a_log_in_two_splits_is_refused(root: Path) -> None:
+    write_log(root / "val" / LOG)
+    with pytest.raises(DataError, match=rf"two files of {LOG}, \S*train/{LOG} and \S*val/{LOG}; remove one"):
+        open_dataset(f"argoverse2:{root}")
 
 
 def test_it_can_be_written_as_a_plain_folder(root: Path, tmp_path: Path) -> None:

@@ -194,6 +194,7 @@ MUTATIONS: dict[str, Mutation] = {
         "line 1: field global_from_ego.translation_m: expected finite numbers",
     ),
     "focal length zero": ((*FRONT, "intrinsics_px", "fy"), 0, "field cameras.front.intrinsics_px.fy"),
+    "focal length in millimetres": ((*FRONT, "intrinsics_px", "fx"), 0.5, "front.intrinsics_px: expected .* focal"),
     "focal length negative": ((*FRONT, "intrinsics_px", "fx"), -500, "field cameras.front.intrinsics_px.fx"),
     "scaled rotation": (
         (*FRONT, "ego_from_camera", "rotation"), [[0, 0, 2], [-2, 0, 0], [0, -2, 0]],
@@ -296,7 +297,7 @@ def test_every_mutation_is_a_mutation(rig: Path) -> None:
         (lambda rig: (rig / "images/front/1.jpg").write_bytes(b"no image"), "front/1.jpg: not a readable image"),
         (lambda rig: frames_folder._save(rig / "images/front/1.jpg", np.zeros((8, 8), np.uint8)), "8×8 .*400×640"),
         (lambda rig: frames_folder._save(rig / "masks/front.png", np.zeros((8, 8), np.uint8)), "mask has 8×8.*400×640"),
-        (lambda rig: frames_folder._save(rig / "masks/front.png", np.full((400, 640), 255, np.uint8)), "no pixel"),
+        (lambda rig: frames_folder._save(rig / "masks/front.png", np.full((400, 640), 255, np.uint8)), "leaves 0%"),
         (lambda rig: (rig / "masks/front.png").unlink(), "masks/front.png: no such file"),
         (lambda rig: (rig / "lidar/1.npy").write_bytes(b"no array"), "lidar/1.npy: not a readable sweep"),
         (lambda rig: (rig / "lidar/1.npy").unlink(), "lidar/1.npy: no such file"),
@@ -312,6 +313,11 @@ def test_check_names_broken_files(break_it: Callable[[Path], object], expected: 
     assert run.returncode == 1, run
     assert "Traceback" not in run.stderr
     assert re.search(expected, run.stdout), run.stdout
+
+
+def test_a_bare_folder_of_frames_is_told_apart(rig: Path) -> None:
+    with pytest.raises(DataError, match=rf"it can be opened as frames:{rig}"):
+        open_dataset(rig)
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

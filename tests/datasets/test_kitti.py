@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_an_odometry_sequence(odometry: Path) -> None:
     # x forward, y left, z up, on the road: 2 m further a frame, and lower by 0.1 m.
     np.testing.assert_allclose(frame.global_from_ego[:3, 3], [4, 0, -0.2], atol=1e-12)
     np.testing.assert_allclose(frame.global_from_ego[:3, :3], np.eye(3), atol=1e-12)
+
+
+def test_two_images_of_one_number_are_refused(odometry: Path) -> None:
+    shutil.copy(odometry / "sequences/00/image_2/000001.png", odometry / "sequences/00/image_2/1.png")
+    with pytest.raises(DataError, match=r"two files of 1, \S*image_2/000001\.png and \S*image_2/1\.png; remove one"):
+        open_dataset(f"kitti:{odometry}").key_frame("00-000002")
 
 
 def test_a_projection_of_kitti_is_ours_but_for_half_a_pixel(odometry: Path) -> None:

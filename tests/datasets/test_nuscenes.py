@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from occlift import open_dataset
 from occlift.datasets.nuscenes import index_cache, tables
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.datasets.nuscenes.dataset import NuScenes
@@ -21,6 +23,7 @@ from occlift.datasets.nuscenes.lidar_file import read_lidar
 from occlift.datasets.nuscenes.splits import OFFICIAL_SPLITS, official_scenes
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import rotation_about_z
+from occlift.scenes.dataset import HasBoxes, require
 from occlift.scenes.sources import read_image
 
 VERSION = "v1.0-tiny"
@@ -285,8 +288,16 @@ def test_unknown_names_are_data_errors(root: Path) -> None:
 
 def test_version_is_the_only_one_or_must_be_named(root: Path) -> None:
     (root / "v1.0-other").mkdir()
-    with pytest.raises(ConfigError, match=r"v1\.0-other, v1\.0-tiny"):
-        NuScenes.open(root)
+    # Without tables it is no version.
+    assert NuScenes.open(root).version == VERSION
+    for name in ("scene", "sensor"):
+        (root / f"v1.0-other/{name}.json").write_text("[]")
+    with pytest.raises(ConfigError) as error:
+        open_dataset(root)
+    # The error says what to write, and that works.
+    specs = re.findall(r"nuscenes:\S+\?version=\S+", str(error.value))
+    assert [spec.rpartition("=")[2] for spec in specs] == ["v1.0-other", VERSION]
+    assert open_dataset(specs[1]).scenes() == ("hill", "lake")
     assert NuScenes.open(root, VERSION).version == VERSION
     with pytest.raises(DataError, match=r"v1\.0-none: no such folder.*v1\.0-tiny"):
         NuScenes.open(root, "v1.0-none")
@@ -495,7 +506,7 @@ def test_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
         tables.read_table(path, tables.NameRow)
 
 
-@pytest.mark.parametrize("table", [*index_cache.FRAME_TABLES, *index_cache.BOX_TABLES])
+@pytest.mark.parametrize("table", [*index_cache.FRAME_TABLES, *index_cache.BOX_TABLES, "visibility"])
 def test_a_missing_or_cut_off_table_is_named(root: Path, table: str) -> None:
     NuScenes.open(root)
     path = root / VERSION / f"{table}.json"
@@ -503,8 +514,94 @@ def test_a_missing_or_cut_off_table_is_named(root: Path, table: str) -> None:
     with pytest.raises(DataError, match=rf"{table}\.json: the JSON text ends too early, at byte \d+"):
         NuScenes.open(root)
     path.unlink()
-    with pytest.raises(DataError, match=rf"{table}\.json: this table is missing"):
-        NuScenes.open(root)
+    if table in index_cache.FRAME_TABLES:
+        with pytest.raises(DataError, match=rf"{table}\.json: this table is missing"):
+            NuScenes.open(root)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda folder, table=table: (folder / f"{table}.json").unlink() for table in index_cache.BOX_TABLES),
+        lambda folder: (folder / "sample_annotation.json").write_text("[\n]\n"),  # a test set
+    ],
+    ids=[*index_cache.BOX_TABLES, "empty"],
+)
+def test_without_annotations_all_works_that_needs_none(root: Path, change: Callable[[Path], Any]) -> None:
+    change(root / VERSION)
+    for data in (open_dataset(root), open_dataset(root)):  # from the tables, then from the cache
+        assert data.key_frame_tokens("lake") == ("t10", "t11", "t12", "t13")
+        assert len(data.key_frame("t11").cameras) == 6
+        assert not isinstance(data, HasBoxes)
+        assert not isinstance(pickle.loads(pickle.dumps(data)), HasBoxes)
+        with pytest.raises(ConfigError, match=r"a purpose: needs annotated boxes .*, which nuscenes:.* does not have"):
+            require(data, HasBoxes, "a purpose")
+
+
+# What visibility tokens mean
+
+
+def visibilities(tmp_path: Path, change: Change) -> list[float | None]:
+    root = changed(tmp_path, change)
+    found = [[data.boxes("t01")[i].visibility for i in (0, 1)] for data in (NuScenes.open(root), NuScenes.open(root))]
+    assert found[0] == found[1], "from the tables, then from the cache"
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("level", "visible"),
+    [
+        ("v0-40", 0.4),
+        ("v80-100", 1.0),
+        ("60 - 80", 0.8),
+        ("full", 1.0),
+        ("Most", 1.0),
+        ("partial", 0.5),
+        ("none", 0.1),
+        ("unavailable", None),
+        ("", 0.8),  # the token is "3"
+    ],
+)
+def test_visibility_is_what_its_table_says(tmp_path: Path, level: str, visible: float | None) -> None:
+    assert visibilities(tmp_path, lambda rows: rows["visibility"][2].update(level=level)) == [visible, None]
+
+
+def test_visibility_does_not_depend_on_the_names_of_rows(tmp_path: Path) -> None:
+    def renamed(rows: Tables) -> None:
+        # The other way round, and a digest.
+        rows["visibility"] = [
+            {"token": "1", "level": "full"}, {"token": "b8f07f", "level": "v40-60"}, {"token": "4", "level": "none"}
+        ]  # fmt: skip
+        for row in rows["sample_annotation"]:
+            row["visibility_token"] = "4" if row["token"] == "b01" else "b8f07f"
+
+    assert visibilities(tmp_path, renamed) == [0.1, 0.6]
+
+
+def test_without_a_table_of_visibilities_tokens_are_those_of_nuscenes(tmp_path: Path) -> None:
+    assert visibilities(tmp_path, lambda rows: rows.pop("visibility")) == [0.8, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda rows: rows["visibility"][2].update(level="so-so"),
+            r"visibility\.json: row 3: field level is 'so-so'; expected a bin in per cent, such as v0-40, or one",
+        ),
+        (
+            lambda rows: rows["sample_annotation"][0].update(visibility_token="5"),
+            r"row b00: field visibility_token is '5', but visibility\.json has no such row",
+        ),
+        (
+            lambda rows: (rows.pop("visibility"), rows["sample_annotation"][0].update(visibility_token="5")),
+            r"row b00: field visibility_token should be one of 1, 2, 3, 4 or empty where there is no visibility\.json",
+        ),
+    ],
+)
+def test_a_visibility_that_says_nothing_is_named(tmp_path: Path, change: Change, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        NuScenes.open(changed(tmp_path, change))
 
 
 # Inconsistent tables
@@ -551,7 +648,6 @@ def test_a_dangling_attribute_is_named(tmp_path: Path) -> None:
             lambda rows: rows["ego_pose"].clear(),
             r"sample_data\.json: row CAM_FRONT_LEFT-0-0: field ego_pose_token is .*, but ego_pose",
         ),
-        (lambda rows: rows["sample_annotation"][0].update(visibility_token="5"), r"row b00: field visibility_token"),
         (lambda rows: rows["sample"][0].update(timestamp=2**70), r"sample\.json: row 0, field timestamp"),
     ],
 )
@@ -595,6 +691,15 @@ def _own_calibration(**values: object) -> Change:
             r"row CAM_FRONT-0-0: field calibrated_sensor_token is 'lost'",
         ),
         (_own_calibration(camera_intrinsic=[]), r"row own: field camera_intrinsic of CAM_FRONT should be a 3×3 matrix"),
+        # What converters write where they know nothing; millimetres; a mirrored image.
+        *(
+            (
+                _own_calibration(camera_intrinsic=[[f, 0.0, 32.0], [0.0, f, 16.0], [0.0, 0.0, last]]),
+                r"calibrated_sensor\.json: row own: field camera_intrinsic of CAM_FRONT: expected a matrix \[\[fx, .*"
+                rf"32×64 pixels \(height × width\), got \[\[{f:.1f}, 0\.0, 32\.0\]",
+            )
+            for f, last in ((0.0, 0.0), (0.0, 1.0), (0.9, 1.0), (-100.0, 1.0), (1e5, 1.0))
+        ),
         (_own_calibration(rotation=[0, 0, 0, 0]), r"calibrated_sensor\.json: row own: field rotation"),
         (
             lambda rows: rows["sample_data"][2].update(height=0),

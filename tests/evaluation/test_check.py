@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from frames_folder import complete, write
 from PIL import Image
 
 from occlift import open_dataset
@@ -158,3 +159,54 @@ def test_epipolar_errors_by_their_definition() -> None:
     errors, ahead = epipolar_errors_px(project(points), project(moved), intrinsics, intrinsics, back)
     assert errors.max() < 1e-9
     assert not ahead.any()
+
+
+def edited(root: Path, files: dict[str, Any]) -> tuple[str, ...]:
+    """What is wrong with a `frames:` folder of random images, poses aside."""
+    return check_dataset(open_dataset(f"frames:{write(root / 'rig', files)}"), root / "out", pairs=0).problems
+
+
+def test_times_masks_boxes_and_lidars_that_mean_something_else(tmp_path: Path) -> None:
+    def sweeps(rig: Path, change: Change) -> None:
+        for path in rig.glob("rig/*/lidar/*.npy"):
+            np.save(path, change(np.load(path)))
+
+    assert edited(tmp_path / "sound", complete()) == ()
+    files = complete()
+    for line in files["monday/frames.jsonl"]:
+        line["timestamp_us"] *= 100_000
+        line["lidar"]["timestamp_us"] = line["timestamp_us"]
+        line["images"] = {"front": line["images"]["front"]}
+    assert any("s after the one before" in text for text in edited(tmp_path / "time", files))
+
+    files = complete()
+    for scene in ("monday", "tuesday"):
+        for line in files[f"{scene}/frames.jsonl"]:
+            line["boxes"][0]["category"] = "car"
+    (problem,) = edited(tmp_path / "category", files)
+    assert "no category belongs to a class (they are car)" in problem
+
+    files = complete()
+    for line in files["monday/frames.jsonl"] + files["tuesday/frames.jsonl"]:
+        line["boxes"][0]["ego_from_box"]["translation_m"] = [4000.0, 7000.0, 0.0]
+    (problem,) = edited(tmp_path / "boxes", files)
+    assert "6 of 6 are more than 250 m from the car" in problem
+
+    root = tmp_path / "lidar"
+    data = open_dataset(f"frames:{write(root / 'rig', complete())}")
+    sweeps(root, lambda points: points * 1000)
+    problems = check_dataset(data, root, pairs=0).problems
+    assert [("expected metres" in text, "lidar" in text) for text in problems] == [(True, True)] * 2
+    ground = np.random.default_rng(0).uniform([-14, -14, 1.0], [14, 14, 1.2], (2000, 3)).astype(np.float32)
+    sweeps(root, lambda points: ground)
+    problems = check_dataset(data, root, pairs=0).problems
+    assert ["lie at z = +2.9 m" in text for text in problems] == [True, True], problems
+
+    root = tmp_path / "mask"
+    data = open_dataset(f"frames:{write(root / 'rig', complete())}")
+    path = root / "rig" / "monday" / "masks" / "front.png"
+    Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    problems = check_dataset(data, root, pairs=0).problems
+    assert len(problems) == 1, "one mistake is one problem, however many images it spoils"
+    assert "its mask leaves 12% of the pixels" in problems[0]
+    assert "(3 key frames)" in problems[0]

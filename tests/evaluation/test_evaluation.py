@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +14,20 @@ import pytest
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, DataError
+from occlift.evaluation.audit import audit
 from occlift.evaluation.compare import compare
+from occlift.evaluation.label_tokens import select_labels
 from occlift.evaluation.occupancy import Evaluation, evaluate, merge, read_evaluation
 from occlift.geometry.grids import OCC3D_GRID
-from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, TRUCK, UNKNOWN
+from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, OCC3D, TRUCK, UNKNOWN, LabelSpace, Taxonomy
 from occlift.labels.files import OccupancyLabel, label_path, prediction_path, read_label, write_label, write_prediction
+from occlift.labels.folder import count_classes
+from occlift.labels.layouts import label_files
 from occlift.runtime.npz import write_npz
 from occlift.town.config import TownConfig
 from occlift.town.scene_writer import GTS
 from occlift.town.write import write_town
+from occlift.viz.layers import open_layers
 
 SCENES = {"scene-a": ("a0", "a1", "a2"), "scene-b": ("b0", "b1")}
 
@@ -130,6 +137,61 @@ def test_what_cannot_be_scored_is_refused_by_name(folders: tuple[Path, Path]) ->
     damage(label_path(truth, "scene-a", "a1"), semantics=semantics)
     with pytest.raises(DataError, match=r"a1.labels\.npz and .*a1\.npz: the truth must hold classes.*got 255"):
         evaluate(predictions, truth, masks=("none",))
+
+
+def test_a_sample_with_truth_twice_is_not_scored(folders: tuple[Path, Path]) -> None:
+    predictions, truth = folders
+    # A backup beside it, with other content; which of the two comes first must not matter.
+    for copy in ("scene-a-backup", "a-scene-a"):
+        shutil.copytree(truth / "scene-a", truth / copy)
+        with pytest.raises(DataError, match=rf"two files of a0, \S*(scene-a|{copy})/a0\S* and \S*({copy}|scene-a)/a0"):
+            evaluate(predictions, truth)
+        with pytest.raises(DataError, match="two files of a0"):
+            evaluate(predictions, truth, tokens=["b0"])
+        for selected in (truth, None):
+            with pytest.raises(DataError, match="two files of a0"):
+                select_labels(truth, selected)
+        with pytest.raises(DataError, match="two files of a0"):
+            list(label_files(truth, "occ3d"))
+        with pytest.raises(DataError, match="two files of a0"):
+            open_layers(truth)
+        shutil.rmtree(truth / copy)
+    assert evaluate(predictions, truth).frames == 5
+
+
+@pytest.mark.parametrize("side", ["truth", "prediction"])
+def test_what_calls_another_class_free_is_not_scored(folders: tuple[Path, Path], side: str) -> None:
+    predictions, truth = folders
+    path = label_path(truth, "scene-a", "a1") if side == "truth" else prediction_path(predictions, "a1")
+    with np.load(path) as archive:
+        semantics = archive["semantics"]
+    # OpenOcc v2 has 16 classes on this grid.
+    damage(path, semantics=np.where(semantics == FREE, np.uint8(16), semantics))
+    message = (
+        rf"{path.name}: no voxel is free \(class 17\), and 9\d% of all are vegetation \(class 16\)\. Is .* OpenOcc v2"
+    )
+    with pytest.raises(DataError, match=message):
+        evaluate(predictions, truth)
+    if side == "truth":
+        for look in (
+            lambda: audit(truth),
+            lambda: audit(truth.parent / "copy", truth=truth, allow_missing=True),
+            lambda: count_classes([path]),
+        ):
+            shutil.copytree(truth, truth.parent / "copy", dirs_exist_ok=True)
+            damage(label_path(truth.parent / "copy", "scene-a", "a1"), semantics=semantics)
+            with pytest.raises(DataError, match=message):
+                look()
+    # In the space that it is of, it is scored.
+    sixteen = LabelSpace(grid=OCC3D_GRID, taxonomy=Taxonomy(names=OCC3D.taxonomy.names[:16]))
+    for other in (path, label_path(truth, "scene-a", "a1"), prediction_path(predictions, "a1")):
+        damage(other, semantics=np.where(semantics == FREE, np.uint8(16), semantics))
+    assert evaluate(predictions, truth, tokens=["a1"], space=sixteen).frames == 1
+    # A frame may be full of many things.
+    full = (np.arange(semantics.size) % 16).astype(np.uint8).reshape(semantics.shape)
+    damage(label_path(truth, "scene-a", "a1"), semantics=full)
+    damage(prediction_path(predictions, "a1"), semantics=full)
+    assert evaluate(predictions, truth, tokens=["a1"]).frames == 1
 
 
 def test_a_file_that_is_no_evaluation_is_named(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -273,3 +335,10 @@ def test_the_commands_print_what_a_number_is_and_say_loudly_what_is_missing(
     done = run(*scored, "--rays")
     assert done.returncode == 1
     assert "--rays needs --root" in done.stderr
+    # A reader that wants nothing (`| true`) does not cost the scores.
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "occlift", *scored, "--allow-missing", "--json", "kept.json"]
+    subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writing)
+    assert (tmp_path / "kept.json").read_bytes() == (tmp_path / "rest.json").read_bytes()

@@ -156,11 +156,20 @@ def test_prediction_comes_back_and_other_integer_types_are_accepted(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("without_shape_checks")
-def test_our_own_mistakes_are_assertions(tmp_path: Path, label: OccupancyLabel) -> None:
-    with pytest.raises(AssertionError):
+def test_what_is_of_another_grid_or_class_list_is_not_written(tmp_path: Path, label: OccupancyLabel) -> None:
+    with pytest.raises(DataError, match=r"a\.npz: semantics holds class 18 .* another class list"):
         write_prediction(tmp_path / "a.npz", np.full(SHAPE, 18, np.uint8))
-    with pytest.raises(AssertionError):
+    with pytest.raises(DataError, match=r"a\.npz: semantics holds class 255"):
+        write_prediction(tmp_path / "a.npz", np.full(SHAPE, 255, np.uint8))
+    with pytest.raises(DataError, match=r"a\.npz: semantics holds class 99"):
+        write_label(tmp_path / "a.npz", replace(label, semantics=np.full(SHAPE, 99, np.uint8)))
+    with pytest.raises(DataError, match=r"a\.npz: mask_lidar should have the shape .* is it of another grid\? Then"):
         write_label(tmp_path / "a.npz", replace(label, mask_lidar=label.mask_lidar[:100]))
+    small = label.semantics[:100]
+    with pytest.raises(DataError, match=r"a\.npz: semantics should have the shape \(200, 200, 16\).*\(100, 200, 16\)"):
+        write_label(tmp_path / "a.npz", OccupancyLabel(semantics=small, mask_lidar=small < 1, mask_camera=small < 1))
+    with pytest.raises(DataError, match="semantics should have the shape"):
+        write_prediction(tmp_path / "a.npz", small)
     assert not list(tmp_path.iterdir())
 
 

@@ -157,7 +157,7 @@ def test_a_depth_map_that_holds_nothing_costs_one_label(small_town: Path, tmp_pa
     config = dataclasses.replace(QUICK, depth=f"files:{tmp_path / 'maps/depth'}")
     token = data.key_frame_tokens(SCENE)[0]
     image = data.key_frame(token).cameras[0]
-    path = tmp_path / "maps/depth" / image.camera / f"{image.stem}.npz"
+    path = tmp_path / "maps/depth" / SCENE / image.camera / f"{image.stem}.npz"
     content = path.read_bytes()
     write_npz(path, {"depth_m": np.full((image.height, image.width), value, np.float32)}, level=0)
     run = generate_labels(data, tmp_path / "labels", config, scenes=[SCENE])

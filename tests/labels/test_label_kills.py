@@ -25,7 +25,7 @@ from pathlib import Path
 
 from label_runs import contents, labels_in, workers_of
 
-from occlift.labels.folder_lock import LOCKS_NAME
+from occlift.runtime.folder_lock import LOCKS_NAME
 from occlift.town.config import TownConfig
 from occlift.town.write import write_town
 

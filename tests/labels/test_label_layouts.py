@@ -90,6 +90,16 @@ def test_files_of_other_projects_are_in_the_frame_of_the_lidar(layout: str, smal
     assert file.ego_from_grid == pytest.approx(ego_from_lidar(frame))
 
 
+def test_a_copy_of_a_scene_is_refused(small_town: Path, tmp_path: Path) -> None:
+    data, folder = open_dataset(small_town), tmp_path / "scene_a/occupancy"
+    folder.mkdir(parents=True)
+    sweep = data.key_frame(data.key_frame_tokens(data.scenes()[0])[0]).lidar_sweep()
+    (folder / f"{sweep.key}.npy").touch()
+    shutil.copytree(tmp_path / "scene_a", tmp_path / "scene_a-backup")
+    with pytest.raises(DataError, match=rf"two files of {sweep.key}\.npy, \S*scene_a/\S* and \S*scene_a-backup/"):
+        next(label_files(tmp_path, "openoccupancy", data))
+
+
 def test_files_of_other_projects_lead_back_to_the_same_place(small_town: Path, tmp_path: Path) -> None:
     data, space = open_dataset(small_town), read_space("surroundocc")
     path = min((small_town / "gts").glob("*/*/labels.npz"))

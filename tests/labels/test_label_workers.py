@@ -17,13 +17,13 @@ from label_runs import QUICK, contents, labels_in, one_worker_killed, wait_until
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import DataError, OccliftError
-from occlift.labels import folder_lock
 from occlift.labels.crew import Lost, Ready, Reply, work
 from occlift.labels.engine import LabelJob, LabelTask
-from occlift.labels.folder_lock import LOCKS_NAME, WORKER_LOCKS, AnotherRun, sole_run, worker_of
 from occlift.labels.generate import generate_labels
 from occlift.labels.local_engine import local_engine
 from occlift.labels.scene import Outcome
+from occlift.runtime import folder_lock
+from occlift.runtime.folder_lock import LOCKS_NAME, WORKER_LOCKS, AnotherRun, sole_run, worker_of
 from occlift.scenes.dataset import KeyFrameList
 
 

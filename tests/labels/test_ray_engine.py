@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +117,22 @@ def test_what_cannot_work_is_said_before_anything_starts(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"needs Ray, which cannot be imported .*: pip install 'occlift\[ray\]'"):
         ray_engine(workers=1)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_a_cluster_that_is_gone_is_said_at_once(
+    address: str, small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, Ray logged its attempts for minutes."""
+    ray.shutdown()
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        address = address.format(port=gone.getsockname()[1])
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    before = time.monotonic()
+    with pytest.raises(ConfigError, match=rf"there is no Ray cluster at {address}: .* does not answer .* RAY_ADDRESS"):
+        generate_labels(NuScenes.open(small_town), tmp_path, QUICK, engine=ray_engine(workers=1))
+    assert time.monotonic() - before < 20
 
 
 def test_gpus_and_clusters_that_are_not_there(small_town: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from itertools import permutations
 import pytest
 import torch
 
-from occlift.errors import ConfigError
+from occlift.errors import ConfigError, DataError
 from occlift.label_space import FREE, NUM_CLASSES, UNKNOWN
 from occlift.losses.lovasz import lovasz_geometric, lovasz_occupied, lovasz_softmax
 from occlift.losses.occupancy import (
@@ -160,6 +160,16 @@ def test_gradient_of_the_whole_loss_reaches_known_voxels_only() -> None:
     assert logits.grad is not None
     assert (logits.grad[:, :, 2:] == 0).all()
     assert (logits.grad[:, :, :2].abs().sum(1) > 0).all()
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_labels_of_another_grid_or_class_list_are_refused() -> None:
+    logits, labels = torch.zeros(1, 3, 4, 4, 2), torch.zeros(1, 4, 4, 2, dtype=torch.uint8)
+    for wrong, classes in ((labels[:, :3], 3), (labels, 4), (labels.repeat(2, 1, 1, 1), 3)):
+        with pytest.raises(
+            DataError, match=r"logits of shape \[1, 3, 4, 4, 2\] .* are the labels of another grid or class"
+        ):
+            occupancy_loss(logits, wrong, weights=torch.ones(classes), config=OccupancyLossConfig())
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torchmetrics import MetricCollection
 
+from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import FREE, OCC3D, LabelSpace
+from occlift.label_space import FREE, OCC3D, LabelSpace, Taxonomy
 from occlift.metrics.bev import BevCounts, bev_counts
 from occlift.metrics.depth import DepthSums, depth_sums
 from occlift.metrics.occupancy import OccupancyCounts, histogram
 from occlift.metrics.rays import RayCounts, ray_histogram
-from occlift.metrics.streaming import BevScore, DepthScore, OccupancyScore, RayScore
+from occlift.metrics.streaming import BevScore, DepthScore, OccupancyScore, RayScore, SummedMetric
 
 FRAMES = 7
 SPLITS = ((7,), (1, 1, 1, 1, 1, 1, 1), (3, 4), (5, 0, 2))
@@ -102,12 +105,87 @@ def test_batches_of_volumes_add_up(sizes: tuple[int, ...]) -> None:
 
 def test_a_volume_needs_the_masks_that_are_scored() -> None:
     prediction, truth, mask_camera, _ = occupancy_case()
-    with pytest.raises(AssertionError, match="mask_lidar is needed"):
+    with pytest.raises(ConfigError, match=r"mask_lidar is needed for a score with the masks camera, lidar, none: give"):
         OccupancyScore().update(truth=truth, prediction=prediction, mask_camera=mask_camera)
     camera = OccupancyScore(masks=("camera",))
     camera.update(truth=truth, prediction=prediction, mask_camera=mask_camera)
     assert set(camera.counts.histograms) == {"camera"}
     assert camera.compute()["iou_camera"] == whole_occupancy()[1]["iou_camera"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda: BevScore(("a",), threshold=0.2), lambda: BevScore(("a",), threshold=0.8)),
+        (lambda: BevScore(("a",), visibility_filter=True), lambda: BevScore(("b",), visibility_filter=True)),
+        (lambda: OccupancyScore(masks=("camera",)), lambda: OccupancyScore(masks=("lidar",))),
+        (lambda: OccupancyScore(), lambda: OccupancyScore(taxonomy=Taxonomy(names=OCC3D.taxonomy.names, vague=()))),
+        (
+            lambda: RayScore(space=SPACE),
+            lambda: RayScore(
+                space=LabelSpace(
+                    grid=VoxelGrid(lower_m=(0.0, 0.0, 0.0), voxel_size_m=(0.8, 0.8, 0.8), shape=(20, 20, 8)),
+                    taxonomy=OCC3D.taxonomy,
+                )
+            ),
+        ),
+    ],
+    ids=["threshold", "classes", "masks", "taxonomy", "grid"],
+)
+def test_metrics_of_other_settings_stay_apart_in_a_collection(
+    first: Callable[[], SummedMetric], second: Callable[[], SummedMetric]
+) -> None:
+    def groups(*scores: SummedMetric) -> int:
+        collection = MetricCollection({str(number): score for number, score in enumerate(scores)})
+        # Nothing counted yet: as equal as counts can be.
+        collection._merge_compute_groups()
+        return len(collection.compute_groups)
+
+    assert groups(first(), second()) == 2
+    assert groups(first(), first()) == 1
+
+
+def test_thresholds_of_one_collection_have_scores_of_their_own() -> None:
+    sure, unsure = (torch.full((1, 1, 2, 2), value) for value in (0.9, 0.5))
+    truth = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    low, high = (BevScore(visibility_filter=False, threshold=threshold) for threshold in (0.2, 0.8))
+    both = MetricCollection({"low": low, "high": high})
+    for prediction in (sure, unsure):  # the same for both thresholds, then not
+        both.update(truth=truth, prediction=prediction)
+    assert low.compute() == {"bev_iou_vehicle_unfiltered": 100.0}
+    assert high.compute() == {"bev_iou_vehicle_unfiltered": 50.0}
+
+
+def test_counts_of_other_settings_do_not_add_up() -> None:
+    truth = np.ones((1, 1, 2, 2), bool)
+    low, high = (bev_counts(truth=truth, prediction=truth, ignored=None, threshold=t) for t in (0.2, 0.8))
+    with pytest.raises(ConfigError, match=r"threshold are the same: .*0\.2\) and .*0\.8\)"):
+        low + high
+    with pytest.raises(ConfigError, match="masks, classes and vague classes are the same"):
+        OccupancyCounts.zero(("camera",)) + OccupancyCounts.zero(("none",))
+    with pytest.raises(ConfigError, match="counts of rays add up only if"):
+        RayCounts.zero() + RayCounts.zero(Taxonomy(names=("ground",)))
+
+
+@pytest.mark.parametrize("name", ["truth", "prediction"])
+def test_only_class_ids_are_counted(name: str) -> None:
+    volumes = {"truth": torch.full((1, *GRID.shape), FREE), "prediction": torch.full((1, *GRID.shape), FREE)}
+    OccupancyScore(masks=("none",)).update(**volumes)
+    # As bytes, 256 would be class 0.
+    for wrong, found in (
+        (torch.full((1, *GRID.shape), 256), "holds 256 to 256"),
+        (torch.zeros(1, *GRID.shape), "torch.float32"),
+    ):
+        for score in (OccupancyScore(masks=("none",)), RayScore(space=SPACE)):
+            more = {} if isinstance(score, OccupancyScore) else {"origins_m": [torch.zeros(1, 3)]}
+            with pytest.raises(DataError, match=rf"the {name} should hold class ids.*{found}"):
+                score.update(**(volumes | {name: wrong}), **more)
+
+
+def test_rays_need_places_for_every_volume() -> None:
+    volume = torch.full((2, *GRID.shape), FREE, dtype=torch.uint8)
+    with pytest.raises(DataError, match="expected as many predictions and origins_m as truths, got 2, 1 and 2"):
+        RayScore(space=SPACE).update(truth=volume, prediction=volume, origins_m=[torch.zeros(1, 3)])
 
 
 def test_the_metrics_are_found_where_readers_look() -> None:
@@ -200,9 +278,9 @@ def test_without_visibility_there_is_no_filtered_score() -> None:
     bev = BevScore(("road", "crossing"), visibility_filter=False)
     bev.update(truth=truth, prediction=prediction)
     assert bev.compute().keys() == {"bev_iou_road_unfiltered", "bev_iou_crossing_unfiltered"}
-    with pytest.raises(AssertionError, match="ignored cells given"):
+    with pytest.raises(ConfigError, match="make it with visibility_filter=True"):
         bev.update(truth=truth, prediction=prediction, ignored=ignored)
-    with pytest.raises(AssertionError, match="ignored cells missing"):
+    with pytest.raises(ConfigError, match="give `ignored` to update, or make the score with visibility_filter=False"):
         BevScore(("vehicle", "walker")).update(truth=truth, prediction=prediction)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from networks import tiny_easyocc
 
-from occlift.errors import ConfigError
+from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import LabelSpace, Taxonomy
@@ -31,6 +31,8 @@ def test_five_classes_with_two_cameras_go_from_images_to_a_score() -> None:
     model = EasyOcc(config)
     logits = model(torch.randn(1, 2, 3, 32, 64), rig)
     assert logits.shape == (1, 6, *GRID.shape)
+    with pytest.raises(DataError, match=r"images of 32×32 pixels .* intrinsics are for 32×64: resize or crop both"):
+        model(torch.randn(1, 2, 3, 32, 32), rig)
     labels = torch.randint(0, 6, (1, *GRID.shape), dtype=torch.uint8)
     PseudoLoss(space=SPACE)(logits, labels).backward()
     assert model.head.weight.grad is not None

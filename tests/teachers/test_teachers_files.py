@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from PIL import Image
 
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, UNKNOWN, VEGETATION
+from occlift.label_space import BUS, CAR, DRIVEABLE_SURFACE, FREE, OCC3D, UNKNOWN, VEGETATION, Taxonomy, read_space
+from occlift.scenes.dataset import KeyFrameList
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageFile
+from occlift.teachers.files import warn_of_strange_maps
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 HEIGHT, WIDTH = 9, 16
@@ -112,6 +115,29 @@ def test_class_ids_of_somebody_else(tmp_path: Path) -> None:
             semantics_teacher(f"files:{tmp_path}", options={"class_ids": wrong})
 
 
+def test_maps_of_one_space_are_read_in_another(tmp_path: Path) -> None:
+    frame, kitti = alone(frame_at(tmp_path)), read_space("semantickitti").taxonomy
+    ids = class_map()
+    np.save(made(tmp_path / "maps" / frame.cameras[0].camera / f"{frame.cameras[0].stem}.npy"), ids)
+    with pytest.raises(DataError, match="stands for no class here"):
+        semantics_teacher(f"files:{tmp_path / 'maps'}", options={"space": "surroundocc"}).semantics(frame)
+    teacher = semantics_teacher(f"files:{tmp_path / 'maps'}", options={"space": "occ3d"}, taxonomy=kitti)
+    (found,) = teacher.semantics(frame)
+    for class_id, name in ((DRIVEABLE_SURFACE, "road"), (BUS, "other-vehicle"), (CAR, "car"), (FREE, "free")):
+        assert (found.class_id[ids == class_id] == kitti.id_of(name)).all(), name
+    assert (found.class_id[(ids == 0) | (ids == UNKNOWN)] == UNKNOWN).all()
+    assert np.array_equal(found.score, (found.class_id != UNKNOWN).astype(np.float32))
+    assert teacher.settings["classes"]["bus"] == "other-vehicle"
+    (tmp_path / "trucks.toml").write_text('bus = "truck"')
+    options = {"space": "occ3d", "mapping": str(tmp_path / "trucks.toml")}
+    (found,) = semantics_teacher(f"files:{tmp_path / 'maps'}", options=options, taxonomy=kitti).semantics(frame)
+    assert (found.class_id[ids == BUS] == kitti.id_of("truck")).all()
+    with pytest.raises(
+        ConfigError, match="teacher files, without its option mapping=FILE: there is no class for 'others'"
+    ):
+        semantics_teacher(f"files:{tmp_path / 'maps'}", options={"space": "occ3d"}, taxonomy=Taxonomy(names=("car",)))
+
+
 def test_occnerf_classes(tmp_path: Path) -> None:
     frame, root = frame_at(tmp_path), tmp_path / "nuscenes_semantic"
     ids = np.zeros((HEIGHT, WIDTH), np.int8)
@@ -202,7 +228,7 @@ def test_what_is_no_depth_is_unknown(tmp_path: Path) -> None:
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     frame = alone(frame_at(tmp_path))
     root = tmp_path / "maps"
-    with pytest.raises(ConfigError, match=r"maps: no such folder; expected one that holds \{channel\}"):
+    with pytest.raises(ConfigError, match=r"maps: no such folder; expected one that holds \{scene\}"):
         semantics_teacher(f"files:{root}")
     root.mkdir()
     with pytest.raises(DataError, match=r"CAM_FRONT_LEFT/n015.*\.npy: no such file \(nor with \.npz, \.png\)"):
@@ -249,7 +275,69 @@ def test_patterns(tmp_path: Path) -> None:
 def test_settings_follow_the_options(tmp_path: Path) -> None:
     plain = depth_teacher(f"files:{tmp_path}").settings
     assert plain["root"] == tmp_path.as_posix()
-    assert plain["pattern"] == "{channel}/{stem}{suffix}"
+    assert plain["pattern"] == "{scene}/{camera}/{stem}{suffix}"
     assert depth_teacher(f"files:{tmp_path}", options={"scale_m": "0.5"}).settings != plain
     ids = {"class_ids": "0=255"}
     assert semantics_teacher(f"files:{tmp_path}", options=ids).settings["class_ids"] == ["0=255"]
+
+
+def test_images_of_one_name_in_two_scenes_need_maps_of_their_own(tmp_path: Path) -> None:
+    root, frames = tmp_path / "maps", []
+    for number, scene in enumerate(("monday", "tuesday")):
+        frame = alone(frame_at(tmp_path))
+        frames.append(replace(frame, scene=scene, token=scene))
+        np.save(made(root / scene / "CAM_FRONT_LEFT" / f"{frame.cameras[0].stem}.npy"), class_map(number))
+    teacher = semantics_teacher(f"files:{root}")
+    for number, frame in enumerate(frames):
+        assert np.array_equal(teacher.semantics(frame)[0].class_id, class_map(number))
+        assert np.array_equal(teacher.semantics(frame)[0].class_id, class_map(number)), "looking again is no mistake"
+
+    flat = tmp_path / "flat"
+    np.save(made(flat / "CAM_FRONT_LEFT" / f"{frames[0].cameras[0].stem}.npy"), class_map())
+    teacher = semantics_teacher(f"files:{flat}")
+    teacher.semantics(frames[0])
+    with pytest.raises(ConfigError, match=r"would be the map of CAM_FRONT_LEFT of monday and of CAM_FRONT_LEFT of tu"):
+        teacher.semantics(frames[1])
+
+
+CITYSCAPES = (0, 0, 0, 0, 2, 2, 8, 8, 8, 10, 10)
+"""Train ids of road, building, vegetation and sky: all of them are ids of Occ3D, too."""
+
+
+@pytest.mark.parametrize(
+    ("drawn", "strange"),
+    [
+        (CITYSCAPES, True),
+        ((DRIVEABLE_SURFACE, BUS, VEGETATION), False),
+        ((FREE, CAR), False),
+        ((*[UNKNOWN] * 20, DRIVEABLE_SURFACE), False),
+        ((UNKNOWN,), False),
+    ],
+    ids=["another list", "ground", "sky", "little is known", "nothing is known"],
+)
+def test_maps_that_are_hardly_of_a_road_are_doubted_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, drawn: tuple[int, ...], strange: bool
+) -> None:
+    frames = []
+    for number, scene in enumerate(("a", "b", "c", "d", "e")):
+        frame = replace(alone(frame_at(tmp_path)), scene=scene, token=scene)
+        frames.append(frame)
+        ids = np.resize(np.array(drawn, np.uint8), (HEIGHT, WIDTH))
+        # A scene without maps, and one of which nobody asks.
+        if number != 2:
+            np.save(made(tmp_path / scene / "CAM_FRONT_LEFT" / f"{frame.cameras[0].stem}.npy"), ids)
+    teacher = semantics_teacher(f"files:{tmp_path}")
+    warn_of_strange_maps(teacher, KeyFrameList(frames), OCC3D.taxonomy)
+    messages = [record.getMessage() for record in caplog.records]
+    if not strange:
+        assert messages == []
+        return
+    (message,) = messages
+    expected = (
+        r"only 0 % of what the class maps of a, e show is ground \(driveable_surface, .*\) or sky, and mostly they "
+        r"show others 3\d%, traffic_cone 2\d%, bicycle 1\d%\. If .* say which by space=\.\.\. or class_ids=\.\.\."
+    )
+    assert re.search(expected, message)
+    caplog.clear()
+    warn_of_strange_maps(teacher, KeyFrameList(frames), Taxonomy(names=OCC3D.taxonomy.names))
+    assert not caplog.records, "nobody says which classes are ground"

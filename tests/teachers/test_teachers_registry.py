@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError
+from occlift.labels.config import LabelConfig
+from occlift.labels.generate import generate_labels
+from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, KeyFrameList
+from occlift.scenes.truth_maps import truth_maps_path
 from occlift.teachers.options import configured
 from occlift.teachers.registry import (
     DEPTH_TEACHERS,
@@ -130,3 +137,39 @@ def test_asking_what_is_ready_loads_no_network() -> None:
         "heavy = {'torch', 'transformers', 'onnxruntime', 'PIL'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "others"),
+    [
+        (lambda data: semantics_teacher("oracle:foundation", data), "classes", "grounded-sam, sam3, files"),
+        (lambda data: depth_teacher("oracle:perfect", data), "depth", "metric3d, depth-pro, .*, lidar, files"),
+        (lambda data: feature_teacher("oracle", data), "features", "dinov2, dinov3"),
+        # What labels are made with unless something else is said.
+        (
+            lambda data: generate_labels(data, Path("never"), LabelConfig()),
+            "classes",
+            "grounded-sam, sam3, files",
+        ),
+    ],
+)
+def test_an_oracle_is_refused_where_nobody_knows_the_truth(
+    build: Callable[[DrivingDataset], object], kind: str, others: str, tmp_path: Path, small_town: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tables,) = small_town.glob("v1.0-*")
+    without_maps = NuScenes.open(shutil.copytree(tables, tmp_path / "data" / tables.name).parent)
+    for data in (KeyFrameList([]), without_maps):
+        with pytest.raises(
+            ConfigError,
+            match=rf"teacher oracle\S*: needs truth maps .*--maps\. Other images need another teacher of {kind}: "
+            rf"{others} \(`occlift teachers`",
+        ):
+            build(data)
+    assert not Path("never").exists()
+    image = without_maps.key_frame(without_maps.key_frame_tokens(without_maps.scenes()[0])[0]).cameras[2]
+    made = truth_maps_path(Path(image.source.name))
+    made.parent.mkdir(parents=True)
+    made.touch()
+    assert isinstance(NuScenes.open(tmp_path / "data"), HasTruthMaps)

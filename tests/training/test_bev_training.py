@@ -26,7 +26,7 @@ from occlift.scenes.dataset import split_tokens
 from occlift.teachers.registry import feature_teacher
 from occlift.training.bev import BevFinetuning, FinetuneConfig
 from occlift.training.callbacks import read_scalars
-from occlift.training.checkpoint import checkpoint_parts, load_bev_network
+from occlift.training.checkpoint import checkpoint_parts, load_bev_network, load_easyocc
 from occlift.training.corrupt import Corruption
 from occlift.training.label_share import labelled_tokens
 from occlift.training.loop import TrainRun
@@ -226,7 +226,44 @@ def test_a_start_that_cannot_be_read_is_refused_before_anything_is_written(small
 
 
 def test_checkpoints_are_not_confused(small_town: Path, pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected a checkpoint of `occlift finetune bev`"):
-        evaluate_bev(NuScenes.open(small_town), pretrained)
-    with pytest.raises(DataError, match="evaluate-bev"):
-        predict(NuScenes.open(small_town), tmp_path, checkpoint=pretrained)
+    data = NuScenes.open(small_town)
+    with pytest.raises(DataError, match="expected a checkpoint of `occlift finetune`, got one of `occlift pretrain`"):
+        evaluate_bev(data, pretrained)
+    with pytest.raises(DataError, match="of `occlift pretrain`, which predicts no occupancy: fine-tune it"):
+        predict(data, tmp_path, checkpoint=pretrained)
+    parts = torch.load(pretrained, weights_only=True)
+
+    def changed(name: str, **settings: Any) -> Path:
+        torch.save({**parts, "hyper_parameters": settings}, tmp_path / name)
+        return tmp_path / name
+
+    model = parts["hyper_parameters"]["model"]
+    occupancy, rendering = changed("a.ckpt", model={"space": {}}), changed("b.ckpt", model={"network": {}})
+    foreign, other = (
+        changed("c.ckpt", learning_rate=0.1),
+        changed("d.ckpt", model={**model, "architecture": "lift_splat"}),
+    )
+    for start, error, message in (
+        (
+            occupancy,
+            ConfigError,
+            r"a\.ckpt: a checkpoint of `occlift train`; bird's-eye-view networks start from one of",
+        ),
+        (rendering, ConfigError, r"b\.ckpt: a checkpoint of `occlift train-rendering`"),
+        (foreign, DataError, r"c\.ckpt: a checkpoint of another project; expected one of occlift train, "),
+        (
+            other,
+            ConfigError,
+            r"d\.ckpt: a network of the architecture lift_splat, and this one is simple_bev; .*--network",
+        ),
+    ):
+        with pytest.raises(error, match=message):
+            finetune(small_town, tmp_path / "run", FINETUNE, pretrained=start)
+        assert not (tmp_path / "run").exists()
+    for load in (load_easyocc, load_bev_network):
+        with pytest.raises(DataError, match=r"c\.ckpt: a checkpoint of another project"):
+            load(foreign)
+    with pytest.raises(DataError, match="got one of `occlift train`"):
+        load_bev_network(occupancy)
+    with pytest.raises(DataError, match="of `occlift finetune`, which predicts no occupancy: use occlift evaluate-bev"):
+        load_easyocc(other)

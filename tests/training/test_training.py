@@ -559,6 +559,30 @@ def test_a_key_frame_without_all_cameras_is_refused(few_frames: Path) -> None:
         OccupancyFrames(data, ["a0"], height=32, width=64)[0]
 
 
+def test_key_frames_whose_cameras_the_data_set_does_not_list_are_refused(few_frames: Path) -> None:
+    class Renamed(FewFrames):
+        def key_frame(self, token: str) -> KeyFrame:
+            key_frame = super().key_frame(token)
+            more = replace(key_frame.cameras[0], camera="CAM_TOP")
+            return replace(key_frame, cameras=(*key_frame.cameras, more))
+
+    class Reordered(FewFrames):
+        def key_frame(self, token: str) -> KeyFrame:
+            key_frame = super().key_frame(token)
+            return replace(key_frame, cameras=key_frame.cameras[::-1])
+
+    for kind, message in (
+        (Renamed, r"key frame a0 .* has CAM_TOP, which the data set does not list; a surround network needs"),
+        (
+            Reordered,
+            r"key frame a0 .* has its cameras in another order \(CAM_BACK_RIGHT, .*\); .* needs the cameras CAM_FR",
+        ),
+    ):
+        data: Any = kind(few_frames)
+        with pytest.raises(DataError, match=message):
+            OccupancyFrames(data, ["a0"], height=32, width=64)[0]
+
+
 def test_an_image_of_another_size_than_its_table_says_is_refused(few_frames: Path) -> None:
     Image.new("RGB", (10, 10)).save(few_frames / "a0-CAM_BACK.jpg")
     with pytest.raises(DataError, match="10×10"):

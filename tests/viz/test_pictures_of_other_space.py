@@ -11,9 +11,11 @@ import pytest
 from other_space import FLOOR, FREE, ROBOT, ROBOT_XY, SHELF, SPACE, WALL, WALL_X, HallDataset, hall, write_truth
 from PIL import Image
 
+from occlift.errors import DataError
 from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import OCC3D, UNKNOWN
 from occlift.scenes.rigs import single_rigs
+from occlift.viz.bev_pictures import Targets, show_targets
 from occlift.viz.birds_eye import birds_eye_image, pixel_in_birds_eye
 from occlift.viz.canvas import UNKNOWN_COLOR, legend
 from occlift.viz.frame_report import overview_image, report_frame, write_frame_scene
@@ -155,6 +157,37 @@ def test_show_draws_labels_without_lidar_and_lidar_without_labels(tmp_path: Path
     ids, levels = height_levels(hall(0) < FREE)
     assert ids.max() == UNKNOWN
     assert len(levels.names) == 17
+
+
+def test_targets_are_drawn_on_images_of_two_sizes(tmp_path: Path) -> None:
+    grid = VoxelGrid(lower_m=SPACE.grid.lower_m, voxel_size_m=(0.4, 0.4, 0.4), shape=(25, 17, 5))
+    run = show_targets(HallDataset(), TOKEN, tmp_path, Targets(grid=grid))
+    assert 0 < run.occupied < run.occupied + run.open == grid.num_voxels
+    picture = np.asarray(Image.open(run.paths[0]).convert("RGB")).astype(int)
+    is_paper = (picture > 250).all(2)
+    # Side by side, as wide as one another, 48×64 higher than 40×80; neither is squeezed.
+    heights = [int((~is_paper[30:, column]).sum()) for column in (8 + 400, 16 + 800 + 400)]
+    assert heights == pytest.approx([600, 400], abs=4)
+    # The wall's highest level stands before both cameras.
+    for half in (picture[:, :800], picture[:, 820:]):
+        assert ((half[..., 0] > 140) & (half[..., 2] < 90)).mean() > 0.02
+
+
+def test_volumes_of_another_grid_are_not_drawn() -> None:
+    volume, frame = hall(0), HallDataset().key_frame(TOKEN)
+    rig = single_rigs(frame)[0]
+    for draw in (
+        lambda: perspective_image(volume, height=20, width=30),
+        lambda: top_view(volume),
+        lambda: volume_glb(volume),
+        lambda: draw_occupancy(frame.cameras[0].read(), rig, volume),
+    ):
+        with pytest.raises(
+            DataError, match=r"\(200, 200, 16\) \[x, y, z\], but has \(50, 35, 10\); is it of another grid"
+        ):
+            draw()
+    with pytest.raises(DataError, match=r"images of 10×10 pixels .* intrinsics are for 48×64: resize or crop both"):
+        draw_occupancy(np.zeros((10, 10, 3), np.uint8), rig, volume, space=SPACE)
 
 
 def test_a_key_frame_becomes_a_report_and_a_scene(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -117,9 +119,12 @@ class Slow(HallDataset):
 
 def decoded(path: Path) -> list[np.ndarray]:
     imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="videos need imageio: pip install 'occlift[video]'")
-    reader = imageio_ffmpeg.read_frames(str(path))
-    width, height = next(reader)["size"]
-    return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    # Not its `read_frames`, which leaves pipes open.
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    size = re.search(r"Video: .*? (\d{2,})x(\d+)[ ,]", done.stderr.decode())
+    assert size is not None, done.stderr
+    return list(np.frombuffer(done.stdout, np.uint8).reshape(-1, int(size[2]), int(size[1]), 3))
 
 
 def test_a_scene_becomes_a_small_video(tmp_path: Path) -> None:

@@ -507,7 +507,7 @@ def test_show_draws_the_real_frame(real_frame: Path, tmp_path: Path) -> None:
             assert np.asarray(picture.convert("RGB")).std() > 5
     assert run.num_lidar_points == 34688
     assert abs(run.ground_height_m) < 0.1, "nuScenes' ego frame lies on the road"
-    assert run.num_boxes == 68
+    assert run.num_boxes == run.num_boxes_stated == 68
     assert run.num_boxes_agreeing >= 66
 
 

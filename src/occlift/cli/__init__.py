@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
-import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from occlift.errors import OccliftError
+from occlift.runtime.files import DISK_FULL, disk_full
+from occlift.runtime.interrupts import stopping_soon
+from occlift.runtime.streams import patient_streams
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": (
@@ -22,8 +24,12 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "town": ("occlift.cli.town:town", "Build a procedural town: a nuScenes-format data set with exact truth."),
     "check": (
-        "occlift.cli.check:check",
+        "occlift.cli.datasets:check",
         "Check files, times, calibration and poses of a data set, and draw one key frame.",
+    ),
+    "write-frames": (
+        "occlift.cli.datasets:write_frames",
+        "Write a data set as a plain folder of frames, with pinhole cameras in the place of distorted ones.",
     ),
     "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
     "space": (
@@ -102,29 +108,44 @@ def load_command(name: str) -> Callable[..., None]:
 
 def main() -> None:
     """The entry point: errors that a user can mend are printed in one line, all others with their stack trace."""
-    try:
+    with stopping_soon() as stop:
+        streams = None
         try:
-            _run(sys.argv[1:])
-        finally:
-            sys.stdout.flush()
-    except OccliftError as error:
-        _exit(str(error), 1)
-    except BrokenPipeError:
-        # Whoever read our output has had enough (`occlift --help | head -1`); nothing is left to be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        # What a folder does not allow, or a disk; errors without a file are ours.
-        if error.filename is None:
-            raise
-        file = error.filename2 or error.filename
-        _exit(f"{file}: {error.strerror}; choose another place, or make this one usable", 1)
-    except KeyboardInterrupt as interrupt:
-        _exit(str(interrupt) or "interrupted; run the same command again to go on", 130)
+            with patient_streams() as streams:
+                _run(sys.argv[1:])
+        # SystemExit, too: some libraries make one of Ctrl-C.
+        except BaseException as error:
+            if stop.sentence:
+                stop.end(str(error) if isinstance(error, KeyboardInterrupt) else "")
+            if isinstance(error, KeyboardInterrupt):
+                _exit(str(error) or "interrupted; run the same command again", stop.status)
+            if not isinstance(error, SystemExit) or error.code:
+                text = _sentence(error)
+                if not text:
+                    raise
+                _exit(text, 1)
+        if streams and streams.broken:
+            # Whoever read our output has had enough (`occlift --help | head -1`).
+            sys.exit(141)
 
 
-def _exit(message: str, status: int) -> None:
-    print(f"occlift: {message}", file=sys.stderr)
+def _sentence(error: BaseException) -> str:
+    """What the user is told; empty for what is our own mistake."""
+    if isinstance(error, OccliftError):
+        return str(error)
+    if isinstance(error, OSError):
+        # What a folder does not allow, or a disk; other errors without a file are ours.
+        if error.errno in DISK_FULL:
+            return str(disk_full(error))
+        if error.filename is not None:
+            file = error.filename2 or error.filename
+            return f"{file}: {error.strerror}; choose another place, or make this one usable"
+    return ""
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    with patient_streams():
+        print(f"occlift: {message}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -141,11 +162,19 @@ def _run(words: Sequence[str]) -> None:
     sys.path.append(str(Path.cwd()))
     import tyro
 
-    from occlift.cli.loop import is_first_process
+    from occlift.cli.options import greedy_options, taken_words
+    from occlift.runtime.launchers import is_first_process
     from occlift.runtime.progress import shown_progress
 
+    command = load_command(name)
     with shown_progress() if is_first_process() else contextlib.nullcontext():
-        tyro.cli(load_command(name), prog=f"occlift {name}", args=words[1:])
+        try:
+            tyro.cli(command, prog=f"occlift {name}", args=words[1:])
+        except SystemExit as error:
+            # How tyro ends where the words are wrong; it does not say who took those that are missing.
+            if error.code == 2 and (taken := taken_words(words[1:], greedy_options(command))):
+                print(f"occlift: {taken}", file=sys.stderr)
+            raise
 
 
 def _help() -> str:

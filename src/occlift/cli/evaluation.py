@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from occlift.cli.files import write_text
 from occlift.cli.spaces import Space, space_of
+from occlift.runtime.files import write_text
 
 if TYPE_CHECKING:
     from occlift.training.corrupt import Corruption
@@ -50,9 +50,9 @@ def evaluate(
         rays=data if rays else None, device=device, allow_missing=allow_missing, part=(int(number), int(parts)),
         space=space_of(space, truth, predictions),
     )  # fmt: skip
-    print_evaluation(evaluation)
     if json:
         write_text(json, evaluation.to_json())
+    print_evaluation(evaluation)
 
 
 def evaluate_bev(
@@ -74,9 +74,9 @@ def evaluate_bev(
 
     corruptions = (None, *(one for text in corrupt for one in _corruptions(text)))
     evaluations = run_evaluation(open_dataset(root), checkpoint, split=split, corruptions=corruptions, device=device)
-    print_bev(evaluations)
     if json:
         write_text(json, dumps([evaluation.to_dict() for evaluation in evaluations], indent=1))
+    print_bev(evaluations)
 
 
 def merge(
@@ -110,17 +110,23 @@ def compare(
 ) -> None:
     """Compare runs: every score beside the others', the best marked."""
     from occlift.cli.tables import print_comparison
+    from occlift.errors import ConfigError
     from occlift.evaluation.compare import compare as run_comparison
 
+    if names and len(names) != len(runs):
+        raise ConfigError(
+            f"--names: {len(names)} names ({', '.join(names)}) for {len(runs)} files; expected one for each. It takes "
+            "all words up to the next option: name the files first, as in `occlift compare A.json B.json --names a b`"
+        )
     comparison = run_comparison(runs, names)
     tables = [comparison.table(masks=mask, absent=absent), *([comparison.class_table(per_class)] if per_class else [])]
+    if picture:
+        comparison.picture(picture, per_class or "camera")
     if markdown:
         print("\n".join(table.markdown() for table in tables), end="")
     else:
         for table in tables:
             print_comparison(table)
-    if picture:
-        comparison.picture(picture, per_class or "camera")
 
 
 def _corruptions(text: str) -> list[Corruption]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-from occlift.cli.files import write_text
 from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
 from occlift.errors import OccliftError
+from occlift.runtime.files import write_text
 
 Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
 
@@ -56,16 +56,27 @@ def label(
     ] = None,
 ) -> None:
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
+    from occlift.labels.files import label_path
     from occlift.labels.generate import generate_labels
+    from occlift.labels.summary import summarise_labels
     from occlift.scenes.dataset import open_dataset
 
-    data = open_dataset(root)
+    data, label_space = open_dataset(root), space_of(space, out)
     run = generate_labels(
         data, out, given.onto(_configs()["label"]), scenes=data.scenes(split), workers=workers,
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
-        space=space_of(space, out),
+        space=label_space,
     )  # fmt: skip
     print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
+    if run.reused:
+        print("  those that were there are kept; where images, maps or poses changed since, remove them first")
+    tokens = [(scene, token) for scene in data.scenes(split) for token in data.key_frame_tokens(scene)]
+    made = [path for scene, token in tokens if (path := label_path(run.out, scene, token)).exists()]
+    summary = summarise_labels(made, space=label_space)
+    if summary.labels:
+        print(f"  {summary}")
+        for doubt in summary.doubts:
+            print(f"  ! {doubt}")
     for token, without in list(run.incomplete.items())[:10]:
         print(f"  {token} had to do without {', '.join(without)}", file=sys.stderr)
     if run.failed:
@@ -203,10 +214,8 @@ def audit(
     )  # fmt: skip
     if json:
         write_text(json, found.to_json())
-    print_audit(found)
-    if write_shifted:
-        number = recipe.write_shifted(labels, write_shifted, shift_voxels, space=label_space)
-        print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
+    number = recipe.write_shifted(labels, write_shifted, shift_voxels, space=label_space) if write_shifted else 0
+    swept, written = None, []
     if axes and truth:
         from occlift.evaluation.label_sweep import sweep as run_sweep
 
@@ -215,9 +224,15 @@ def audit(
             allow_missing=allow_missing, **axes,
         )  # fmt: skip
         write_text(out / "sweep.json", swept.to_json())
+        written = [out / "sweep.json", *swept.write_figures(out)]
+    # Last of all: whoever reads it may close the pipe.
+    print_audit(found)
+    if write_shifted:
+        print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
+    if swept is not None:
         print_comparison(swept.table())
-        for path in (out / "sweep.json", *swept.write_figures(out)):
-            print(path)
+    for path in written:
+        print(path)
 
 
 def _engine(name: str, address: str | None, workers: int, gpus_per_worker: float) -> Engine | None:

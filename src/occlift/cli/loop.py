@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from occlift.cli.options import Given, options
+from occlift.runtime.launchers import is_first_process
 
 if TYPE_CHECKING:
     from occlift.training.run import TrainingSpec
@@ -48,8 +48,3 @@ def train_as(spec: TrainingSpec[Any, Any], recipe: str, loop: LoopOptions) -> No
             f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s, peak memory "
             f"{peak_memory_bytes() / 1e9:.1f} GB; see {run.losses}"
         )
-
-
-def is_first_process() -> bool:
-    """False in the processes that a training on several devices starts by this same command."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache, reduce
-from typing import Annotated, Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from itertools import takewhile
+from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from tyro.conf import arg
@@ -13,6 +14,9 @@ from tyro.conf import arg
 from occlift.errors import ConfigError
 
 Config = TypeVar("Config")
+
+_ONE_BY_ONE: Final = {"Positional", "UseAppendAction"}
+"""Markers of tyro."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,36 @@ def whole_number(text: str, option: str) -> int:
     if not text.isdecimal():
         raise ConfigError(f"{option}: {text!r} is no whole number")
     return int(text)
+
+
+def greedy_options(command: object) -> set[str]:
+    """Options of a command, or of a dataclass of options, that take every word up to the next option."""
+    found = set()
+    for name, kind in get_type_hints(command, include_extras=True).items():
+        plain, *about = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        if makes := next((made for one in about if (made := getattr(one, "constructor_factory", None))), None):
+            found |= greedy_options(makes())
+        # Words without an option, and options that are repeated for each value, take no others.
+        elif any(get_origin(one) is tuple for one in (plain, *get_args(plain))) and not _ONE_BY_ONE & {
+            str(one) for one in about
+        }:
+            renamed = next((given for one in about if (given := getattr(one, "name", None))), None)
+            found.add("--" + (renamed or name).replace("_", "-"))
+    return found
+
+
+def taken_words(words: Sequence[str], greedy: Collection[str]) -> str:
+    """What options among the words of a command line took several of them, as sentences; empty where none did."""
+    sentences = []
+    for start, word in enumerate(words):
+        if (option := word.replace("_", "-")) in greedy:
+            taken = list(takewhile(lambda one: not one.startswith("--"), words[start + 1 :]))
+            if len(taken) > 1:
+                sentences.append(
+                    f"{option} takes all words up to the next option, here {', '.join(taken)}; write words that "
+                    "are not its values before it, or before another option."
+                )
+    return " ".join(sentences)
 
 
 def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any, Any]:

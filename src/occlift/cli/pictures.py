@@ -49,8 +49,12 @@ def show(
         print(note)
     if run.num_lidar_points:
         print(
-            f"{run.num_lidar_points} lidar points; ground at z = {run.ground_height_m:+.2f} m in the ego frame; "
-            f"{run.num_boxes_agreeing} of {run.num_boxes} boxes hold as many points as the data set says"
+            f"{run.num_lidar_points} lidar points; ground at z = {run.ground_height_m:+.2f} m in the ego frame"
+            + (
+                f"; {run.num_boxes_agreeing} of {run.num_boxes_stated} boxes hold as many points as the data set says"
+                if run.num_boxes_stated
+                else ""
+            )
         )
 
 

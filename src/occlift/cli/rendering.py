@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from occlift.cli.files import write_text
 from occlift.cli.loop import LoopOptions, loop_options, train_as
-from occlift.cli.options import Given, options
+from occlift.cli.options import Given, named_values, options
 from occlift.cli.spaces import Space, space_of
+from occlift.runtime.files import write_text
 
 if TYPE_CHECKING:
     from occlift.training.rendering import RenderingTrainConfig
@@ -78,6 +78,7 @@ def evaluate_rendering(
     train_semantics: Annotated[
         str, arg(help="teacher whose class maps the baselines are computed from")
     ] = "oracle:foundation",
+    semantics_option: Annotated[tuple[str, ...], arg(help="options of both teachers, as name=value")] = (),
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], arg(help="arithmetic; auto is bf16 where the hardware computes in it")
     ] = "auto",
@@ -93,8 +94,9 @@ def evaluate_rendering(
 
     run = run_evaluation(
         open_dataset(root), checkpoint, split=split, train_split=train_split, tokens=tokens or None,
-        semantics=semantics, train_semantics=train_semantics, precision=precision, device=device,
+        semantics=semantics, train_semantics=train_semantics, semantics_options=named_values(semantics_option),
+        precision=precision, device=device,
     )  # fmt: skip
-    print_rendered(run)
     if json is not None:
         write_text(json, run.to_json())
+    print_rendered(run)

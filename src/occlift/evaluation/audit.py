@@ -36,9 +36,18 @@ from occlift.evaluation.label_tokens import LabelSample, in_time_order, select_l
 from occlift.evaluation.occupancy import space_field
 from occlift.geometry.transforms import inverse
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
-from occlift.labels.files import OccupancyTruth, label_path, read_confidence, read_label, read_truth, write_label
+from occlift.labels.files import (
+    OccupancyTruth,
+    check_some_free,
+    label_path,
+    read_confidence,
+    read_label,
+    read_truth,
+    write_label,
+)
 from occlift.labels.manifest import MANIFEST_NAME, check_label_space, open_manifest, read_manifest
 from occlift.metrics.occupancy import MASKS, Mask
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.npz import MissingArray
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
@@ -198,6 +207,7 @@ def audit(
     before: tuple[LabelSample, UInt8[np.ndarray, "x y z"], OccupancyTruth | None] | None = None
     for is_neighbour, sample in track(_with_neighbours(selection.samples, data), "audit", total=len(selection.samples)):
         unshifted = read_truth(sample.label, (), space=space).semantics
+        check_some_free(sample.label, unshifted, space)
         semantics = shift(unshifted, shift_voxels, fill=UNKNOWN)
         found = np.bincount(semantics.ravel(), minlength=256)
         voxels += np.append(found[: taxonomy.num_classes], found[UNKNOWN])
@@ -205,6 +215,7 @@ def audit(
         frame = None
         if sample.truth:
             frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"], space=space)
+            check_some_free(sample.truth, frame.semantics, space)
             try:
                 counted = count_against_truth(
                     semantics, frame.semantics, {m: frame.masks.get(m) for m in masks}, taxonomy=taxonomy
@@ -254,8 +265,13 @@ def write_shifted(labels: Path, out: Path, voxels: int, *, space: LabelSpace = O
     """
     if out.resolve() == labels.resolve():
         raise ConfigError(f"{out}: shifted labels need a folder of their own")
-    samples = select_labels(labels, None).samples
     check_label_space(labels, space)
+    with sole_writer(out):
+        return _write_shifted(labels, out, voxels, space)
+
+
+def _write_shifted(labels: Path, out: Path, voxels: int, space: LabelSpace) -> int:
+    samples = select_labels(labels, None).samples
     source = read_manifest(labels) if (labels / MANIFEST_NAME).exists() else None
     config = dict(source.config) if source else {}
     manifest = open_manifest(out, {**config, SHIFT_KEY: voxels + config.get(SHIFT_KEY, 0)}, space)

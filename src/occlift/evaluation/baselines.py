@@ -13,6 +13,7 @@ import numpy as np
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
 from occlift.labels.files import label_paths, prediction_path, read_label, write_prediction
 from occlift.labels.manifest import check_label_space
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, split_tokens
 
@@ -40,10 +41,10 @@ def write_prior(
         counts[semantics[known], known] += 1
     most_frequent = np.where(counts.any(axis=0), counts.argmax(axis=0), taxonomy.free)
     prior = most_frequent.astype(np.uint8).reshape(grid.shape)
-    out.mkdir(parents=True, exist_ok=True)
     tokens = split_tokens(data, split)
-    for token in tokens:
-        write_prediction(prediction_path(out, token), prior, space=space)
+    with sole_writer(out):
+        for token in tokens:
+            write_prediction(prediction_path(out, token), prior, space=space)
     return len(tokens)
 
 
@@ -56,9 +57,9 @@ def write_labels_as_predictions(
     """
     check_label_space(labels, space)
     tokens = split_tokens(data, split)
-    out.mkdir(parents=True, exist_ok=True)
-    for token, path in zip(tokens, label_paths(labels, data, tokens), strict=True):
-        semantics = read_label(path, allow_unknown=True, space=space).semantics
-        decided = np.where(semantics == UNKNOWN, np.uint8(space.taxonomy.free), semantics)
-        write_prediction(prediction_path(out, token), decided, space=space)
+    with sole_writer(out):
+        for token, path in zip(tokens, label_paths(labels, data, tokens), strict=True):
+            semantics = read_label(path, allow_unknown=True, space=space).semantics
+            decided = np.where(semantics == UNKNOWN, np.uint8(space.taxonomy.free), semantics)
+            write_prediction(prediction_path(out, token), decided, space=space)
     return len(tokens)

@@ -6,8 +6,8 @@ corners that look alike in two consecutive images must lie on each other's epipo
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,16 @@ from PIL import Image
 
 from occlift.errors import DataError
 from occlift.geometry.matches import epipolar_errors_px, match_corners
-from occlift.geometry.transforms import inverse, quaternion_from_rotation, rigid_transform, rotation_from_quaternion
+from occlift.geometry.transforms import (
+    inverse,
+    quaternion_from_rotation,
+    rigid_transform,
+    rotation_from_quaternion,
+    transform_points,
+)
+from occlift.label_space import OCC3D, Taxonomy
 from occlift.runtime.progress import track
-from occlift.scenes.dataset import DrivingDataset, evenly_spaced
+from occlift.scenes.dataset import DrivingDataset, HasBoxes, evenly_spaced
 from occlift.scenes.frames import CameraImage, KeyFrame
 
 _MATCH_WIDTH: Final = 800
@@ -83,7 +90,13 @@ class DatasetCheck:
 
 
 def check_dataset(
-    data: DrivingDataset, out: Path, *, split: str = "all", token: str | None = None, pairs: int = 4
+    data: DrivingDataset,
+    out: Path,
+    *,
+    split: str = "all",
+    token: str | None = None,
+    pairs: int = 4,
+    taxonomy: Taxonomy = OCC3D.taxonomy,
 ) -> DatasetCheck:
     """Checks every key frame of a split, compares poses with images, and draws one key frame.
 
@@ -91,12 +104,14 @@ def check_dataset(
         out: folder of `check.png`, made if missing.
         token: key frame to draw; by default the middle one of the first scene.
         pairs: number of pairs of images per camera whose corners are matched.
+        taxonomy: classes that the categories of boxes should belong to.
 
     Raises:
         ConfigError: there is no such split.
         DataError: the split has no scene.
     """
     problems: list[str] = []
+    broken: Counter[str] = Counter()
     frames: list[KeyFrame] = []
     driven_m = {}
     for scene in data.scenes(split):
@@ -104,16 +119,22 @@ def check_dataset(
         for name in track(data.key_frame_tokens(scene), f"checking {scene}"):
             try:
                 frame = data.key_frame(name)
-                _check_files(frame)
             except DataError as error:
-                problems.append(str(error))
+                broken[str(error)] += 1
                 continue
-            found.append(frame)
+            wrong = list(_find_broken_files(frame))
+            broken.update(wrong)
+            if not wrong:
+                found.append(frame)
         problems += _find_odd_times(found)
         odd, driven_m[scene] = _find_odd_motion(found)
         problems += odd
         problems += _find_odd_mountings(found)
+        problems += _find_odd_lidar(found)
         frames += found
+    problems = [f"{text} ({count} key frames)" if count > 1 else text for text, count in broken.items()] + problems
+    if isinstance(data, HasBoxes):
+        problems += _find_odd_boxes(data, frames, taxonomy)
     poses, odd = _compare_poses(frames, pairs)
     problems += odd
     drawn = next((f for f in frames if f.token == token), None) if token else _middle(frames)
@@ -124,7 +145,8 @@ def check_dataset(
         from occlift.viz.rig import draw_rig
 
         picture = out / "check.png"
-        draw_rig(drawn, [f for f in frames if f.scene == drawn.scene], picture)
+        boxes = data.boxes(drawn.token) if isinstance(data, HasBoxes) else ()
+        draw_rig(drawn, [f for f in frames if f.scene == drawn.scene], picture, boxes=boxes)
     return DatasetCheck(
         problems=tuple(problems),
         poses=tuple(poses),
@@ -135,29 +157,38 @@ def check_dataset(
     )
 
 
-def _check_files(frame: KeyFrame) -> None:
-    """Raises DataError where a file is missing, unreadable, or of another size than stated."""
+def _find_broken_files(frame: KeyFrame) -> Iterator[str]:
+    """Files that are missing, unreadable, or of another size than stated; what ails a whole camera is said the same way
+    for each of its images."""
     if not frame.cameras:
-        raise DataError(f"key frame {frame.token}: has no image")
+        yield f"key frame {frame.token}: has no image"
     for image in frame.cameras:
-        size, stated = image.source.size(), (image.height, image.width)
+        camera, stated = f"scene {frame.scene}, camera {image.camera}", (image.height, image.width)
+        try:
+            size, valid = image.source.size(), image.source.valid()
+        except DataError as error:
+            yield str(error)
+            continue
         if size != stated:
-            raise DataError(
-                f"{image.source.name}: the image has {size[0]}×{size[1]} pixels (height × width), and the calibration "
-                f"says {stated[0]}×{stated[1]}; intrinsics hold for one size only"
+            yield (
+                f"{camera}: images of {size[0]}×{size[1]} pixels (height × width), and the calibration says "
+                f"{stated[0]}×{stated[1]}; intrinsics hold for one size only"
             )
-        valid = image.source.valid()
-        if valid is not None and valid.shape != stated:
-            raise DataError(
-                f"{image.source.name}: its mask has {valid.shape[0]}×{valid.shape[1]} pixels (height × width), and "
-                f"the image {stated[0]}×{stated[1]}"
+        elif valid is not None and valid.shape != stated:
+            yield (
+                f"{camera}: its mask has {valid.shape[0]}×{valid.shape[1]} pixels (height × width), and the images "
+                f"{stated[0]}×{stated[1]}"
             )
-        if valid is not None and not valid.any():
-            raise DataError(
-                f"{image.source.name}: its mask leaves no pixel; white should be where the camera sees the car itself"
+        elif valid is not None and valid.mean() < 0.3:
+            yield (
+                f"{camera}: its mask leaves {valid.mean():.0%} of the pixels; a mask is white where the camera sees "
+                "the car itself"
             )
-    if frame.lidar is not None and not len(frame.lidar.source.read()):
-        raise DataError(f"{frame.lidar.source.name}: the sweep has no point")
+    try:
+        if frame.lidar is not None and not len(frame.lidar.source.read()):
+            yield f"{frame.lidar.source.name}: the sweep has no point"
+    except DataError as error:
+        yield str(error)
 
 
 def _find_odd_times(frames: Sequence[KeyFrame]) -> list[str]:
@@ -189,6 +220,11 @@ def _find_odd_motion(frames: Sequence[KeyFrame]) -> tuple[list[str], float]:
             problems.append(
                 f"key frame {frame.token}: the car moves {length_m:.4g} m in {seconds:.4g} s, {length_m / seconds:.3g} "
                 "m/s; expected metres in poses and microseconds in times, and global_from_ego rather than its inverse"
+            )
+        if seconds > 30:
+            problems.append(
+                f"key frame {frame.token}: is {seconds:.4g} s after the one before; expected one drive per scene, and "
+                "times in microseconds"
             )
         forward_m, left_m, path_m = forward_m + moved[0], left_m + moved[1], path_m + length_m
     if path_m > 5.0 and forward_m < 0.7 * path_m:
@@ -230,6 +266,55 @@ def _find_odd_mountings(frames: Sequence[KeyFrame]) -> list[str]:
     return list(problems)
 
 
+def _find_odd_lidar(frames: Sequence[KeyFrame]) -> list[str]:
+    """Whether the ground that a lidar measures lies where the ego frame says, by the middle key frame of a scene."""
+    frame = _middle([frame for frame in frames if frame.lidar is not None])
+    if frame is None:
+        return []
+    sweep = frame.lidar_sweep()
+    points_ego = transform_points(frame.ego_from_lidar(sweep), sweep.source.read()[:, :3].astype(np.float64))
+    distance_m = np.hypot(points_ego[:, 0], points_ego[:, 1])
+    name = f"scene {frame.scene}, lidar"
+    if not 1.0 < np.median(distance_m) < 200:
+        return [f"{name}: its points lie {np.median(distance_m):.4g} m away in the median; expected metres"]
+    near = points_ego[(distance_m > 3) & (distance_m < 15), 2]
+    # The ground is where most points are; walls and cars spread over many heights.
+    counts, edges = np.histogram(near, bins=np.arange(-6.0, 6.2, 0.2))
+    ground_m = float(edges[counts.argmax()] + 0.1)
+    if len(near) < 100 or counts.max() < 0.1 * len(near) or abs(ground_m) <= 0.7:
+        return []
+    return [
+        f"{name}: most of its points within 15 m lie at z = {ground_m:+.1f} m of the ego frame, expected the ground at "
+        "z = 0; check ego_from_lidar (or its inverse?) and the height of the ego frame"
+    ]
+
+
+def _find_odd_boxes(data: HasBoxes, frames: Sequence[KeyFrame], taxonomy: Taxonomy) -> list[str]:
+    """Categories that no class has, and boxes that are nowhere near the car."""
+    unknown: Counter[str] = Counter()
+    boxes = far = 0
+    for frame in frames:
+        for box in data.boxes(frame.token):
+            boxes += 1
+            if box.category not in taxonomy.categories:
+                unknown[box.category] += 1
+            far += bool(np.linalg.norm((inverse(frame.global_from_ego) @ box.global_from_box)[:2, 3]) > 250)
+    problems = []
+    if sum(unknown.values()) == boxes > 0:
+        most = ", ".join(name for name, _ in unknown.most_common(5))
+        problems.append(
+            f"boxes: no category belongs to a class (they are {most}); expected names such as "
+            f"{', '.join(list(taxonomy.categories)[:3]) or 'none: the label space lists no categories'}, or a --space "
+            "that lists yours"
+        )
+    if 2 * far > boxes:
+        problems.append(
+            f"boxes: {far} of {boxes} are more than 250 m from the car; expected metres, and poses in the frame that "
+            "the field names (ego_from_box, global_from_box)"
+        )
+    return problems
+
+
 def _compare_poses(frames: Sequence[KeyFrame], pairs: int) -> tuple[list[PoseAgreement], list[str]]:
     """Matches corners of consecutive images, and tries what the poses could have been meant to be."""
     by_camera: defaultdict[str, list[tuple[CameraImage, CameraImage]]] = defaultdict(list)
@@ -254,7 +339,11 @@ def _compare_poses(frames: Sequence[KeyFrame], pairs: int) -> tuple[list[PoseAgr
             for name in counts:
                 pose1, pose2 = (_global_from_camera(image, name) for image in (first, second))
                 error_px, ahead = epipolar_errors_px(
-                    pixels1 * scale, pixels2 * scale, first.intrinsics_px, second.intrinsics_px, inverse(pose2) @ pose1
+                    pixels1 * scale,
+                    pixels2 * scale,
+                    first.pinhole_intrinsics_px,
+                    second.pinhole_intrinsics_px,
+                    inverse(pose2) @ pose1,
                 )
                 fits = int(((error_px < _TOLERANCE_PX * scale) & ahead).sum())
                 counts[name] += fits
@@ -269,7 +358,12 @@ def _compare_poses(frames: Sequence[KeyFrame], pairs: int) -> tuple[list[PoseAgr
         )
     problems = [
         f"camera {one.camera}: {one.agreeing:.0%} of {one.matches} matched corners agree with the poses (median error "
-        f"{one.median_error_px:.1f} px); its mounting, intrinsics, or times do not fit its images"
+        f"{one.median_error_px:.1f} px"
+        + (
+            ", but the points would lie behind the camera: it looks the other way, or its images are another camera's)"
+            if one.median_error_px < _TOLERANCE_PX
+            else "); its mounting, intrinsics, or times do not fit its images"
+        )
         for one in poses
         if one.matches >= _MIN_MATCHES and one.agreeing < _MIN_AGREEING
     ]

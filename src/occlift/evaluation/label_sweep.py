@@ -23,7 +23,7 @@ from occlift.evaluation.score_table import ScoreTable
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig, decide
-from occlift.labels.files import read_truth
+from occlift.labels.files import check_some_free, read_truth
 from occlift.labels.fuse import Moving
 from occlift.labels.manifest import MANIFEST_NAME, open_manifest, read_manifest
 from occlift.labels.scene import VOTES_NAME, SceneLabeller
@@ -265,6 +265,7 @@ def sweep(
     for sample, ways in track(votes, "sweep", total=len(selection.samples)):
         assert sample.truth, "selected with truth"
         frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"], space=space)
+        check_some_free(sample.truth, frame.semantics, space)
         for (policy, number), found in ways.items():
             for threshold in thresholds:
                 decision = replace(config.decision, min_points=threshold)

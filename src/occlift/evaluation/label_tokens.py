@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from occlift.errors import DataError
+from occlift.labels.files import labels_by_token
 from occlift.scenes.dataset import DrivingDataset
 
 
@@ -58,15 +59,15 @@ def select_labels(
 
     Raises:
         DataError: a folder does not exist, it holds no label, or a sample lacks its label or its truth (all such are
-            counted, the first are listed).
+            counted, the first are listed) or has one of them twice.
     """
     for folder in (labels, truth):
         if folder is not None and not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-    made = {path.parent.name: path for path in sorted(labels.glob("*/*/labels.npz"))}
+    made = labels_by_token(labels)
     if not made:
         raise DataError(f"{labels}: no label (<scene>/<token>/labels.npz) to look at")
-    true = {path.parent.name: path for path in sorted(truth.glob("*/*/labels.npz"))} if truth else {}
+    true = labels_by_token(truth) if truth else {}
     if tokens is not None:
         wanted = set(tokens)
     else:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import OCC3D, LabelSpace
-from occlift.labels.files import prediction_path, read_prediction, read_truth
+from occlift.labels.files import check_some_free, labels_by_token, prediction_path, read_prediction, read_truth
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
 from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape, ray_origins
 from occlift.runtime.devices import torch_device
@@ -169,8 +169,9 @@ def evaluate(
 
     Raises:
         ConfigError: `part` is none, there is no such device, or RayIoU is asked for and the data set has no lidar.
-        DataError: a token is missing on one side (all such are counted, the first are listed), a file is damaged, or
-            a prediction holds a value that is no class.
+        DataError: a token is missing on one side (all such are counted, the first are listed) or has truth twice, a
+            file is damaged, a prediction holds a value that is no class, or a file is of another class list
+            (`labels.files.check_some_free`).
     """
     for folder in (predictions, truth):
         if not folder.is_dir():
@@ -180,7 +181,7 @@ def evaluate(
     number, parts = part
     if not 1 <= number <= parts:
         raise ConfigError(f"part {number}/{parts}: expected i/n with i from 1 to n")
-    where = {path.parent.name: path for path in truth.glob("*/*/labels.npz")}
+    where = labels_by_token(truth)
     predicted = {path.stem for path in predictions.glob("*.npz")}
     if not predicted:
         raise DataError(f"{predictions}: no prediction (<token>.npz) to score")
@@ -207,6 +208,8 @@ def evaluate(
         path, predicted_path = where[token], prediction_path(predictions, token)
         frame = read_truth(path, [mask for mask in masks if mask != "none"], space=space)
         prediction = read_prediction(predicted_path, space=space)
+        check_some_free(path, frame.semantics, space)
+        check_some_free(predicted_path, prediction, space)
         try:
             counted = histograms(
                 truth=frame.semantics, prediction=prediction,

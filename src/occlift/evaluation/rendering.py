@@ -12,7 +12,7 @@ guess: the most frequent class of every ray in the class maps of the training sp
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -95,6 +95,7 @@ def evaluate_rendering(
     tokens: Sequence[str] | None = None,
     semantics: str = "oracle:perfect",
     train_semantics: str = "oracle:foundation",
+    semantics_options: Mapping[str, str] | None = None,
     precision: Precision = "auto",
     device: str | None = None,
 ) -> RenderedEvaluation:
@@ -108,6 +109,7 @@ def evaluate_rendering(
         train_split: split that the guesses are made from.
         semantics: name of the teacher whose class maps are taken for true.
         train_semantics: name of the teacher whose class maps of the training split the guess is made from.
+        semantics_options: options of both teachers; None: their defaults.
 
     Raises:
         ConfigError: the checkpoint holds a network that does not render, or that was trained on other cameras,
@@ -129,9 +131,10 @@ def evaluate_rendering(
     training = evenly_spaced(split_tokens(data, train_split), _GUESSING_FRAMES)
     for needed in (scored, training):
         require_lidar(data, needed, "scores of rendered depth")
-    constant_m = _median_depth_m(data, training)
-    frequent = _most_frequent(_frames(data, training, model.config, train_semantics), taxonomy)
-    frames = _frames(data, scored, model.config, semantics)
+    # Teachers that cannot be had are refused before anything is read.
+    guessing = _frames(data, training, model.config, train_semantics, semantics_options)
+    frames = _frames(data, scored, model.config, semantics, semantics_options)
+    constant_m, frequent = _median_depth_m(data, training), _most_frequent(guessing, taxonomy)
     target = torch_device(device or default_device())
     model.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
@@ -158,14 +161,17 @@ def evaluate_rendering(
     )  # fmt: skip
 
 
-def _frames(data: DrivingDataset, tokens: Sequence[str], config: RenderingConfig, semantics: str) -> RenderingFrames:
+def _frames(
+    data: DrivingDataset, tokens: Sequence[str], config: RenderingConfig, semantics: str,
+    options: Mapping[str, str] | None,
+) -> RenderingFrames:  # fmt: skip
     from occlift.training.frames import OccupancyFrames
     from occlift.training.rendering_frames import RenderingFrames
 
     return RenderingFrames(
         data,
         OccupancyFrames(data, tokens, height=config.image_height, width=config.image_width),
-        semantics=semantics_teacher(semantics, data, taxonomy=config.space.taxonomy),
+        semantics=semantics_teacher(semantics, data, options=options or {}, taxonomy=config.space.taxonomy),
         depth=None,
         ray_height=config.ray_height,
         ray_width=config.ray_width,

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from occlift.errors import DataError
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CameraRig:
@@ -38,6 +40,14 @@ class CameraRig:
     @property
     def num_cameras(self) -> int:
         return self.intrinsics_px.shape[-3]
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises DataError unless images have the size that the intrinsics are for."""
+        if (height, width) != (self.height, self.width):
+            raise DataError(
+                f"images of {height}×{width} pixels (height × width), and cameras whose intrinsics are for "
+                f"{self.height}×{self.width}: resize or crop both (CameraRig.resized, CameraRig.cropped)"
+            )
 
     def to(self, device: torch.device | str) -> CameraRig:
         return replace(

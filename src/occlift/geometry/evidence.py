@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from numba import get_num_threads, prange
+from numba import prange
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.traversal import enter, next_plane, reciprocal, step
 from occlift.runtime.kernels import njit
+from occlift.runtime.threads import kernel_threads
 
 # Of traversal.py, whose functions are compiled into the kernels here: 663a892f55d3
 
@@ -39,7 +40,7 @@ def ray_evidence(
     assert origins_m.shape == ends_m.shape == (len(ends_m), 3), (origins_m.shape, ends_m.shape)
     lower_m, size_m = np.asarray(grid.lower_m, np.float64), np.asarray(grid.voxel_size_m, np.float64)
     # Volumes of its own per worker, merged at the end: minimum and sum do not depend on who counted.
-    workers = get_num_threads()
+    workers = kernel_threads()
     least = np.full((workers, *grid.shape), 255, np.uint8)
     passed = np.zeros((workers, *grid.shape), np.uint8)
     _ray_evidence(

@@ -13,6 +13,8 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from occlift.errors import DataError
+
 
 @dataclass(frozen=True, kw_only=True)
 class VoxelGrid:
@@ -57,6 +59,21 @@ class VoxelGrid:
         Indices of points outside are meaningless for indexing: use the mask.
         """
         return _indices(points, self.lower_m, self.voxel_size_m, self.shape)
+
+    def check_shape(self, shape: Sequence[int], what: str) -> None:
+        """Sees to it that a volume has the shape of this grid.
+
+        Args:
+            what: what the volume is, the beginning of the error.
+
+        Raises:
+            DataError: it has another.
+        """
+        if tuple(shape) != self.shape:
+            raise DataError(
+                f"{what} should have the shape {self.shape} [x, y, z], but has {tuple(shape)}; is it of another grid? "
+                "Then say which (space=..., or --space)"
+            )
 
     def occupied_by(self, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "x y z"]:
         """Which voxels hold at least one of the points (metres, the grid's frame); points outside count nowhere."""

@@ -9,11 +9,12 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-from numba import get_num_threads, prange
+from numba import prange
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.traversal import enter, next_plane, pass_empty, reciprocal
 from occlift.runtime.kernels import njit
+from occlift.runtime.threads import kernel_threads
 
 # Of traversal.py, whose functions are compiled into the kernels here: 663a892f55d3
 
@@ -61,7 +62,7 @@ def count_first_hits(
     steps = np.ascontiguousarray(directions / np.sqrt(x * x + y * y + z * z)[:, None] / size_m)
     codes = np.full([n + 2 for n in grid.shape], _BORDER, np.uint8)
     codes[1:-1, 1:-1, 1:-1] = (first < empty) * np.uint8(_IN_FIRST) + (second < empty) * np.uint8(_IN_SECOND)
-    counts = np.zeros((get_num_threads(), empty, empty + 1, len(bins_m) + 1), np.int64)
+    counts = np.zeros((kernel_threads(), empty, empty + 1, len(bins_m) + 1), np.int64)
     _count_first_hits(
         codes.ravel(),
         np.ascontiguousarray(first),

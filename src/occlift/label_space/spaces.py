@@ -148,6 +148,7 @@ class LabelSpace:
         grid: voxels in the ego frame of a key frame.
         taxonomy: classes.
 
+    >>> from occlift import OCC3D
     >>> LabelSpace.from_dict(OCC3D.to_dict()) == OCC3D
     True
     """

@@ -7,21 +7,20 @@ to be made. It says label by label what became of it. Which labels there are to 
 
 from __future__ import annotations
 
-import errno
 import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from occlift.errors import ConfigError, OccliftError
+from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path
-from occlift.labels.folder_lock import worker_of
 from occlift.labels.keep_maps import MapFolder
 from occlift.labels.scene import Outcome, SceneLabeller
-from occlift.runtime.files import sweep
+from occlift.runtime.files import disk_full_said, sweep
+from occlift.runtime.folder_lock import worker_of
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
@@ -69,7 +68,7 @@ class LabelJob:
 
     Attributes:
         data: the data set; or, on the way to another process, pickled (`packed`).
-        run: name of the run that holds `out` (`occlift.labels.folder_lock`).
+        run: name of the run that holds `out` (`occlift.runtime.folder_lock`).
         keep_votes: write the votes beside every label.
         keep_maps: folder for the teachers' maps; None: they are deleted after fusion.
         semantics, depth: teachers instead of those that the configuration names; None: those.
@@ -149,22 +148,3 @@ def in_process(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generato
         for tasks in scenes:
             for task in tasks:
                 yield labeller.label(task.scene, task.position)
-
-
-@contextmanager
-def disk_full_said(out: Path, keep_maps: Path | None = None) -> Iterator[None]:
-    """Says a full disk, or a used-up quota, as a sentence.
-
-    Raises:
-        OccliftError: the disk is full.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        folders = f"{out} or {keep_maps}" if keep_maps else f"{out}"
-        raise OccliftError(
-            f"{folders}: the disk is full ({error.strerror}); what is finished is kept. Make room, and run the same "
-            "command again"
-        ) from error

@@ -83,6 +83,28 @@ def label_paths(folder: Path, data: DrivingDataset, tokens: Iterable[str]) -> li
     return [label_path(folder, data.key_frame(token).scene, token) for token in tokens]
 
 
+def labels_by_token(folder: Path) -> dict[str, Path]:
+    """Token → `<folder>/<scene>/<token>/labels.npz`, in the order of scenes and tokens.
+
+    Raises:
+        DataError: a sample has two labels, as where the folder of a scene was copied beside it.
+    """
+    return once_each((path.parent.name, path) for path in sorted(folder.glob("*/*/labels.npz")))
+
+
+def once_each(files: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """Name → file.
+
+    Raises:
+        DataError: there are two files of one name; names both.
+    """
+    found: dict[str, Path] = {}
+    for name, path in files:
+        if found.setdefault(name, path) != path:
+            raise DataError(f"there are two files of {name}, {found[name]} and {path}; remove one: which is it to be?")
+    return found
+
+
 def prediction_path(folder: Path, token: str) -> Path:
     """Where the prediction for a key frame lies: `<folder>/<token>.npz`.
 
@@ -168,15 +190,15 @@ def write_label(path: Path, label: OccupancyLabel, *, space: LabelSpace = OCC3D)
     """Writes a label in Occ3D's layout, atomically; equal labels give equal bytes.
 
     Raises:
+        DataError: the label is of another grid, or holds a class that the space does not have.
         OSError: the file cannot be written.
     """
     arrays = {"semantics": label.semantics, "mask_lidar": label.mask_lidar, "mask_camera": label.mask_camera}
     if label.confidence is not None:
         arrays["confidence"] = label.confidence
     for name, array in arrays.items():
-        assert array.shape == space.grid.shape, (path, name, array.shape)
-    valid = (label.semantics <= space.taxonomy.free) | (label.semantics == UNKNOWN)
-    assert valid.all(), (path, np.unique(label.semantics[~valid]))
+        _check_shape_and_type(path, name, array, space)
+    _checked_semantics(path, label.semantics, space, allow_unknown=True)
     write_npz(path, {name: array.astype(np.uint8) for name, array in arrays.items()}, level=6)
 
 
@@ -193,12 +215,31 @@ def write_prediction(path: Path, semantics: UInt8[np.ndarray, "x y z"], *, space
     """Writes a prediction in the layout of Occ3D submissions, atomically; equal arrays give equal bytes.
 
     Raises:
+        DataError: the prediction is of another grid, or holds a class that the space does not have, or 255.
         OSError: the file cannot be written.
     """
-    assert semantics.shape == space.grid.shape, (path, semantics.shape)
-    assert int(semantics.min()) >= 0, (path, semantics.min())
-    assert int(semantics.max()) <= space.taxonomy.free, (path, semantics.max())
-    write_npz(path, {"semantics": semantics.astype(np.uint8)}, level=6)
+    write_npz(path, {"semantics": _checked_semantics(path, semantics, space, allow_unknown=False)}, level=6)
+
+
+def check_some_free(path: Path, semantics: UInt8[np.ndarray, "x y z"], space: LabelSpace) -> None:
+    """Sees to it that a volume is not of a class list in which free has another number.
+
+    Some labels for the grid of Occ3D have 16 classes, and 16 is free: taken for Occ3D's they are vegetation everywhere.
+
+    Raises:
+        DataError: no voxel is free, and one class fills more than half of the grid.
+    """
+    free = space.taxonomy.free
+    if (semantics == free).any():
+        return
+    counts = np.bincount(semantics.ravel(), minlength=UNKNOWN + 1)[:free]
+    fullest = int(counts.argmax())
+    if counts[fullest] > semantics.size / 2:
+        raise DataError(
+            f"{path}: no voxel is free (class {free}), and {counts[fullest] / semantics.size:.0%} of all are "
+            f"{space.taxonomy.name_of(fullest)} (class {fullest}). Is that what its own class list calls free, as that "
+            f"of OpenOcc v2 does with 16? Then name that list (space=..., or --space), or write free as {free}"
+        )
 
 
 def _checked_semantics(
@@ -229,7 +270,6 @@ def _checked_mask(path: Path, name: str, mask: NDArray[Any], space: LabelSpace) 
 
 
 def _check_shape_and_type(path: Path, name: str, array: NDArray[Any], space: LabelSpace) -> None:
-    if array.shape != space.grid.shape:
-        raise DataError(f"{path}: {name} should have the shape {space.grid.shape} [x, y, z], but has {array.shape}")
+    space.grid.check_shape(array.shape, f"{path}: {name}")
     if array.dtype.kind not in "uib":
         raise DataError(f"{path}: {name} should hold integers (uint8 in Occ3D), but holds {array.dtype}")

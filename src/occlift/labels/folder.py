@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
-from occlift.labels.files import read_confidence, read_label
+from occlift.labels.files import check_some_free, labels_by_token, read_confidence, read_label
 from occlift.labels.manifest import check_label_space
 from occlift.runtime.npz import MissingArray
 from occlift.runtime.progress import track
@@ -82,12 +82,7 @@ class LabelFolder(Dataset[VoxelLabel]):
         self.path, self.space = Path(path), space
         if not self.path.is_dir():
             raise DataError(f"{self.path}: no such folder; make labels with `occlift label DATA --out {self.path}`")
-        self._paths: dict[str, Path] = {}
-        for file in sorted(self.path.glob("*/*/labels.npz")):
-            token = file.parent.name
-            if token in self._paths:
-                raise DataError(f"sample {token} has two labels, {self._paths[token]} and {file}; remove one")
-            self._paths[token] = file
+        self._paths = labels_by_token(self.path)
         if not self._paths:
             raise DataError(f"{self.path}: holds no label; expected files <scene>/<sample token>/labels.npz")
         check_label_space(self.path, space)
@@ -164,11 +159,13 @@ def count_classes(
     """Voxels per class, free last, over some label files; unknown ones count nowhere, or as free.
 
     Raises:
-        DataError: a label is missing or damaged, or every voxel of all of them is unknown.
+        DataError: a label is missing or damaged, or of another class list (`labels.files.check_some_free`); or every
+            voxel of all of them is unknown.
     """
     counts = np.zeros(UNKNOWN + 1, np.int64)
     for path in track(paths, "count classes"):
         semantics = read_label(path, allow_unknown=True, space=space).semantics
+        check_some_free(path, semantics, space)
         counts += np.bincount(semantics.ravel(), minlength=UNKNOWN + 1)
     known = counts[: space.taxonomy.num_classes].copy()
     if not known.any():

@@ -3,7 +3,7 @@
 For every key frame `<out>/<scene>/<token>/labels.npz` in Occ3D's layout, and beside it, if asked for, `votes.npz`: what
 the label rests on. Every file is written under a temporary name and renamed, and whether a label is there says whether
 it was made, so that a run may be killed at any moment: the next one goes on, and ends with the same bytes. One run at a
-time per folder (`occlift.labels.folder_lock`).
+time per folder (`occlift.runtime.folder_lock`).
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from typing import Final
 from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.config import LabelConfig
-from occlift.labels.engine import Engine, LabelJob, LabelTask, disk_full_said, in_process, make_teachers
+from occlift.labels.engine import Engine, LabelJob, LabelTask, in_process, make_teachers
 from occlift.labels.files import label_path
-from occlift.labels.folder_lock import sole_run
 from occlift.labels.keep_maps import MapFolder
 from occlift.labels.local_engine import local_engine
 from occlift.labels.manifest import MANIFEST_NAME, Manifest, append_timings, open_manifest
 from occlift.labels.scene import INCOMPLETE_NAME, VOTES_NAME, Outcome
-from occlift.runtime.files import sweep
+from occlift.runtime.files import disk_full_said, sweep
+from occlift.runtime.folder_lock import sole_run
 from occlift.runtime.folders import is_claimed
+from occlift.runtime.interrupts import going_on
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
+from occlift.teachers.files import warn_of_strange_maps
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 
 _MANIFEST_EVERY_S: Final = 10.0
@@ -113,10 +115,11 @@ def generate_labels(
         require(data, HasBoxes, "moving objects carried by boxes")
     # Teachers are made here even if workers make their own: what is wrong with them is said before anything starts.
     teachers = make_teachers(data, config, space, semantics=semantics, depth=depth)
+    warn_of_strange_maps(teachers[0], data, space.taxonomy)
     identity = config.identity(*(teacher.settings for teacher in teachers))
     if engine is None:
         engine = local_engine(workers) if workers > 1 else in_process
-    with disk_full_said(out, keep_maps), sole_run(out) as name, _sole_keeper(keep_maps, out):
+    with going_on(), disk_full_said(out, keep_maps), sole_run(out) as name, _sole_keeper(keep_maps, out):
         job = LabelJob(
             data=data, out=out, config=config, run=name, keep_votes=keep_votes,
             keep_maps=keep_maps, semantics=semantics, depth=depth, space=space,

@@ -1,7 +1,7 @@
 """Teachers' maps on the disk, where the teacher `files` finds them again.
 
-`<folder>/semantics/<channel>/<image name>.npz` and `<folder>/depth/<channel>/<image name>.npz`: what
-`--semantics files:FOLDER/semantics --depth files:FOLDER/depth` reads. Scores and confidences are not kept. A class map
+`<folder>/semantics/<scene>/<camera>/<image name>.npz` and the same below `<folder>/depth`: what the teacher `files`
+reads with the options `root=FOLDER/semantics` and `root=FOLDER/depth`. Scores and confidences are not kept. A class map
 of 900×1600 takes about 30 kB, a depth map of a network some 3 MB: this is why labels are made without them.
 """
 
@@ -25,7 +25,7 @@ class MapFolder:
 
     def sweep(self) -> None:
         """Removes what killed processes left behind; nobody may be writing here."""
-        for folder in self.folder.glob("*/*"):
+        for folder in self.folder.glob("*/*/*"):
             sweep(folder)
 
     def keep(self, frame: KeyFrame, semantics: Sequence[SemanticMap], depth: Sequence[DepthMap]) -> None:
@@ -35,6 +35,6 @@ class MapFolder:
             OSError: a file cannot be written.
         """
         for image, class_map, depth_map in zip(frame.cameras, semantics, depth, strict=True):
-            name = f"{image.camera}/{image.stem}.npz"
+            name = f"{frame.scene}/{image.camera}/{image.stem}.npz"
             write_npz(self.folder / "semantics" / name, {"semantics": class_map.class_id}, level=1)
             write_npz(self.folder / "depth" / name, {"depth_m": depth_map.depth_m}, level=1)

@@ -34,9 +34,18 @@ from occlift.errors import ConfigError, DataError
 from occlift.geometry.transforms import inverse
 from occlift.label_space import UNKNOWN, LabelSpace, class_mapping
 from occlift.labels.convert import convert_label
-from occlift.labels.files import OccupancyLabel, checked_name, label_path, read_confidence, read_label, write_label
+from occlift.labels.files import (
+    OccupancyLabel,
+    checked_name,
+    label_path,
+    once_each,
+    read_confidence,
+    read_label,
+    write_label,
+)
 from occlift.labels.manifest import MANIFEST_NAME, open_manifest, read_manifest
 from occlift.runtime.files import replacing
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.folders import is_claimed
 from occlift.runtime.npz import MissingArray, read_npz, write_npz
 from occlift.runtime.progress import track
@@ -136,6 +145,14 @@ def convert_labels(
     if out.resolve() == labels.resolve():
         raise ConfigError(f"{out}: converted labels need a folder of their own")
     is_claimed(out, MANIFEST_NAME, contents="labels converted by `occlift convert-labels`")
+    with sole_writer(out):
+        return _convert(labels, out, source, target, found, layout, classes, data)
+
+
+def _convert(
+    labels: Path, out: Path, source: LabelSpace, target: LabelSpace, found: Layout, layout: Layout,
+    classes: Mapping[str, str], data: DrivingDataset | None,
+) -> ConvertRun:  # fmt: skip
     config = {
         "converted": classes,
         "layout": layout,
@@ -183,15 +200,19 @@ def label_files(labels: Path, layout: Layout, data: DrivingDataset | None = None
         data: the data set; where files are named after lidar sweeps.
 
     Raises:
-        DataError: no key frame of the data set has one.
+        DataError: no key frame of the data set has one, or there are two of one key frame.
     """
     if layout not in _IN_LIDAR:
-        for path in sorted(labels.glob(_PATTERNS[layout])):
-            folder = path.parent if layout == "occ3d" else path.with_suffix("")
-            yield LabelFile(path=path, scene=folder.parent.name, token=folder.name)
+
+        def folder(path: Path) -> Path:
+            return path.parent if layout == "occ3d" else path.with_suffix("")
+
+        files = once_each((folder(path).name, path) for path in sorted(labels.glob(_PATTERNS[layout])))
+        for token, path in files.items():
+            yield LabelFile(path=path, scene=folder(path).parent.name, token=token)
         return
     assert data is not None
-    by_name = {file.name: file for file in labels.glob(_PATTERNS[layout])}
+    by_name = once_each((file.name, file) for file in sorted(labels.glob(_PATTERNS[layout])))
     met = False
     for scene in data.scenes():
         for token in data.key_frame_tokens(scene):

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import connection, get_context
+from multiprocessing import connection, current_process, get_context
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Final
 
 import numba
 
-from occlift.errors import OccliftError
+from occlift.errors import ConfigError, OccliftError
 from occlift.labels.crew import Lost, Ready, Reply, work
 from occlift.labels.engine import Engine, LabelJob, LabelTask
 from occlift.labels.scene import Outcome
+from occlift.runtime.interrupts import interrupts_kept_from_children
 from occlift.runtime.processes import end_with_caller
+
+_UNGUARDED: Final = 78
+"""Exit status of a worker that found itself starting workers."""
+
+_GUARD: Final = (
+    "every worker runs the program that starts it, and would start workers again: put what your program does, the call "
+    "with workers among it, under `if __name__ == '__main__':`, or use workers=1"
+)
 
 
 def local_engine(workers: int, *, retries: int = 3) -> Engine:
@@ -23,7 +33,12 @@ def local_engine(workers: int, *, retries: int = 3) -> Engine:
 
     Args:
         retries: how many workers in a row may die over one label before its scene is left out.
+
+    The engine raises ConfigError where the program that asks for workers would start them from within each of them.
     """
+    if getattr(current_process(), "_inheriting", False):
+        # This process is such a worker: it runs the program that it is started from, and has come to the same place.
+        os._exit(_UNGUARDED)
 
     def run(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
         yield from work(_Processes(job, workers), job, scenes, workers=workers, retries=retries)
@@ -46,7 +61,9 @@ class _Processes:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(self._job, theirs, self._threads), daemon=True)
-        process.start()
+        # Interrupting is for the run; it ends its workers.
+        with interrupts_kept_from_children():
+            process.start()
         # With the last copy on this side gone, the pipe ends when the worker does.
         theirs.close()
         self._members[slot] = process, ours
@@ -63,7 +80,8 @@ class _Processes:
                 yield slot, self._members[slot][1].recv()
             # EOFError between two messages, OSError in the middle of one.
             except (EOFError, OSError):
-                yield slot, Lost(self._reap(slot))
+                code = self._reap(slot)
+                yield slot, ConfigError(_GUARD) if code == _UNGUARDED else Lost(_how_it_ended(code))
 
     def close(self) -> None:
         for process, _ in self._members.values():
@@ -71,25 +89,27 @@ class _Processes:
         for slot in list(self._members):
             self._reap(slot)
 
-    def _reap(self, slot: int) -> str:
-        """Waits for the end of a worker, and says what it was."""
+    def _reap(self, slot: int) -> int:
+        """Waits for the end of a worker, and gives its exit status."""
         process, ours = self._members.pop(slot)
         process.join()
         ours.close()
         code = process.exitcode
         assert code is not None, process
         process.close()
-        if code >= 0:
-            return f"it ended with status {code}; what it said stands above"
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return f"it was ended by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
+        return code
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"it ended with status {code}; what it said stands above"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"it was ended by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
 
 
 def _serve(job: LabelJob, theirs: connection.Connection[Any, Any], threads: int) -> None:
     """The life of a worker."""
     numba.set_num_threads(threads)
-    # Interrupting is for the run; it ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nobody waits for the labels of a run that was killed, and its workers may hold a GPU.
     end_with_caller()
     try:

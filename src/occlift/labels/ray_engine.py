@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from occlift.errors import ConfigError, OccliftError
 from occlift.labels.crew import Lost, Ready, Reply, work
@@ -25,6 +26,9 @@ from occlift.labels.scene import Outcome
 _LOCAL: Final = "local"
 _OBJECT_STORE_BYTES: Final = 100_000_000
 """Of a cluster of our own. Messages are small; by default Ray takes a third of the memory."""
+
+_ANSWER_S: Final = 4.0
+"""How long a cluster may take to accept a connection."""
 
 _log = logging.getLogger(__name__)
 
@@ -154,6 +158,7 @@ def _connection(ray: Any, address: str, workers: int, gpus_per_worker: float) ->
     if ray.is_initialized():
         yield
         return
+    _check_answers(ray, address)
     # Nobody is told about what runs here, unless the user wants it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": logging.ERROR}
@@ -172,6 +177,29 @@ def _connection(ray: Any, address: str, workers: int, gpus_per_worker: float) ->
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(ray: Any, address: str) -> None:
+    """Refuses a cluster that is gone: Ray itself tries for minutes, and logs every time."""
+    where = address
+    if address == "auto":
+        # Where the last cluster of this machine was. Ray's own search explains itself if there was none.
+        with contextlib.suppress(AttributeError, OSError):
+            where = ray._private.utils.read_ray_address() or address
+    parts = urlsplit(where if "://" in where else f"ray://{where}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ConfigError(f"{address} is no address of a Ray cluster ({error}); expected HOST:PORT") from error
+    if host is None or port is None:
+        return
+    try:
+        socket.create_connection((host, port), timeout=_ANSWER_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"there is no Ray cluster at {address}: {host}:{port} does not answer ({error}); start one there (`ray "
+            "start --head`), or say another --address (also: the environment variable RAY_ADDRESS), such as local"
+        ) from error
 
 
 def _check_room(there: dict[str, float], address: str, workers: int, gpus_per_worker: float) -> None:

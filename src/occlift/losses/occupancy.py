@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from occlift.errors import ConfigError
+from occlift.errors import ConfigError, DataError
 from occlift.label_space import FREE, UNKNOWN
 from occlift.losses.lovasz import lovasz_geometric, lovasz_occupied, lovasz_softmax
 from occlift.losses.scal import geo_scal, sem_scal
@@ -202,9 +202,15 @@ def occupancy_loss(
     Returns:
         `cross_entropy` always; `lovasz`, `lovasz_geometric`, `lovasz_occupied`, `geo_scal`, `sem_scal` where the
         configuration asks for them. All are 0 where no voxel takes part.
+
+    Raises:
+        DataError: logits, labels and weights do not fit one another.
     """
-    assert logits.shape[1] == len(weights), (logits.shape, weights.shape)
-    assert labels.shape == (logits.shape[0], *logits.shape[2:]), (logits.shape, labels.shape)
+    if labels.shape != (logits.shape[0], *logits.shape[2:]) or logits.shape[1] != len(weights):
+        raise DataError(
+            f"logits of shape {list(logits.shape)} [batch, classes, x, y, z] do not fit labels of shape "
+            f"{list(labels.shape)} and {len(weights)} weights of classes; are the labels of another grid or class list?"
+        )
     return drawn_occupancy_loss(
         lambda index: voxel_rows(logits, index),
         labels,

@@ -9,7 +9,7 @@ face of the box of any annotation whose category starts with `vehicle`.
 zero) claims nothing. Public codes have both > (SimpleBEV rounds half to even) and ≥ (CVT).
 
 *Which cells count.* `unfiltered`: all. `filtered`: all but those that are covered by objects of the class, **every one
-of which** has visibility token 1 (0–40 % visible in the six images together). A cell that no object covers always
+of which** is at most 40 % visible in the images together (the lowest of four bins). A cell that no object covers always
 counts, so that a false alarm is never excused; a cell that a visible object shares with a hidden one counts. (Public
 codes differ there: CVT keeps the token of the box drawn last, SimpleBEV leaves out whatever a hidden box touches.) The
 filter takes the hard objects away and is worth about 5 points of IoU, which is why both variants are counted
@@ -25,13 +25,13 @@ Scores are per cent. Protocol: Lift-Splat-Shoot (arXiv 2008.05711), CVT (arXiv 2
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from occlift.errors import DataError
+from occlift.errors import ConfigError, DataError
 
 Visibility = Literal["filtered", "unfiltered"]
 
@@ -51,20 +51,26 @@ class BevCounts:
     Attributes:
         classes: their names, which become part of the names of the scores.
         cells: per variant and class the number of cells that are both predicted and true, predicted, true.
+        threshold: probability above which a cell counts as predicted.
     """
 
     classes: tuple[str, ...]
     cells: Mapping[Visibility, Int[np.ndarray, "classes 3"]]
+    threshold: float = THRESHOLD
 
     def __post_init__(self) -> None:
         for visibility, cells in self.cells.items():
             assert cells.shape == (len(self.classes), 3), (visibility, cells.shape, self.classes)
 
     def __add__(self, other: BevCounts) -> BevCounts:
-        assert self.classes == other.classes, (self.classes, other.classes)
-        assert self.cells.keys() == other.cells.keys(), (list(self.cells), list(other.cells))
-        cells = {visibility: mine + other.cells[visibility] for visibility, mine in self.cells.items()}
-        return BevCounts(classes=self.classes, cells=cells)
+        mine, others = ((one.classes, sorted(one.cells), one.threshold) for one in (self, other))
+        if mine != others:
+            raise ConfigError(
+                "bird's-eye-view counts add up only if classes, visibility filter and threshold are the same: "
+                f"{mine} and {others}"
+            )
+        cells = {visibility: counts + other.cells[visibility] for visibility, counts in self.cells.items()}
+        return replace(self, cells=cells)
 
     def iou(self, visibility: Visibility) -> dict[str, float]:
         """IoU per class, per cent; NaN where nothing was predicted and nothing is true."""
@@ -110,7 +116,7 @@ def bev_counts(
     if ignored is not None:
         cells["filtered"] = _count(predicted & ~ignored, truth & ~ignored)
     cells["unfiltered"] = _count(predicted, truth)
-    return BevCounts(classes=tuple(classes), cells=cells)
+    return BevCounts(classes=tuple(classes), cells=cells, threshold=threshold)
 
 
 def _count(

@@ -25,11 +25,12 @@ from typing import Final, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from numba import get_num_threads, prange
+from numba import prange
 
 from occlift.errors import ConfigError, DataError
 from occlift.label_space import NUM_CLASSES, OCC3D, Taxonomy
 from occlift.runtime.kernels import njit
+from occlift.runtime.threads import kernel_threads
 
 Mask = Literal["camera", "lidar", "none"]
 AbsentClass = Literal["skipped", "zero"]
@@ -95,7 +96,10 @@ def histograms(
         DataError: as `histogram`.
     """
     # Typed as NumPy arrays, but a caller's tensor or list would reach the kernel as something slow or wrong.
-    assert truth.dtype == prediction.dtype == np.uint8, (truth.dtype, prediction.dtype)
+    for name, array in (("truth", truth), ("prediction", prediction)):
+        if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
+            kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+            raise DataError(f"the {name} should be a NumPy array of class ids, uint8, but is {kind}")
     masks = [(name, mask) for name, mask in evaluated.items() if mask is not None]
     assert len(masks) <= _MAX_MASKS, list(evaluated)
     for name, array in (("prediction", prediction), *((f"mask {name}", mask) for name, mask in masks)):
@@ -109,7 +113,7 @@ def histograms(
         for i in range(_MAX_MASKS)
     )
     # One more row and column than classes, for everything that is no class.
-    parts = np.zeros((get_num_threads(), _LANES, 2**_MAX_MASKS, num_classes + 1, num_classes + 1), np.int64)
+    parts = np.zeros((kernel_threads(), _LANES, 2**_MAX_MASKS, num_classes + 1, num_classes + 1), np.int64)
     _count(np.ascontiguousarray(truth).ravel(), np.ascontiguousarray(prediction).ravel(), first, second, parts)
     counts = parts.sum(axis=(0, 1))
     if counts[:, :, num_classes].any():
@@ -199,8 +203,11 @@ class OccupancyCounts:
         return cls(histograms={mask: np.zeros(shape, np.int64) for mask in masks}, taxonomy=taxonomy)
 
     def __add__(self, other: OccupancyCounts) -> OccupancyCounts:
-        assert self.histograms.keys() == other.histograms.keys(), (list(self.histograms), list(other.histograms))
-        assert self.taxonomy.names == other.taxonomy.names, (self.taxonomy.names, other.taxonomy.names)
+        mine, others = ((sorted(one.histograms), one.taxonomy.names, one.taxonomy.vague) for one in (self, other))
+        if mine != others:
+            raise ConfigError(
+                f"occupancy counts add up only if masks, classes and vague classes are the same: {mine} and {others}"
+            )
         total = {mask: h + other.histograms[mask] for mask, h in self.histograms.items()}
         return OccupancyCounts(histograms=total, taxonomy=self.taxonomy)
 

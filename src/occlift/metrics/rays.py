@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from occlift.errors import DataError
+from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
@@ -149,7 +149,9 @@ class RayCounts:
         return cls(histogram=np.zeros(ray_histogram_shape(taxonomy), np.int64), taxonomy=taxonomy)
 
     def __add__(self, other: RayCounts) -> RayCounts:
-        assert self.taxonomy.names == other.taxonomy.names, (self.taxonomy.names, other.taxonomy.names)
+        mine, others = self.taxonomy.names, other.taxonomy.names
+        if mine != others:
+            raise ConfigError(f"counts of rays add up only if the classes are the same: {mine} and {others}")
         return RayCounts(histogram=self.histogram + other.histogram, taxonomy=self.taxonomy)
 
     def named(self) -> dict[str, float]:

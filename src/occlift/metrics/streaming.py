@@ -5,21 +5,25 @@ hands a batch to the pure function that counts it (`occupancy.histograms`, `rays
 `depth.depth_sums`; on the host, but for rays, so that the answer does not depend on the device) and adds what comes
 back; `compute` adds the sums of all processes and returns every score by name, `counts` what is behind them. Integers
 stay integers: any way to cut a split into batches and processes gives the same counts to the last bit.
+
+In a `torchmetrics.MetricCollection` metrics of different settings stay apart, however equal what they counted is.
 """
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
+from occlift.errors import ConfigError, DataError
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.metrics.bev import THRESHOLD, VEHICLE, VISIBILITIES, BevCounts, Visibility, bev_counts
 from occlift.metrics.depth import ERRORS, MEASURES, SCALINGS, WITHIN, DepthSums, depth_sums
@@ -39,11 +43,20 @@ class SummedMetric(Metric, ABC):
     """A metric whose states are sums.
 
     A subclass declares its states with `add_sum`, adds to them in `update`, and builds `counts` from them.
+
+    Args:
+        settings: everything else that what is counted depends on; it must have a `repr` that says it all.
     """
 
     # A step's own value (`forward`) needs one update, not two: sums of batches add up.
     full_state_update = False
     is_differentiable = False
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__()
+        # A MetricCollection takes metrics for one, for ever, whose states are equal after their first batch.
+        digest = hashlib.sha256(repr((type(self).__qualname__, settings)).encode()).digest()
+        self.add_state("settings", torch.tensor(list(digest)), dist_reduce_fx="max")
 
     def add_sum(self, name: str, *shape: int, dtype: torch.dtype = torch.int64) -> None:
         """Declares a state of zeros that is added up over batches and processes; int64 unless it cannot be."""
@@ -79,7 +92,7 @@ class OccupancyScore(SummedMetric):
     histograms: Tensor
 
     def __init__(self, *, taxonomy: Taxonomy = OCC3D.taxonomy, masks: Sequence[Mask] = MASKS) -> None:
-        super().__init__()
+        super().__init__(taxonomy=taxonomy, masks=tuple(masks))
         self.taxonomy: Final = taxonomy
         self.masks: Final = tuple(masks)
         self.add_sum("histograms", len(self.masks), taxonomy.num_classes, taxonomy.num_classes)
@@ -87,31 +100,35 @@ class OccupancyScore(SummedMetric):
     def update(
         self,
         *,
-        truth: UInt8[Tensor, "*batch x y z"],
-        prediction: UInt8[Tensor, "*batch x y z"],
+        truth: Shaped[Tensor, "*batch x y z"],
+        prediction: Shaped[Tensor, "*batch x y z"],
         mask_camera: Bool[Tensor, "*batch x y z"] | None = None,
         mask_lidar: Bool[Tensor, "*batch x y z"] | None = None,
     ) -> None:
         """Counts a batch of class volumes.
 
         Args:
-            truth, prediction: class ids, the last class is free; the truth may be unknown (255) where no mask of the
-                score evaluates it.
+            truth, prediction: class ids, integers of any kind, the last class is free; the truth may be unknown (255)
+                where no mask of the score evaluates it.
             mask_camera, mask_lidar: voxels to be evaluated; needed where `masks` names them.
 
         Raises:
+            ConfigError: a mask is missing.
             DataError: shapes differ, or a value is no class.
         """
         given = {"camera": mask_camera, "lidar": mask_lidar, "none": None}
-        missing = [mask for mask in self.masks if mask != "none" and given[mask] is None]
-        assert not missing, f"mask_{missing[0]} is needed for the scores {', '.join(self.masks)}"
+        if missing := [mask for mask in self.masks if mask != "none" and given[mask] is None]:
+            raise ConfigError(
+                f"mask_{missing[0]} is needed for a score with the masks {', '.join(self.masks)}: give it to update, "
+                "or make the score without it, such as OccupancyScore(masks=('none',)), which evaluates all voxels"
+            )
         evaluated: dict[Mask, NDArray[np.bool_] | None] = {}
         for name in self.masks:
             mask = given[name]
             evaluated[name] = None if mask is None else _on_host(mask).astype(np.bool_)
         counted = histograms(
-            truth=_on_host(truth).astype(np.uint8),
-            prediction=_on_host(prediction).astype(np.uint8),
+            truth=_class_ids(truth, "truth"),
+            prediction=_class_ids(prediction, "prediction"),
             evaluated=evaluated,
             num_classes=self.taxonomy.num_classes,
         )
@@ -143,32 +160,36 @@ class RayScore(SummedMetric):
     histogram: Tensor
 
     def __init__(self, *, space: LabelSpace = OCC3D) -> None:
-        super().__init__()
+        super().__init__(space=space)
         self.space: Final = space
         self.add_sum("histogram", *ray_histogram_shape(space.taxonomy))
 
     def update(
         self,
         *,
-        truth: UInt8[Tensor, "batch x y z"],
-        prediction: UInt8[Tensor, "batch x y z"],
+        truth: Shaped[Tensor, "batch x y z"],
+        prediction: Shaped[Tensor, "batch x y z"],
         origins_m: Sequence[Float[Tensor, "_ 3"]],
     ) -> None:
         """Casts the rays of a batch on the device of the prediction.
 
         Args:
-            truth, prediction: class ids, the last class is free.
+            truth, prediction: class ids, integers of any kind, the last class is free.
             origins_m: per key frame where its rays start (`ray_origins`), metres, ego frame.
 
         Raises:
-            DataError: shapes differ from the grid's, or a value is no class.
+            DataError: shapes differ from the grid's, a value is no class, or there are not as many places as volumes.
         """
-        assert len(prediction) == len(truth) == len(origins_m), (len(prediction), len(truth), len(origins_m))
+        if not len(prediction) == len(truth) == len(origins_m):
+            raise DataError(
+                f"expected as many predictions and origins_m as truths, got {len(prediction)}, {len(origins_m)} and "
+                f"{len(truth)}; a single volume has a batch axis too"
+            )
         device = str(prediction.device)
         for predicted, true, origins in zip(prediction, truth, origins_m, strict=True):
             h = ray_histogram(
-                truth=_on_host(true).astype(np.uint8),
-                prediction=_on_host(predicted).astype(np.uint8),
+                truth=_class_ids(true, "truth"),
+                prediction=_class_ids(predicted, "prediction"),
                 origins_m=_on_host(torch.as_tensor(origins)).astype(np.float64),
                 space=self.space,
                 device=device,
@@ -202,7 +223,7 @@ class BevScore(SummedMetric):
     def __init__(
         self, classes: Sequence[str] = VEHICLE, *, visibility_filter: bool = True, threshold: float = THRESHOLD
     ) -> None:
-        super().__init__()
+        super().__init__(classes=tuple(classes), visibility_filter=visibility_filter, threshold=threshold)
         self.classes: Final = tuple(classes)
         self.visibilities: Final[tuple[Visibility, ...]] = VISIBILITIES if visibility_filter else ("unfiltered",)
         self.threshold: Final = threshold
@@ -223,12 +244,17 @@ class BevScore(SummedMetric):
             ignored: cells that the visibility filter leaves out.
 
         Raises:
+            ConfigError: ignored cells are missing, or given to a score without the filter.
             DataError: shapes or types differ from these, a probability is not in 0..1, or a cell is ignored that is
                 not true.
         """
-        assert (ignored is not None) == ("filtered" in self.visibilities), (
-            f"ignored cells {'missing' if ignored is None else 'given'} for the scores {self.visibilities}"
-        )
+        if (ignored is not None) != ("filtered" in self.visibilities):
+            raise ConfigError(
+                "the filtered score needs the cells that its filter leaves out: give `ignored` to update, or make the "
+                "score with visibility_filter=False"
+                if ignored is None
+                else "cells are `ignored` in a score without the visibility filter; make it with visibility_filter=True"
+            )
         batch = bev_counts(
             truth=_on_host(truth),
             prediction=_on_host(prediction),
@@ -241,7 +267,7 @@ class BevScore(SummedMetric):
     @property
     def counts(self) -> BevCounts:
         cells = dict(zip(self.visibilities, _on_host(self.cells), strict=True))
-        return BevCounts(classes=self.classes, cells=cells)
+        return BevCounts(classes=self.classes, cells=cells, threshold=self.threshold)
 
 
 class DepthScore(SummedMetric):
@@ -299,6 +325,20 @@ class DepthScore(SummedMetric):
         return DepthSums(
             images=int(self.images), pixels=int(self.pixels), per_image=per_image, errors=errors, within=within
         )
+
+
+def _class_ids(tensor: Tensor, name: str) -> UInt8[np.ndarray, "..."]:
+    """Class ids as bytes, on the host.
+
+    Raises:
+        DataError: they are no integers, or do not fit into a byte.
+    """
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise DataError(f"the {name} should hold class ids, but holds {tensor.dtype}; take the argmax of logits")
+    ids = _on_host(tensor)
+    if ids.dtype != np.uint8 and ids.size and (ids.min() < 0 or ids.max() > 255):
+        raise DataError(f"the {name} should hold class ids 0..255, but holds {ids.min()} to {ids.max()}")
+    return ids.astype(np.uint8)
 
 
 def _on_host(tensor: Tensor) -> NDArray[np.generic]:

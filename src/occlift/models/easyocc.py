@@ -262,7 +262,7 @@ class EasyOcc(nn.Module):
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
     ) -> Float[Tensor, "batch cameras channels feature_height feature_width"]:
         """The feature maps that are lifted; arguments as for `forward`."""
-        assert images.shape[-2:] == (rig.height, rig.width), (images.shape, rig.height, rig.width)
+        rig.check_image_size(images.shape[-2], images.shape[-1])
         features = self.encoder(images.flatten(0, 1))
         return features.view(*images.shape[:2], *features.shape[1:])
 

@@ -13,6 +13,23 @@ from occlift.runtime.differences import differences
 _MOST_NAMED: Final = 3
 
 
+def has_home() -> bool:
+    """Whether the user has a home: a number without a name, as containers and clusters run programs, has none."""
+    try:
+        Path.home()
+    except RuntimeError:
+        return False
+    return True
+
+
+def expanded(path: Path) -> Path:
+    """A path that begins with `~`, below the user's home where there is one."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def is_claimed(folder: Path, mark: str, *, contents: str) -> bool:
     """Whether a folder is one of ours; if not, it is empty or missing, and may become one.
 

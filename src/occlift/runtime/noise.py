@@ -13,7 +13,7 @@ def generator_of(*names: int | str) -> np.random.Generator:
 
     So what is drawn for an image is the same in whatever order, and in whatever process, images come.
     """
-    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    digest = hashlib.sha256("/".join(map(str, names)).encode("utf-8", "surrogateescape")).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "little"))
 
 

@@ -1,4 +1,4 @@
-"""One function in several processes that train together, and the answer of the first.
+"""One function in several processes: on many things, or together, as processes that train do.
 
 Lightning's own way to start processes is to run the same command line again. That is right for `occlift train` and
 wrong for everybody who trains from a program, a notebook or a test: their program would start again. Here
@@ -16,13 +16,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from multiprocessing import parent_process
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from occlift.errors import ConfigError, OccliftError
+from occlift.runtime.interrupts import interrupts_kept_from_children
 from occlift.runtime.progress import is_shown, shown_progress
+from occlift.runtime.threads import limit_kernel_threads
 
 Result = TypeVar("Result")
 
@@ -31,14 +35,7 @@ _GRACE_S: Final = 10.0
 
 
 class ProcessFailed(OccliftError):
-    """A process of a training on several devices ended without an answer."""
-
-
-def started_by_others() -> bool:
-    """Whether this process is one of several that were started together already (torchrun, srun, or from here)."""
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-
-    return "LOCAL_RANK" in os.environ or bool(SLURMEnvironment.detect())
+    """A process ended without an answer."""
 
 
 def run_in_processes(function: Callable[[], Result], count: int) -> Result:
@@ -77,6 +74,46 @@ def run_in_processes(function: Callable[[], Result], count: int) -> Result:
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
+def in_processes(
+    function: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], *, workers: int, threads: int
+) -> Iterator[Result]:
+    """What a function answers to each tuple of arguments, in the order in which the answers come.
+
+    When the iterator is closed, fails, or is interrupted, the processes are ended at once, in the middle of their work.
+
+    Args:
+        function: of a module that can be imported by name.
+        workers: processes. They are fresh ones: forking one that has started numba's threads is not safe.
+        threads: of compiled kernels, for each.
+
+    Raises:
+        ProcessFailed: a process died.
+    """
+    others = set(active_children())
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(threads,))
+    try:
+        with interrupts_kept_from_children():
+            futures = [pool.submit(function, *given) for given in arguments]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise ProcessFailed(
+            "a process died, often for lack of memory; what is finished is kept. Run the same command again, with "
+            "fewer workers if memory ran out"
+        ) from error
+    except BaseException:
+        for process in set(active_children()) - others:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    limit_kernel_threads(threads)
+    end_with_caller()
+
+
 def end_with_caller() -> None:
     """Ends this process as soon as the one that started it is gone, however that ended.
 
@@ -100,7 +137,9 @@ def _read_to_the_end() -> None:
 
 @contextlib.contextmanager
 def _process(rank: int, *, environment: Mapping[str, str]) -> Any:
-    with subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment) as process:
+    with interrupts_kept_from_children():
+        process = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, env=environment)
+    with process:
         try:
             yield process
         finally:
@@ -161,8 +200,6 @@ def _serve() -> int:
     except OccliftError as error:
         (Path(folder) / f"error-{rank}").write_bytes(pickle.dumps(error))
         return 1
-    except KeyboardInterrupt:
-        return 130
     if rank == 0:
         (Path(folder) / "result").write_bytes(pickle.dumps(result))
     return 0

@@ -14,6 +14,24 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+_forked: list[bool] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
+
+
+def was_forked() -> bool:
+    """Whether this process is a copy of one that had imported this: numba's threads must not be started in it."""
+    return bool(_forked)
+
+
+def kernel_threads() -> int:
+    """On how many threads a parallel kernel runs here."""
+    import numba
+
+    return 1 if was_forked() else numba.get_num_threads()
+
+
 def limit_kernel_threads(threads: int) -> None:
     """Lets numba's kernels in this process run on so many threads, or on fewer where NUMBA_NUM_THREADS allows fewer."""
     import numba

@@ -5,6 +5,7 @@ Nothing here knows a format. Whoever needs a capability asks for it once, before
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections import defaultdict
@@ -17,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 import numpy as np
 from jaxtyping import Bool, Float
 
-from occlift.errors import ConfigError, DataError
+from occlift.errors import ConfigError, DataError, OccliftError
 from occlift.geometry.grids import BevGrid
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame
 from occlift.scenes.truth_maps import TruthMaps
@@ -89,6 +90,21 @@ class DatasetSpec:
             if "argument" not in str(error):
                 raise
             raise ConfigError(f"{self}: {error}; check the options behind the question mark") from error
+        except DataError as error:
+            if other := self._other_format():
+                raise DataError(f"{error}; it can be opened as {other}:{self.location}") from error
+            raise
+
+    def _other_format(self) -> str | None:
+        """The format in which a folder can be opened that is none of the default format."""
+        if self.format != _formats().DEFAULT_FORMAT or not Path(self.location).is_dir():
+            return None
+        for name, module in _formats().FORMATS.items():
+            if name != self.format:
+                with contextlib.suppress(OccliftError):
+                    importlib.import_module(module).open_folder(Path(self.location))
+                    return name
+        return None
 
     def __str__(self) -> str:
         return f"{self.format}:{self.location}" + (f"?{urlencode(self.options, safe='/')}" if self.options else "")

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from occlift.errors import ConfigError, DataError
+from occlift.geometry.intrinsics import fault_of_intrinsics
 from occlift.geometry.transforms import inverse
 
 if TYPE_CHECKING:
@@ -67,12 +68,15 @@ class CameraImage:
 
         Raises:
             ConfigError: the lens distorts.
+            DataError: they are none: not finite, or focal lengths that no camera has.
         """
         if self.distortion is not None:
             raise ConfigError(
                 f"{self.source.name}: camera {self.camera} is distorted ({self.distortion.model}), and a pinhole is "
                 "needed here; open the data set as occlift.datasets.rectified.Rectified(data)"
             )
+        if fault := fault_of_intrinsics(self.intrinsics_px, self.height, self.width):
+            raise DataError(f"{self.source.name}: the intrinsics of camera {self.camera}: {fault}")
         return self.intrinsics_px
 
     @property
@@ -109,7 +113,8 @@ class CameraImage:
         if shape[:2] != (self.height, self.width):
             raise DataError(
                 f"{self.source.name}: the {what} has {shape[0]}×{shape[1]} pixels (height × width), the data set says "
-                f"{self.height}×{self.width}, and its intrinsics are for that size; the two come from different data"
+                f"{self.height}×{self.width}, and its intrinsics are for that size; the two come from different "
+                "data, or one of them was turned by the EXIF orientation, which turns no pixels here"
             )
 
 
@@ -149,6 +154,9 @@ class KeyFrame:
         cameras: images, in the order of the data set's cameras; cameras without an image at this moment are left out.
         lidar: sweep of the lidar; None where there is none.
 
+    Raises:
+        DataError: a camera has no name, or two images are of cameras of one name.
+
     >>> import numpy as np
     >>> frame = KeyFrame(token="a", scene="s", index=0, timestamp_us=0, global_from_ego=np.eye(4), cameras=())
     >>> frame.lidar is None
@@ -162,6 +170,14 @@ class KeyFrame:
     global_from_ego: Float[np.ndarray, "4 4"]
     cameras: tuple[CameraImage, ...]
     lidar: LidarSweep | None = None
+
+    def __post_init__(self) -> None:
+        names = [image.camera for image in self.cameras]
+        if "" in names or len(set(names)) < len(names):
+            raise DataError(
+                f"key frame {self.token} ({self.scene}): the cameras of its images are called "
+                f"{', '.join(map(repr, names))}; expected names, each once"
+            )
 
     def ego_from_camera(self, camera: CameraImage) -> Float[np.ndarray, "4 4"]:
         """From a camera to the ego frame of the key frame, through the global frame and both ego poses."""

@@ -11,6 +11,7 @@ Maps may be smaller or larger than their images, with the same proportions.
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +24,29 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from occlift.errors import ConfigError, DataError
-from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
+from occlift.label_space import (
+    OCC3D,
+    UNKNOWN,
+    Taxonomy,
+    class_mapping,
+    class_table,
+    read_mapping,
+    read_space,
+)
+from occlift.runtime.folders import expanded
 from occlift.runtime.npz import read_npz
+from occlift.scenes.dataset import DrivingDataset, evenly_spaced
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.layouts import DEPTH_LAYOUTS, SEMANTICS_LAYOUTS, SUFFIXES, Layout, LayoutName
-from occlift.teachers.teacher import DepthMap, SemanticMap
+from occlift.teachers.teacher import DepthMap, SemanticMap, SemanticsTeacher
+
+_log = logging.getLogger(__name__)
 
 _FIELDS: Final = ("camera", "channel", "stem", "token", "sample", "scene", "suffix")
+_PER_SCENE: Final = "<scene>/<camera>/<image name>"
+_GROUND_AND_SKY: Final = 0.1
+"""Smallest share of ground and sky that is not strange; real frames of three data sets have 38 to 55 %."""
+
 _NO_HEADER: Final = ".bin"
 """Suffix of files that are nothing but int8, row by row, as OccNeRF's are."""
 
@@ -40,11 +57,15 @@ class FilesSemanticsConfig:
 
     Attributes:
         root: the folder.
-        layout: where the maps lie below it; `plain` is `<camera>/<image name>` with .npy, .npz or .png.
+        layout: where the maps lie below it; `plain` is `<scene>/<camera>/<image name>` or `<camera>/<image name>` with
+            .npy, .npz or .png.
         pattern: another place than the layout's; fields as in `Layout`.
         key: of the array in `.npz` files; by default the only one that there is.
         class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`. By default ids are
             those of the label space (`occlift space --list`): 0..n−1 its classes, n sky, 255 unknown.
+        space: preset or .toml file whose classes the maps hold instead; they become those of the label space by
+            `class_mapping`.
+        mapping: TOML file that says what they become, where names do not.
     """
 
     root: Path
@@ -52,6 +73,8 @@ class FilesSemanticsConfig:
     pattern: str = ""
     key: str = ""
     class_ids: tuple[str, ...] = ()
+    space: str = ""
+    mapping: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +97,7 @@ class FilesSemantics:
     """A `SemanticsTeacher` that reads class maps from disk. Scores are 1 where a class is known.
 
     Args:
-        taxonomy: classes that the maps are about.
+        taxonomy: classes asked for.
 
     Raises:
         ConfigError: there is no such folder, or an option cannot be understood.
@@ -84,10 +107,15 @@ class FilesSemantics:
         layout = SEMANTICS_LAYOUTS[config.layout]
         self._config = config
         self._maps = _MapFiles(config.root, config.pattern, config.key, layout)
-        class_ids = _class_ids(config.class_ids, layout, taxonomy)
-        self._taxonomy = taxonomy
+        held = read_space(config.space).taxonomy if config.space else taxonomy
+        given = None if config.mapping is None else read_mapping(config.mapping)
+        file = str(config.mapping or "teacher files, without its option mapping=FILE")
+        self._becomes = class_mapping(held, taxonomy, given, file=file)
+        class_ids = _class_ids(config.class_ids, layout, held)
+        self._taxonomy = held
         self._numbers = np.array(sorted(class_ids))
-        self._classes = np.array([class_ids[number] for number in sorted(class_ids)], np.uint8)
+        classes = np.array([class_ids[number] for number in sorted(class_ids)], np.uint8)
+        self._classes = class_table(held, taxonomy, self._becomes)[classes]
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -96,6 +124,7 @@ class FilesSemantics:
             **self._maps.settings,
             "layout": self._config.layout,
             "class_ids": list(self._config.class_ids),
+            **({"classes": self._becomes} if self._config.space or self._config.mapping else {}),
         }
 
     def semantics(self, frame: KeyFrame) -> list[SemanticMap]:
@@ -119,6 +148,36 @@ class FilesSemantics:
             )
         class_id = classes[place]
         return SemanticMap(class_id=class_id, score=(class_id != UNKNOWN).astype(np.float32))
+
+
+def warn_of_strange_maps(teacher: SemanticsTeacher, data: DrivingDataset, taxonomy: Taxonomy) -> None:
+    """Warns, once, where class maps on disk are hardly those of drives: ids do not say which class list they are of.
+
+    Looks at the first key frames of some scenes. Nearly all that cameras around a car see of roads is known: a third
+    and more of it is ground and sky. What is wrong with files is for those to say who read all of them.
+    """
+    if not isinstance(teacher, FilesSemantics) or not taxonomy.ground:
+        return
+    tokens, counts = [], np.zeros(256, np.int64)
+    for scene in evenly_spaced(data.scenes(), 3):
+        for token in data.key_frame_tokens(scene)[:1]:
+            try:
+                maps = [one.class_id for one in teacher.semantics(data.key_frame(token))]
+            except DataError:
+                continue
+            counts += np.bincount(np.concatenate([one.ravel() for one in maps]), minlength=256)
+            tokens.append(token)
+    known = int(counts[: taxonomy.num_classes].sum())
+    expected = int(counts[[*taxonomy.ids(taxonomy.ground), taxonomy.free]].sum())
+    if expected >= _GROUND_AND_SKY * known:
+        return
+    frequent = [int(number) for number in np.argsort(-counts, kind="stable")[:3] if counts[number]]
+    found = ", ".join(f"{taxonomy.name_of(number)} {counts[number] / counts.sum():.0%}" for number in frequent)
+    _log.warning(
+        "%s: only %.0f %% of what the class maps of %s show is ground (%s) or sky, and mostly they show %s. If that "
+        "is not so in the images, the ids are of another class list: say which by space=... or class_ids=...",
+        teacher.settings["root"], 100 * expected / known, ", ".join(tokens), ", ".join(taxonomy.ground), found,
+    )  # fmt: skip
 
 
 class FilesDepth:
@@ -170,8 +229,10 @@ class _MapFiles:
     """The maps below a folder."""
 
     def __init__(self, root: Path, pattern: str, key: str, layout: Layout) -> None:
-        self._root, self._key, self._layout = root.expanduser(), key, layout
+        self._root, self._key, self._layout = expanded(root), key, layout
         self._pattern = pattern or layout.pattern
+        self._flat_pattern = "" if pattern else layout.flat_pattern
+        self._images: dict[Path, str] = {}
         if not self._root.is_dir():
             raise ConfigError(f"files: {root}: no such folder; expected one that holds {self._pattern}")
         try:
@@ -196,15 +257,15 @@ class _MapFiles:
 
     def read(self, frame: KeyFrame) -> Iterator[tuple[Path, Shaped[np.ndarray, "height width"]]]:
         """The file of every image's map, and the map; its size fits the image."""
-        seen: dict[Path, str] = {}
         for camera in frame.cameras:
             path = self._path(frame, camera)
-            if path in seen and not self._layout.stacked:
+            image = f"{camera.camera} of {frame.token}"
+            if self._images.setdefault(path, image) != image and not self._layout.stacked:
                 raise ConfigError(
-                    f"files: the pattern {self._pattern!r} names {path} for {seen[path]} and for {camera.camera}; put "
-                    "{camera} into it"
+                    f"files: {path} would be the map of {self._images[path]} and of {image}; where images of several "
+                    f"scenes or cameras have one name, their maps lie in {_PER_SCENE}, or where pattern=... says "
+                    "(fields {scene} and {camera})"
                 )
-            seen[path] = camera.camera
             yield path, self._map(path, camera)
 
     def _map(self, path: Path, camera: CameraImage) -> Shaped[np.ndarray, "height width"]:
@@ -232,13 +293,16 @@ class _MapFiles:
             "scene": frame.scene,
         }
         candidates = [
-            self._root / self._pattern.format(**fields, suffix=suffix)
-            for suffix in (SUFFIXES if "{suffix}" in self._pattern else ("",))
+            self._root / pattern.format(**fields, suffix=suffix)
+            for pattern in filter(None, (self._pattern, self._flat_pattern))
+            for suffix in (SUFFIXES if "{suffix}" in pattern else ("",))
         ]
         for path in candidates:
             if path.is_file():
                 return path
-        others = f" (nor with {', '.join(SUFFIXES[1:])})" if len(candidates) > 1 else ""
+        others = f" (nor with {', '.join(SUFFIXES[1:])})" if "{suffix}" in self._pattern else ""
+        if self._flat_pattern:
+            others += f" (nor {candidates[-1].with_suffix('').relative_to(self._root)})"
         raise DataError(f"{candidates[0]}: no such file{others}; it should hold the map of {camera.stem}")
 
     def _slice(self, path: Path, array: NDArray[Any], camera: CameraImage) -> NDArray[Any]:

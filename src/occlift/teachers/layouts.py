@@ -38,12 +38,14 @@ class Layout:
         pattern: path below the root. Fields: {camera} or {channel}, the name of the camera; {stem}, the name of the
             image file without suffix; {token}, the key of the image in the data set; {sample}, the token of the key
             frame; {scene}, its name; {suffix}, one of `SUFFIXES`.
+        flat_pattern: where they may lie instead, if no two scenes have images of one name.
         classes: id on disk → name of a class, `free` (sky) or `unknown`; None: ids are classes already. Other ids, and
             those of classes that the taxonomy does not have, are an error.
         stacked: names of the cameras in the order of the first axis, where one file holds the maps of all.
     """
 
     pattern: str
+    flat_pattern: str = ""
     classes: Mapping[int, str] | None = None
     stacked: tuple[str, ...] = ()
 
@@ -71,11 +73,12 @@ _OCCNERF_CLASSES: Final[Mapping[int, str]] = {
 
 _STACKED: Final = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT")
 
-_PLAIN: Final = "{channel}/{stem}{suffix}"
+_PLAIN: Final = "{scene}/{camera}/{stem}{suffix}"
+_FLAT: Final = "{camera}/{stem}{suffix}"
 _PER_SAMPLE: Final = "{scene}/{sample}.npy"
 
 SEMANTICS_LAYOUTS: Final[Mapping[LayoutName, Layout]] = {
-    "plain": Layout(pattern=_PLAIN),
+    "plain": Layout(pattern=_PLAIN, flat_pattern=_FLAT),
     "occnerf": Layout(pattern="samples/{channel}/{stem}_mask.bin", classes=_OCCNERF_CLASSES),
     "gaussianflowocc": Layout(
         pattern=_PER_SAMPLE,
@@ -92,7 +95,7 @@ SEMANTICS_LAYOUTS: Final[Mapping[LayoutName, Layout]] = {
 }
 
 DEPTH_LAYOUTS: Final[Mapping[LayoutName, Layout]] = {
-    "plain": Layout(pattern=_PLAIN),
+    "plain": Layout(pattern=_PLAIN, flat_pattern=_FLAT),
     "occnerf": Layout(pattern="samples/{channel}/{stem}.npy"),
     "gaussianflowocc": Layout(pattern=_PER_SAMPLE, stacked=_STACKED),
 }

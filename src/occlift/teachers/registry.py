@@ -49,20 +49,29 @@ class TeacherContext:
 
     Attributes:
         name: name of the teacher, for errors.
+        kind: what it is a teacher of, for errors.
         data: data set that it will be asked about; None: unknown.
         seed: random seed for the errors of oracles (that of features has its own as an option).
         taxonomy: classes that a teacher of classes is asked for.
     """
 
     name: str
+    kind: Kind
     data: DrivingDataset | None
     seed: int
     taxonomy: Taxonomy = OCC3D.taxonomy
 
     @property
     def truth(self) -> HasTruthMaps:
-        """The data set as one with truth maps; ConfigError if it has none."""
-        return require(self.data, HasTruthMaps, f"teacher {self.name}")
+        """The data set as one with truth maps; ConfigError if it has none, which says who could be asked instead."""
+        try:
+            return require(self.data, HasTruthMaps, f"teacher {self.name}")
+        except ConfigError as error:
+            others = [name for name in _ENTRIES[self.kind] if not name.startswith("oracle")]
+            raise ConfigError(
+                f"{error}; a town has them that was made with --maps. Other images need another teacher of "
+                f"{_KINDS[self.kind]}: {', '.join(others)} (`occlift teachers` says what each needs)"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +265,12 @@ FEATURE_TEACHERS: Final[Mapping[str, TeacherEntry[FeatureTeacher]]] = {
 }
 """The teachers of features."""
 
+_ENTRIES: Final[Mapping[Kind, Mapping[str, TeacherEntry[Any]]]] = {
+    "semantics": SEMANTICS_TEACHERS,
+    "depth": DEPTH_TEACHERS,
+    "features": FEATURE_TEACHERS,
+}
+
 
 def semantics_teacher(
     name: str,
@@ -279,7 +294,9 @@ def semantics_teacher(
             needs is missing.
     """
     return _build(
-        SEMANTICS_TEACHERS, "semantics", options, TeacherContext(name=name, data=data, seed=seed, taxonomy=taxonomy)
+        SEMANTICS_TEACHERS,
+        options,
+        TeacherContext(name=name, kind="semantics", data=data, seed=seed, taxonomy=taxonomy),
     )
 
 
@@ -287,25 +304,20 @@ def depth_teacher(
     name: str, data: DrivingDataset | None = None, *, seed: int = 0, options: Mapping[str, str] = _NO_OPTIONS
 ) -> DepthTeacher:
     """The teacher of depth called `name`; arguments and errors as in `semantics_teacher`."""
-    return _build(DEPTH_TEACHERS, "depth", options, TeacherContext(name=name, data=data, seed=seed))
+    return _build(DEPTH_TEACHERS, options, TeacherContext(name=name, kind="depth", data=data, seed=seed))
 
 
 def feature_teacher(
     name: str, data: DrivingDataset | None = None, *, options: Mapping[str, str] = _NO_OPTIONS
 ) -> FeatureTeacher:
     """The teacher of features called `name`; arguments and errors as in `semantics_teacher`."""
-    return _build(FEATURE_TEACHERS, "features", options, TeacherContext(name=name, data=data, seed=0))
+    return _build(FEATURE_TEACHERS, options, TeacherContext(name=name, kind="features", data=data, seed=0))
 
 
 def teacher_table() -> tuple[TeacherStatus, ...]:
     """All teachers with their default options: what they are, what they need, whether it is there. Loads nothing."""
-    kinds: Mapping[Kind, Mapping[str, TeacherEntry[Any]]] = {
-        "semantics": SEMANTICS_TEACHERS,
-        "depth": DEPTH_TEACHERS,
-        "features": FEATURE_TEACHERS,
-    }
     table = []
-    for kind, entries in kinds.items():
+    for kind, entries in _ENTRIES.items():
         for name, entry in entries.items():
             # What a teacher of files lacks is its folder, which only a user knows.
             missing = None if entry.argument == "root" else entry.missing(entry.config(**entry.preset))
@@ -323,7 +335,7 @@ def teacher_table() -> tuple[TeacherStatus, ...]:
 
 
 def _build(
-    entries: Mapping[str, TeacherEntry[_Teacher]], kind: Kind, options: Mapping[str, str], context: TeacherContext
+    entries: Mapping[str, TeacherEntry[_Teacher]], options: Mapping[str, str], context: TeacherContext
 ) -> _Teacher:
     name = context.name
     short, colon, argument = name.partition(":")
@@ -337,7 +349,7 @@ def _build(
         given[option] = argument
     else:
         raise ConfigError(
-            f"there is no teacher of {_KINDS[kind]} called {name!r}{did_you_mean(name, list(entries))}; "
+            f"there is no teacher of {_KINDS[context.kind]} called {name!r}{did_you_mean(name, list(entries))}; "
             f"choose one of {', '.join(entries)}"
         )
     entry = entries[short]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from occlift.errors import ConfigError, DataError
+from occlift.runtime.folders import expanded
 
 WEIGHT_SUFFIXES: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".onnx"})
 """Files of which at least one must be there."""
@@ -64,7 +65,7 @@ def weights_digest(path: Path) -> str:
         # Neither a repository's own files nor a download's bookkeeping says anything about the weights.
         if any(part.startswith(".") for part in relative.parts):
             continue
-        digest.update(f"{relative.as_posix()}\0{file.stat().st_size}\0".encode())
+        digest.update(f"{relative.as_posix()}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
         try:
             with file.open("rb") as stream:
                 while block := stream.read(1 << 22):
@@ -79,7 +80,7 @@ def weights_settings(name: str, path: Path) -> dict[str, object]:
 
     A local folder is called by its last name, so that labels do not depend on where it is mounted.
     """
-    return {"name": path.name if Path(name).expanduser().exists() else name, "digest": weights_digest(path)}
+    return {"name": path.name if expanded(Path(name)).exists() else name, "digest": weights_digest(path)}
 
 
 def read_json(path: Path) -> Mapping[str, object]:
@@ -114,7 +115,7 @@ def model_type(folder: Path) -> str:
 
 
 def _look_up(name: str, revision: str | None) -> tuple[Path | None, str]:
-    local = Path(name).expanduser()
+    local = expanded(Path(name))
     if local.is_file():
         return local, ""
     if local.is_dir():

@@ -17,6 +17,7 @@ from occlift.geometry.raycast import observed_by_camera
 from occlift.geometry.transforms import inverse, quaternion_from_rotation, rotation_about_z, transform_points
 from occlift.label_space import DRIVEABLE_SURFACE, SIDEWALK
 from occlift.labels.files import OccupancyLabel, label_path, write_label
+from occlift.runtime.files import replacing
 from occlift.scenes.truth_maps import TruthMaps, truth_maps_path, write_truth_maps
 from occlift.town.config import TownConfig
 from occlift.town.layout import TownScene, build_scene
@@ -108,8 +109,8 @@ class SceneWriter:
         picture = Image.fromarray((on_map.T[::-1] * 255).astype(np.uint8))
         size = tuple(round(n * ground.cell_m / 0.1) for n in on_map.shape)
         path = self._out / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.resize((size[0], size[1]), Image.Resampling.NEAREST).save(path)
+        with replacing(path) as stream:
+            picture.resize((size[0], size[1]), Image.Resampling.NEAREST).save(stream, "PNG")
 
     def _data(self, index: int, channel: str, timestamp_us: int, file: str, size: tuple[int, int]) -> None:
         """Rows of one sensor reading and of the ego pose at its time."""
@@ -203,9 +204,8 @@ class SceneWriter:
             )
 
     def _write(self, file: str, data: bytes) -> None:
-        path = self._out / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        with replacing(self._out / file) as stream:
+            stream.write(data)
 
     def _close(self) -> None:
         """Truth, which needs the beams of the whole scene, and the rows that need all frames."""
@@ -267,10 +267,8 @@ def _calibration(
 
 
 def _write_image(path: Path, rendered: Rendered, maps: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    Image.fromarray(rendered.rgb).save(temporary, format="JPEG", quality=92)
-    temporary.replace(path)
+    with replacing(path) as stream:
+        Image.fromarray(rendered.rgb).save(stream, format="JPEG", quality=92)
     if maps:
         truth = TruthMaps(semantics=rendered.class_id, depth_m=rendered.depth_m, instance=rendered.instance)
         write_truth_maps(truth_maps_path(path), truth)

@@ -15,22 +15,26 @@ if it was written before there were any.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from occlift.datasets import table_writer
+from occlift.runtime.files import sweep
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.folders import check_same, is_claimed, read_record
+from occlift.runtime.interrupts import going_on
+from occlift.runtime.processes import in_processes
 from occlift.runtime.progress import track
-from occlift.runtime.threads import limit_kernel_threads, usable_cores
+from occlift.runtime.threads import usable_cores
 from occlift.town.config import TownConfig
 from occlift.town.map_expansion import write_map_expansion
 from occlift.town.scene_writer import TABLES, SceneWriter, finished_mark, scene_of_town
 
 _FORMAT: Final = 1
 """Raised when the same configuration starts to give other bytes."""
+
+_RECORD_NAME: Final = "town.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +63,23 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
     Raises:
         ConfigError: `out` holds something else, or a town of another configuration.
         DataError: `town.json` is damaged.
+        AnotherRun: another run is writing into `out`.
+        DiskFull: the disk is full.
+        ProcessFailed: a process died.
     """
-    _claim(out, config)
+    is_claimed(out, _RECORD_NAME, contents="town")
+    with going_on(), sole_writer(out):
+        _claim(out, config)
+        return _write(out, config, workers)
+
+
+def _write(out: Path, config: TownConfig, workers: int | None) -> TownRun:
     marks = [finished_mark(out, config.scene_name(number)) for number in range(config.scenes)]
     marks[0].parent.mkdir(parents=True, exist_ok=True)
     missing = [number for number, mark in enumerate(marks) if not mark.exists()]
+    if missing:
+        for folder in {path.parent for path in out.rglob(".*.tmp")}:
+            sweep(folder)
     for number in sorted(set(range(config.scenes)) - set(missing)):
         name = config.scene_name(number)
         if not table_writer.map_expansion_path(out, name).exists():
@@ -71,27 +87,23 @@ def write_town(out: Path, config: TownConfig, *, workers: int | None = None) -> 
     cores = usable_cores()
     workers = min(workers or cores, len(missing))
     if workers > 1:
-        _write_in_processes(out, config, missing, workers, cores)
+        scenes = in_processes(
+            _write_scene,
+            [(out, config, number) for number in missing],
+            workers=workers,
+            threads=max(1, cores // workers),
+        )
+        for _ in track(scenes, "Building the town", total=len(missing)):
+            pass
     else:
         steps = (step for number in missing for step in SceneWriter(out, config, number).steps())
         for step in track(steps, "Building the town", total=len(missing) * config.frames):
             step()
     if missing or not (out / TABLES / "scene.json").exists():
-        table_writer.write_tables(out / TABLES, (json.loads(mark.read_text()) for mark in marks))
+        table_writer.write_tables(out / TABLES, (json.loads(mark.read_text(encoding="utf-8")) for mark in marks))
     return TownRun(
         root=out, scenes=config.scenes, key_frames=config.scenes * config.frames, reused=config.scenes - len(missing)
     )
-
-
-def _write_in_processes(out: Path, config: TownConfig, numbers: list[int], workers: int, cores: int) -> None:
-    # Fresh processes: forking one that has started numba's threads is not safe.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=limit_kernel_threads, initargs=(max(1, cores // workers),)
-    ) as pool:
-        futures = [pool.submit(_write_scene, out, config, number) for number in numbers]
-        for future in track(as_completed(futures), "Building the town", total=len(futures)):
-            future.result()
 
 
 def _write_scene(out: Path, config: TownConfig, number: int) -> None:
@@ -103,7 +115,7 @@ def _claim(out: Path, config: TownConfig) -> None:
     """Makes `out` the folder of this town, or finds that it is."""
     # As JSON gives it back.
     wanted = json.loads(json.dumps({"format": _FORMAT, **asdict(config)}))
-    path = out / "town.json"
+    path = out / _RECORD_NAME
     if is_claimed(out, path.name, contents="town"):
         check_same(out, read_record(path), wanted, contents="a town")
         return

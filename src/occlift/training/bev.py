@@ -19,6 +19,7 @@ from occlift.errors import ConfigError
 from occlift.losses.bev import BevLossConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.runtime.devices import Precision
+from occlift.runtime.files import write_text
 from occlift.runtime.progress import note
 from occlift.scenes.dataset import evenly_spaced, split_tokens
 from occlift.training.label_share import labelled_tokens
@@ -117,7 +118,8 @@ class BevFinetuning(TrainingSpec["BevFrames", list[float]]):
     """A bird's-eye-view network trained on a share of the labels; the run folder has a `labelled.json`, too.
 
     Attributes:
-        pretrained: a checkpoint whose weights are loaded by name; None: random weights, or those of the backbone.
+        pretrained: a checkpoint of `OccFeatPretraining` (or of this) whose weights are loaded by name; None: random
+            weights, or those of the backbone.
     """
 
     config: FinetuneConfig
@@ -128,11 +130,23 @@ class BevFinetuning(TrainingSpec["BevFrames", list[float]]):
         return "fine-tune"
 
     def check(self) -> None:
-        from occlift.training.checkpoint import checkpoint_parts
+        from occlift.training.checkpoint import TRAINED_BY, checkpoint_parts, task_of
 
-        if self.pretrained is not None:
-            # Read here only to be refused before anything is written.
-            checkpoint_parts(self.pretrained)
+        if self.pretrained is None:
+            return
+        parts = checkpoint_parts(self.pretrained)
+        # Networks of other tasks have weights of the same names, for the encoder at least.
+        if (task := task_of(parts, self.pretrained)) not in ("pretraining", "bev"):
+            raise ConfigError(
+                f"{self.pretrained}: a checkpoint of `{TRAINED_BY[task]}`; bird's-eye-view networks start from one of "
+                f"`{TRAINED_BY['pretraining']}` or `{TRAINED_BY['bev']}`"
+            )
+        there, here = parts["hyper_parameters"]["model"]["architecture"], self.config.model.architecture
+        if there != here:
+            raise ConfigError(
+                f"{self.pretrained}: a network of the architecture {there}, and this one is {here}; fine-tune the "
+                f"architecture that was pretrained (--network {there})"
+            )
 
     def frames(self) -> BevFrames:
         config = self.config
@@ -175,7 +189,7 @@ class BevFinetuning(TrainingSpec["BevFrames", list[float]]):
             "tokens": list(frames.tokens),
             "loaded": None if loaded is None else asdict(loaded),
         }
-        (out / LABELLED_NAME).write_text(json.dumps(account, indent=1), encoding="utf-8")
+        write_text(out / LABELLED_NAME, json.dumps(account, indent=1))
         prepare_network(task.model, devices=config.devices)
         if config.validation_every is None:
             return task, TrainingData(frames, collate_bev, config)

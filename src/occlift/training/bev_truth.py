@@ -4,8 +4,8 @@
 `pedestrian` every one that starts with `human.pedestrian`. *Map classes* come from the map expansion of the location
 (`HasMap`). Every class is decided at the centres of the cells.
 
-*Visibility filter.* A cell is ignored where every object of the class that covers it is hardly visible (visibility
-token 1: 0 to 40 %); `metrics.bev` says how that counts.
+*Visibility filter.* A cell is ignored where every object of the class that covers it is hardly visible (at most
+40 %); `metrics.bev` says how that counts.
 
 *Centres and offsets* (after SimpleBEV, arXiv 2206.07959, and FIERY, arXiv 2104.10490) are of the objects of all object
 classes together that are not hardly visible; hardly visible ones have neither. An object's centre is that of its bottom
@@ -138,7 +138,7 @@ def object_truth(
 
     Returns:
         truth: the cell's centre lies in the bottom face of an object's box (`box_footprints`).
-        ignored: every object that covers the cell is hardly visible (visibility token 1: 0 to 40 %). A cell that no
+        ignored: every object that covers the cell is hardly visible (at most 40 %). A cell that no
             object covers is never ignored, nor is one where the table says nothing about visibility.
     """
     objects = _of_classes(boxes, (name,))

@@ -12,7 +12,7 @@ from typing import Any, Final
 import lightning
 
 from occlift.errors import DataError
-from occlift.runtime.files import replacing
+from occlift.runtime.files import disk_full_said, replacing
 from occlift.runtime.progress import track
 
 _COLUMNS: Final = ("step", "name", "value")
@@ -58,7 +58,7 @@ class ScalarLog(lightning.Callback):
     def _append(self, trainer: lightning.Trainer, metrics: dict[str, Any]) -> None:
         if trainer.is_global_zero:
             rows = [(trainer.global_step, name, repr(float(value))) for name, value in metrics.items()]
-            with self._path.open("ab") as file:
+            with disk_full_said(self._path), self._path.open("ab") as file:
                 file.write(_csv(rows).encode())
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,16 @@ from occlift.models.rendering import RenderingConfig, RenderingModel
 from occlift.scenes.dataset import DrivingDataset
 
 Network = TypeVar("Network", bound=nn.Module)
+
+Task = Literal["occupancy", "rendering", "pretraining", "bev"]
+
+TRAINED_BY: Final[Mapping[Task, str]] = {
+    "occupancy": "occlift train",
+    "rendering": "occlift train-rendering",
+    "pretraining": "occlift pretrain",
+    "bev": "occlift finetune",
+}
+"""The command that trains a task."""
 
 AVERAGED_WEIGHTS: Final = "averaged_weights"
 """The key under which a run with `WeightAverage` keeps the average, named and shaped as the `state_dict` beside it."""
@@ -42,6 +53,27 @@ def checkpoint_parts(checkpoint: Path) -> dict[str, Any]:
     return parts
 
 
+def task_of(parts: dict[str, Any], checkpoint: Path) -> Task:
+    """Which task a checkpoint is of.
+
+    Args:
+        parts: as `checkpoint_parts` gives them.
+        checkpoint: where they are from, for the error.
+
+    Raises:
+        DataError: of none of ours; checkpoints of other projects have the same parts.
+    """
+    settings = parts["hyper_parameters"]
+    config = settings.get("model") if isinstance(settings, dict) else None
+    if not isinstance(config, dict):
+        raise DataError(
+            f"{checkpoint}: a checkpoint of another project; expected one of {', '.join(TRAINED_BY.values())}"
+        )
+    if "architecture" in config:
+        return "pretraining" if "head" in settings else "bev"
+    return "rendering" if "network" in config else "occupancy"
+
+
 def load_easyocc(checkpoint: Path) -> EasyOcc | RenderingModel:
     """The network of a checkpoint, whichever task trained it, in evaluation mode on the CPU.
 
@@ -58,13 +90,15 @@ def load_easyocc(checkpoint: Path) -> EasyOcc | RenderingModel:
     (200, 200, 16)
     """
     parts = checkpoint_parts(checkpoint)
+    task = task_of(parts, checkpoint)
     config = parts["hyper_parameters"]["model"]
-    if "architecture" in config:
+    if task in ("bev", "pretraining"):
+        use = "use occlift evaluate-bev" if task == "bev" else "fine-tune it with occlift finetune --from"
         raise DataError(
-            f"{checkpoint}: a bird's-eye-view network, which predicts no occupancy: use occlift evaluate-bev"
+            f"{checkpoint}: a bird's-eye-view network of `{TRAINED_BY[task]}`, which predicts no occupancy: {use}"
         )
     # The weights are in the checkpoint: where the first ones came from no longer matters.
-    if "network" in config:
+    if task == "rendering":
         network = {**config["network"], "pretrained": None}
         return _loaded(RenderingModel(RenderingConfig.from_dict({**config, "network": network})), parts, checkpoint)
     return _loaded(EasyOcc(EasyOccConfig.from_dict({**config, "pretrained": None})), parts, checkpoint)
@@ -84,9 +118,11 @@ def load_bev_network(checkpoint: Path) -> BevNetwork:
     ('vehicle',)
     """
     parts = checkpoint_parts(checkpoint)
-    config = parts["hyper_parameters"].get("model", {})
-    if "architecture" not in config or "head" in parts["hyper_parameters"]:
-        raise DataError(f"{checkpoint}: expected a checkpoint of `occlift finetune bev`, got one of another training")
+    if (task := task_of(parts, checkpoint)) != "bev":
+        raise DataError(
+            f"{checkpoint}: expected a checkpoint of `{TRAINED_BY['bev']}`, got one of `{TRAINED_BY[task]}`"
+        )
+    config = parts["hyper_parameters"]["model"]
     return _loaded(BevNetwork(BevNetworkConfig.from_dict({**config, "pretrained": None})), parts, checkpoint)
 
 

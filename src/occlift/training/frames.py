@@ -146,7 +146,7 @@ def fit_image(
     from PIL import Image
 
     full_height, full_width = image.shape[:2]
-    assert (full_height, full_width) == (camera.height, camera.width), (image.shape, camera.height, camera.width)
+    camera.check_image_size(full_height, full_width)
     cut_height = min(full_height, max(1, round(full_width * height / width)))
     cut_width = min(full_width, max(1, round(full_height * width / height)))
     top, left = full_height - cut_height, (full_width - cut_width) // 2
@@ -267,10 +267,17 @@ class OccupancyFrames(Dataset[FrameBatch]):
     def _images(self, key_frame: KeyFrame) -> tuple[UInt8[Tensor, "cameras 3 height width"], CameraRig]:
         cameras = tuple(camera.camera for camera in key_frame.cameras)
         if cameras != self._data.cameras:
-            missing = ", ".join(camera for camera in self._data.cameras if camera not in cameras)
+            missing = [camera for camera in self._data.cameras if camera not in cameras]
+            unlisted = [camera for camera in cameras if camera not in self._data.cameras]
+            if missing:
+                what = f"has no {', '.join(missing)}"
+            elif unlisted:
+                what = f"has {', '.join(unlisted)}, which the data set does not list"
+            else:
+                what = f"has its cameras in another order ({', '.join(cameras)})"
             raise DataError(
-                f"key frame {key_frame.token} ({key_frame.scene}) has no {missing}; a surround network needs all "
-                f"{len(self._data.cameras)} cameras: leave this key frame out, or complete the data set"
+                f"key frame {key_frame.token} ({key_frame.scene}) {what}; a surround network needs the cameras "
+                f"{', '.join(self._data.cameras)}, in this order: leave this key frame out, or correct the data set"
             )
         on_disk = [self._image(camera) for camera in key_frame.cameras]
         if self._corruption is not None:

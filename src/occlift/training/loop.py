@@ -18,6 +18,7 @@ from occlift.errors import ConfigError
 from occlift.runtime.allocator import keep_freed_memory
 from occlift.runtime.devices import Precision, default_device, lightning_precision
 from occlift.runtime.differences import differences
+from occlift.runtime.launchers import cluster_environment
 from occlift.runtime.threads import launch_kernel_threads
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run_folder import LAST_CHECKPOINT
@@ -34,12 +35,23 @@ if TYPE_CHECKING:
 Trainable = Union["EasyOcc", "BevNetwork"]
 
 
+def interrupted(checkpoint: Path, when: str = "") -> str:
+    """What the user of an interrupted training is told.
+
+    Args:
+        checkpoint: that goes on, if it was due already.
+        when: goes on after "interrupted".
+    """
+    if checkpoint.exists():
+        return f"interrupted{when}; go on with --resume {checkpoint}"
+    return f"interrupted{when}; no checkpoint was due yet: run the same command again"
+
+
 class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C ended a training; the text says how it goes on."""
 
     def __init__(self, step: int, checkpoint: Path) -> None:
-        goes_on = f"go on with --resume {checkpoint}" if checkpoint.exists() else "no checkpoint was due yet"
-        super().__init__(f"interrupted after step {step}; {goes_on}")
+        super().__init__(interrupted(checkpoint, f" after step {step}"))
 
 
 class LoopSettings(Protocol):
@@ -232,7 +244,7 @@ def make_trainer(
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), cluster_environment()],
         callbacks=[
             *([] if ema_decay is None else [WeightAverage(ema_decay)]),
             ScalarLog(out / "losses.csv"),

@@ -11,6 +11,7 @@ from occlift.errors import ConfigError
 from occlift.labels.files import prediction_path, write_prediction
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, split_tokens
 from occlift.training.run_folder import peak_memory_bytes
@@ -32,7 +33,7 @@ class PredictRun:
     frames: int
     seconds: float
     model_seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: float
     random_weights: bool
 
 
@@ -60,6 +61,8 @@ def predict(
     Raises:
         ConfigError: both or neither of `checkpoint` and `model` are given, or the network was trained on other cameras.
         DataError: checkpoint or data are missing or damaged.
+        AnotherRun: another run is writing into `out`.
+        DiskFull: the disk is full.
     """
     import torch
 
@@ -88,14 +91,14 @@ def predict(
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
     model_seconds = 0.0
-    out.mkdir(parents=True, exist_ok=True)
-    for index in track(range(len(frames)), "predict"):
-        frame = frames[index].to(target)
-        before = time.monotonic()
-        with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
-            semantics = network(frame.images, frame.rig)[0].argmax(0).to(torch.uint8).cpu().numpy()
-        model_seconds += time.monotonic() - before
-        write_prediction(prediction_path(out, frame.tokens[0]), semantics, space=network.config.space)
+    with sole_writer(out):
+        for index in track(range(len(frames)), "predict"):
+            frame = frames[index].to(target)
+            before = time.monotonic()
+            with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
+                semantics = network(frame.images, frame.rig)[0].argmax(0).to(torch.uint8).cpu().numpy()
+            model_seconds += time.monotonic() - before
+            write_prediction(prediction_path(out, frame.tokens[0]), semantics, space=network.config.space)
     return PredictRun(
         out=out,
         frames=len(frames),

@@ -19,6 +19,7 @@ from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
 from occlift.runtime.devices import Precision
 from occlift.scenes.dataset import evenly_spaced, split_tokens
+from occlift.teachers.files import warn_of_strange_maps
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.training.augment import mirrored_where_possible
 from occlift.training.loop import prepare_network
@@ -141,16 +142,14 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
             data, split_tokens(data, config.split), height=config.model.image_height, width=config.model.image_width,
             labels=self.labels, space=config.model.space, confidence=config.confidence, cache_bytes=config.cache_bytes,
         )  # fmt: skip
+        semantics = semantics_teacher(
+            config.semantics, data, seed=seed, options=config.semantics_options, taxonomy=taxonomy
+        )
+        warn_of_strange_maps(semantics, data, taxonomy)
         return RenderingFrames(
             data,
             images,
-            semantics=semantics_teacher(
-                config.semantics,
-                data,
-                seed=seed,
-                options=config.semantics_options,
-                taxonomy=taxonomy,
-            ),
+            semantics=semantics,
             depth=depth,
             ray_height=config.model.ray_height,
             ray_width=config.model.ray_width,

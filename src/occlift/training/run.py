@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from occlift.runtime.processes import run_in_processes, started_by_others
+from occlift.runtime.folder_lock import sole_writer
+from occlift.runtime.interrupts import going_on
+from occlift.runtime.launchers import check_world
+from occlift.runtime.processes import run_in_processes
 from occlift.scenes.dataset import DrivingDataset
-from occlift.training.loop import LoopSettings, TrainRun, check_start, fit
-from occlift.training.run_folder import claim_run_folder
+from occlift.training.loop import LoopSettings, TrainRun, check_start, fit, interrupted
+from occlift.training.run_folder import LAST_CHECKPOINT, claim_run_folder
 
 if TYPE_CHECKING:
     from occlift.training.loaders import TrainingData
@@ -97,17 +101,23 @@ def run_training(
         ConfigError: choices exclude each other; `out` holds another run, or a run and nothing says to resume it.
         DataError: data, labels or a checkpoint are missing or damaged.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
+        AnotherRun: another run is writing into `out`.
+        DiskFull: the disk is full.
     """
     started = time.monotonic()
     check_start(spec.config, resume, max_steps)
+    world = check_world(spec.config.devices)
     spec.check()
-    frames = spec.frames()
-    spec = spec.resolved(frames)
-    claim_run_folder(out, spec.identity(), resume=resume)
-    train = partial(_train, spec, spec.counts(frames), out, started=started, resume=resume, max_steps=max_steps)
-    if spec.config.devices > 1 and not started_by_others():
-        return run_in_processes(train, spec.config.devices)
-    return train(frames=frames)
+    with going_on(lambda: interrupted(out / LAST_CHECKPOINT)):
+        frames = spec.frames()
+        spec = spec.resolved(frames)
+        # Processes that were started together are one run.
+        with sole_writer(out) if world is None or world.rank == 0 else nullcontext():
+            claim_run_folder(out, spec.identity(), resume=resume)
+            train = partial(_train, spec, spec.counts(frames), out, started=started, resume=resume, max_steps=max_steps)
+            if spec.config.devices > 1 and world is None:
+                return run_in_processes(train, spec.config.devices)
+            return train(frames=frames)
 
 
 def _train(

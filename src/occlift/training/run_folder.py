@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from typing import Any, Final
 import occlift
 from occlift.errors import ConfigError
 from occlift.runtime.differences import differences
+from occlift.runtime.files import write_text
 from occlift.runtime.folders import check_same, read_record
 
 LAST_CHECKPOINT: Final = "last.ckpt"
@@ -62,10 +63,7 @@ def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
     packages = ("torch", "lightning", "transformers", "numpy")
     versions = {"occlift": occlift.__version__, "python": platform.python_version()}
     versions |= {package: version(package) for package in packages}
-    out.mkdir(parents=True, exist_ok=True)
-    record.write_text(
-        json.dumps({**identity, "seed": identity["config"]["seed"], "versions": versions}, indent=1), encoding="utf-8"
-    )
+    write_text(record, json.dumps({**identity, "seed": identity["config"]["seed"], "versions": versions}, indent=1))
 
 
 def _record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +73,11 @@ def _record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found.get(key, identity["cameras"] if key == "cameras" else None) for key in identity}
 
 
-def peak_memory_bytes() -> int:
-    """The largest resident size that this process, or one that it waited for, ever had."""
+def peak_memory_bytes() -> float:
+    """The largest resident size that this process, or one that it waited for, ever had; NaN on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return math.nan
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak if sys.platform == "darwin" else peak * 1024

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float
 
+from occlift.runtime.files import replacing
 from occlift.viz.canvas import INK, MUTED_INK, readable_name
 from occlift.viz.curves import SERIES_COLORS
 
@@ -110,10 +110,8 @@ def write_class_bars(
             handleheight=0.9,
             labelspacing=0.35,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _draw_frame(axes: Axes, classes: Sequence[str], colors: Sequence[Rgb] | None, top: float, group_in: float) -> None:

@@ -16,6 +16,7 @@ from occlift.geometry.grids import BEV_GRID, VoxelGrid
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.metrics.bev import THRESHOLD
 from occlift.models.occfeat import OccFeatHeadConfig
+from occlift.runtime.files import replacing
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, require_lidar
 from occlift.scenes.rigs import single_rigs
@@ -130,7 +131,8 @@ def show_targets(data: DrivingDataset, token: str, out: Path, targets: Targets) 
             f"{name}.png": scale_bar(above, grid.voxel_size_m[1] / voxel_size_px(grid, _PIXELS_PER_VOXEL)[1]),
         }
         for file, picture in pictures.items():
-            picture.save(out / file)
+            with replacing(out / file) as stream:
+                picture.save(stream, "PNG")
             paths.append(out / file)
     count = [int((occupancy == value).sum()) for value in (OCCUPIED, OPEN, UNKNOWN)]
     return TargetPictures(
@@ -195,15 +197,18 @@ def show_prediction(data: DrivingDataset, checkpoint: Path, token: str, out: Pat
         ]
     below = panel(maps, 2)
     key_frame = data.key_frame(token)
-    height, width = round(below.width / 3 * config.image_height / config.image_width), below.width // 3 - 11
+    width = below.width // 3 - 11
     images = panel(
         [
-            add_caption(Image.fromarray(resize(image, height, width)), camera_caption(camera.camera))
+            add_caption(
+                Image.fromarray(resize(image, round(width * camera.height / camera.width), width)),
+                camera_caption(camera.camera),
+            )
             for image, camera in zip(read_images(key_frame), key_frame.cameras, strict=True)
         ],
         3,
     )
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"bev-{token}.png"
-    stack((images, below, agreement_legend(below.width))).save(path)
+    with replacing(path) as stream:
+        stack((images, below, agreement_legend(below.width))).save(stream, "PNG")
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from occlift.runtime.files import replacing
 from occlift.viz.canvas import INK, MUTED_INK
 
 if TYPE_CHECKING:
@@ -123,10 +123,8 @@ def write_curves_png(path: Path, title: str, note: str, curves: Sequence[Curve])
         if len(names) > 1:
             handles, labels = figure.axes[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside right center", frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    temporary.replace(path)
+        with replacing(path) as file:
+            figure.savefig(file, format="png", metadata={"Software": None})
 
 
 def _draw(axes: Axes, curve: Curve, ink: str) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.cameras import CameraRig
 from occlift.label_space import OCC3D, LabelSpace
-from occlift.labels.files import read_confidence, read_truth
+from occlift.labels.files import labels_by_token, read_confidence, read_truth
 from occlift.labels.manifest import MANIFEST_NAME, recorded_space
 from occlift.labels.scene import VOTES_NAME
 from occlift.labels.vote import Votes, read_votes
@@ -272,6 +272,13 @@ def open_layers(
         if volumes is not None:
             found.append(volumes)
             continue
+        if (
+            data is not None
+            and not isinstance(path, DrivingDataset)
+            and ":" not in str(path)
+            and not Path(path).exists()
+        ):
+            raise DataError(f"{path}: no such file or folder")
         if data is not None:
             raise ConfigError(f"{path}: a second data set beside {data.spec}; expected one, and volumes")
         data = path if isinstance(path, DrivingDataset) else _open(path)
@@ -328,7 +335,7 @@ def _volume_files(given: str | Path, token: str | None) -> VolumeFiles | None:
         return _single_file(path, token)
     if not path.is_dir():
         return None
-    labels = {file.parent.name: file for file in sorted(path.glob("*/*/labels.npz"))}
+    labels = labels_by_token(path)
     if labels:
         manifest = path / MANIFEST_NAME
         return VolumeFiles(

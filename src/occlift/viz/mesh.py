@@ -89,7 +89,7 @@ def visible_rectangles(semantics: UInt8[np.ndarray, "x y z"], *, taxonomy: Taxon
 def volume_glb(semantics: UInt8[np.ndarray, "x y z"], *, space: LabelSpace = OCC3D) -> bytes:
     """The occupied voxels of a volume as glTF 2.0 in one binary file, in metres of the grid's frame."""
     grid = space.grid
-    assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
+    grid.check_shape(semantics.shape, "the volume")
     faces = visible_rectangles(semantics, taxonomy=space.taxonomy)
     # The axes of a mesh in glTF are its file's own business: viewers that say "z up" get the grid's axes unchanged.
     node = {"translation": list(grid.lower_m), "scale": list(grid.voxel_size_m)}

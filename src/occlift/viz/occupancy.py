@@ -119,7 +119,7 @@ def perspective_image(
     """
     grid = space.grid
     view = chase_view(grid) if view is None else view
-    assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
+    grid.check_shape(semantics.shape, "the volume")
     occupied = semantics < space.taxonomy.free
     rows, columns = height * supersampling, width * supersampling
     directions = view.directions(rows, columns).reshape(-1, 3)
@@ -172,7 +172,7 @@ def top_view(
     is longer, rounded.
     """
     grid, palette = space.grid, class_palette(taxonomy=space.taxonomy)
-    assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
+    grid.check_shape(semantics.shape, "the volume")
     occupied = semantics < space.taxonomy.free
     any_occupied = occupied.any(axis=2)
     top = grid.shape[2] - 1 - np.argmax(occupied[:, :, ::-1], axis=2)

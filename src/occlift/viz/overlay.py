@@ -102,7 +102,7 @@ def draw_occupancy(
     """
     _check_camera(image, camera)
     grid = space.grid
-    assert semantics.shape == grid.shape, (semantics.shape, grid.shape)
+    grid.check_shape(semantics.shape, "the volume")
     ego_from_camera = camera.ego_from_camera[0].double().numpy()
     directions = pixel_rays(camera).reshape(-1, 3) @ ego_from_camera[:3, :3].T
     occupied = semantics < space.taxonomy.free
@@ -161,4 +161,4 @@ def resize(image: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[
 
 def _check_camera(image: UInt8[np.ndarray, "height width 3"], camera: CameraRig) -> None:
     assert camera.num_cameras == 1, camera.num_cameras
-    assert image.shape[:2] == (camera.height, camera.width), (image.shape, camera.height, camera.width)
+    camera.check_image_size(image.shape[0], image.shape[1])

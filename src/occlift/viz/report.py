@@ -18,6 +18,7 @@ from PIL import Image
 
 from occlift.label_space import OCC3D, Taxonomy
 from occlift.metrics.occupancy import class_sets
+from occlift.runtime.files import write_text
 from occlift.viz.canvas import legend_entries
 from occlift.viz.curves import Curve, curve_svg
 from occlift.viz.style import REPORT_CSS
@@ -126,8 +127,7 @@ def score_columns(taxonomy: Taxonomy) -> tuple[str, ...]:
 
 def write_report(path: Path, report: Report) -> None:
     """Writes `report_html` as UTF-8; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(report_html(report), encoding="utf-8")
+    write_text(path, report_html(report))
 
 
 def report_html(report: Report) -> str:

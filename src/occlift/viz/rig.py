@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.runtime.files import replacing
-from occlift.scenes.frames import CameraImage, KeyFrame
+from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame
 from occlift.viz.canvas import PAPER, add_caption, font, panel, stack
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _GRID_M: Final = (5.0, 30.0)
 _NEAR_M: Final = 0.3
 _AHEAD_COLOR: Final = (255, 140, 0)
 _GRID_COLOR: Final = (0, 200, 255)
+_BOX_COLOR: Final = (255, 230, 0)
 _FRUSTUM_M: Final = 0.9
 _ROW_PX: Final = (1560, 470)
 _IMAGE_WIDTH: Final = 512
@@ -33,7 +34,9 @@ _IMAGE_WIDTH: Final = 512
 _Line = tuple[Float[np.ndarray, "points 3"], tuple[int, int, int], int]
 
 
-def draw_rig(frame: KeyFrame, path_frames: Sequence[KeyFrame], path: Path) -> None:
+def draw_rig(
+    frame: KeyFrame, path_frames: Sequence[KeyFrame], path: Path, *, boxes: Sequence[BoxAnnotation] = ()
+) -> None:
     """Draws a key frame so that wrong calibrations and poses are seen at a glance.
 
     If the ground grid lies on the road in every image, mounting and intrinsics are right; if the arrows along the path
@@ -42,34 +45,50 @@ def draw_rig(frame: KeyFrame, path_frames: Sequence[KeyFrame], path: Path) -> No
     Args:
         path_frames: key frames of the scene, whose positions are drawn.
         path: PNG file.
+        boxes: annotations of the key frame, drawn into the images as lidar points are, and what a mask leaves out.
 
     Raises:
         DataError: an image cannot be read.
     """
-    images = [add_caption(draw_ground_grid(image, frame), image.camera) for image in frame.cameras]
+    images = [add_caption(draw_ground_grid(image, frame, boxes=boxes), image.camera) for image in frame.cameras]
     columns = min(len(images), 3)
     note = add_caption(
         Image.new("RGB", (_ROW_PX[0], 1), PAPER),
         f"key frame {frame.token}; the grid lies at z = 0 of the ego frame, 5 m apart, as far as 30 m; orange: x = 10, "
-        "20, 30 m ahead",
+        "20, 30 m ahead" + ("; dots: lidar, near red" if frame.lidar else "") + ("; yellow: boxes" if boxes else ""),
     )
     picture = stack((_draw_rows(frame, path_frames), note, panel(images, columns)))
     with replacing(path) as file:
         picture.save(file, "PNG")
 
 
-def draw_ground_grid(image: CameraImage, frame: KeyFrame, *, width: int = _IMAGE_WIDTH) -> Image.Image:
-    """The image, reduced, with the grid z = 0 of the ego frame of its key frame."""
-    picture = Image.fromarray(image.read())
+def draw_ground_grid(
+    image: CameraImage, frame: KeyFrame, *, width: int = _IMAGE_WIDTH, boxes: Sequence[BoxAnnotation] = ()
+) -> Image.Image:
+    """The image, reduced, with the grid z = 0 of the ego frame of its key frame, and whatever else has a place in it:
+    pixels that are not valid, lidar points, boxes."""
+    pixels, valid = image.read(), image.valid()
+    if valid is not None:
+        pixels = np.where(valid[..., None], pixels, (0.4 * pixels + 0.6 * np.array([200, 0, 160])).astype(np.uint8))
+    picture = Image.fromarray(pixels)
     scale = width / picture.width
     picture = picture.resize((width, max(1, round(picture.height * scale))), Image.Resampling.LANCZOS)
-    draw = ImageDraw.Draw(picture)
     camera_from_ego = inverse(frame.ego_from_camera(image))
+    intrinsics_px = image.pinhole_intrinsics_px * np.array([[scale], [picture.height / image.height], [1.0]])
+    if frame.lidar is not None:
+        points_lidar = frame.lidar.source.read()[:, :3].astype(np.float64)
+        points_camera = transform_points(camera_from_ego @ frame.ego_from_lidar(frame.lidar), points_lidar)
+        picture = Image.fromarray(_paint_points(np.array(picture), points_camera, intrinsics_px))
+    draw = ImageDraw.Draw(picture)
     spacing_m, reach_m = _GRID_M
-    intrinsics_px = image.intrinsics_px * np.array([[scale], [picture.height / image.height], [1.0]])
     for line_m, color, thick in _grid_lines(spacing_m, reach_m):
         for start, end in _project_line(line_m, camera_from_ego, intrinsics_px):
             draw.line((start, end), color, thick)
+    for box in boxes:
+        ego_from_box = inverse(frame.global_from_ego) @ box.global_from_box
+        for edge in _box_edges(box.size_lwh_m):
+            for start, end in _project_line(transform_points(ego_from_box, edge), camera_from_ego, intrinsics_px):
+                draw.line((start, end), _BOX_COLOR, 1)
     for ahead_m in (10, 20, 30):
         points_camera = transform_points(camera_from_ego, np.array([[ahead_m, 0.0, 0.0]]))
         if points_camera[0, 2] > _NEAR_M:
@@ -77,6 +96,31 @@ def draw_ground_grid(image: CameraImage, frame: KeyFrame, *, width: int = _IMAGE
             if 0 <= u / w < picture.width and 0 <= v / w < picture.height:
                 draw.text((u / w, v / w), f"{ahead_m} m", _AHEAD_COLOR, font(13), stroke_width=1, stroke_fill=(0, 0, 0))
     return picture
+
+
+def _paint_points(
+    pixels: UInt8[np.ndarray, "height width 3"],
+    points_camera: Float[np.ndarray, "points 3"],
+    intrinsics_px: Float[np.ndarray, "3 3"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Points in front of the camera as dots, near ones red and far ones blue."""
+    ahead = points_camera[points_camera[:, 2] > 1.0]
+    ahead = ahead[np.argsort(-ahead[:, 2])]
+    u, v, w = intrinsics_px @ ahead.T
+    columns, rows = np.floor(u / w).astype(np.int64), np.floor(v / w).astype(np.int64)
+    inside = (columns >= 0) & (columns < pixels.shape[1]) & (rows >= 0) & (rows < pixels.shape[0])
+    near = np.clip(1 - ahead[inside, 2] / 40, 0, 1)
+    pixels[rows[inside], columns[inside]] = np.stack((255 * near, 60 + 0 * near, 255 * (1 - near)), 1).astype(np.uint8)
+    return pixels
+
+
+def _box_edges(size_lwh_m: tuple[float, float, float]) -> Iterator[Float[np.ndarray, "points 3"]]:
+    """Points along the twelve edges of a box in its own frame, metres."""
+    corners = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)]) * np.array(size_lwh_m) / 2
+    for first in range(8):
+        for second in range(first + 1, 8):
+            if (corners[first] != corners[second]).sum() == 1:
+                yield np.linspace(corners[first], corners[second], 13)
 
 
 def _grid_lines(spacing_m: float, reach_m: float) -> Iterator[_Line]:

@@ -24,6 +24,7 @@ from occlift.geometry.cameras import CameraRig
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.transforms import quaternion_from_rotation
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
+from occlift.runtime.files import write_text
 from occlift.viz.canvas import legend_entries
 from occlift.viz.mesh import volume_glb
 from occlift.viz.occupancy import EGO_COLOR, colored_groups, height_levels, place_view
@@ -97,8 +98,7 @@ def write_scene_html(
     head = page.index("<title>"), page.index("</title>")
     page = f"{page[: head[0]]}<title>{html.escape(title)}{page[head[1] :]}"
     body_end = page.rindex("</body>")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page[:body_end] + controls + page[body_end:], encoding="utf-8")
+    write_text(path, page[:body_end] + controls + page[body_end:])
 
 
 def start_server(port: int = 8080) -> ViserServer:

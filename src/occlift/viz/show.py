@@ -16,6 +16,7 @@ from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.labels.files import label_path, read_label
+from occlift.runtime.files import replacing
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
@@ -44,7 +45,8 @@ class ShowRun:
         ground_height_m: z of the ground about the ego in the ego frame, by lidar; 0 if the ego frame lies on it, NaN if
             there is no lidar.
         num_boxes: annotated in the key frame.
-        num_boxes_agreeing: whose number of lidar points is within one of the data set's or 5 % of it.
+        num_boxes_stated: of which the data set says how many lidar points they hold.
+        num_boxes_agreeing: of these, whose number of lidar points is within one of the data set's or 5 % of it.
         notes: what could not be drawn, as sentences.
     """
 
@@ -53,6 +55,7 @@ class ShowRun:
     num_lidar_points: int
     ground_height_m: float
     num_boxes: int
+    num_boxes_stated: int
     num_boxes_agreeing: int
     notes: tuple[str, ...] = ()
 
@@ -87,7 +90,8 @@ def show(
     rigs = single_rigs(key_frame)
     names = [camera_caption(camera.camera) for camera in key_frame.cameras]
     points_ego, notes = read_lidar(key_frame)
-    annotations = data.boxes(token) if isinstance(data, HasBoxes) else ()
+    annotations, more = _read_boxes(data, token)
+    notes += more
     boxes = [box_in_ego(annotation, key_frame, taxonomy=space.taxonomy) for annotation in annotations]
     occupancy = occupancy_of(key_frame, points_ego, labels, space)
 
@@ -118,9 +122,9 @@ def show(
         )
         below = legend(both.width, taxonomy=space.taxonomy)
         pictures["occupancy.png"] = stack((both, below)) if occupancy.has_classes else both
-    out.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        picture.save(out / name)
+        with replacing(out / name) as file:
+            picture.save(file, "PNG")
     numbers = [int(box.holds(points_ego).sum()) for box in boxes]
     agreeing = sum(
         abs(number - stated) <= max(1.0, 0.05 * stated)
@@ -133,6 +137,7 @@ def show(
         num_lidar_points=len(points_ego),
         ground_height_m=ground_height_m(points_ego),
         num_boxes=len(boxes),
+        num_boxes_stated=sum(annotation.num_lidar_points is not None for annotation in annotations),
         num_boxes_agreeing=agreeing,
         notes=notes,
     )
@@ -166,6 +171,16 @@ def read_lidar(key_frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], tuple[str
         return lidar_in_ego(key_frame), ()
     except DataError as error:
         return np.zeros((0, 3)), (f"no lidar is drawn: {error}",)
+
+
+def _read_boxes(data: DrivingDataset, token: str) -> tuple[tuple[BoxAnnotation, ...], tuple[str, ...]]:
+    """The boxes of a key frame, if there are any, and a note where they cannot be read."""
+    if not isinstance(data, HasBoxes):
+        return (), ()
+    try:
+        return data.boxes(token), ()
+    except DataError as error:
+        return (), (f"no boxes are drawn: {error}",)
 
 
 def beside(left: Image.Image, right: Image.Image) -> Image.Image:

@@ -27,6 +27,7 @@ from occlift.datasets.argoverse2.tables import POSE, read_columns, transforms_of
 from occlift.datasets.drives import Drives, names_of, whole_number
 from occlift.errors import DataError
 from occlift.geometry.transforms import inverse, transform_points
+from occlift.labels.files import once_each
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile, LidarSource, missing_file
 
@@ -228,7 +229,7 @@ def open_argoverse2(root: Path, *, cameras: str | None = None, every: str | int 
     number = whole_number(every, f"{what}: every")
     options = ({} if cameras is None else {"cameras": cameras}) | ({"every": str(number)} if number > 1 else {})
     splits = {split: _logs(root / split) for split in SPLITS if (root / split).is_dir()}
-    folders = {name: path for logs in (splits.values() if splits else [_logs(root)]) for name, path in logs.items()}
+    folders = once_each(log for logs in (splits.values() if splits else [_logs(root)]) for log in logs.items())
     if not folders:
         there = "has neither" if root.is_dir() else "does not exist"
         raise DataError(

@@ -27,7 +27,8 @@ from occlift.datasets.frames.layout import (
 from occlift.datasets.frames.sources import MaskedImageFile, PointFile
 from occlift.datasets.frames.values import HELP, Place, convert, finite, inside_path, read_json, read_lines, transform
 from occlift.errors import ConfigError, DataError
-from occlift.geometry.lenses import Lens, lens_from_dict
+from occlift.geometry.intrinsics import fault_of_intrinsics
+from occlift.geometry.lenses import FTheta, Lens, lens_from_dict
 from occlift.labels.files import checked_name
 from occlift.scenes.dataset import DatasetSpec, split_in_order
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
@@ -229,16 +230,20 @@ def _read_rig(folder: Path) -> _Rig:
             lens = None if camera.distortion is None else lens_from_dict(camera.distortion)
         except ConfigError as error:
             at.at("distortion").fail(str(error))
+        intrinsics_px = np.array(
+            [
+                [intrinsics.fx, 0.0, intrinsics.cx + half_pixel],
+                [0.0, intrinsics.fy, intrinsics.cy + half_pixel],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+        has_own_focal = isinstance(lens, FTheta)
+        if fault := fault_of_intrinsics(intrinsics_px, camera.height, camera.width, check_focal=not has_own_focal):
+            at.at("intrinsics_px").fail(fault)
         mounted[name] = _Mounted(
             height=camera.height,
             width=camera.width,
-            intrinsics_px=np.array(
-                [
-                    [intrinsics.fx, 0.0, intrinsics.cx + half_pixel],
-                    [0.0, intrinsics.fy, intrinsics.cy + half_pixel],
-                    [0.0, 0.0, 1.0],
-                ]
-            ),
+            intrinsics_px=intrinsics_px,
             ego_from_camera=transform(at.at("ego_from_camera"), camera.ego_from_camera),
             lens=lens,
             mask=None if camera.mask is None else inside_path(at.at("mask"), folder, camera.mask),

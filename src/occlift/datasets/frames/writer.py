@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 from occlift.datasets.frames.layout import CALIBRATION_NAME, FRAMES_NAME, SPLITS_NAME
 from occlift.errors import ConfigError, DataError
 from occlift.runtime.files import replacing
+from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes, HasTruthMaps
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
@@ -38,6 +39,7 @@ def write_frames(
         splits: names of splits to write into `splits.json`, such as ("train", "val").
 
     Raises:
+        AnotherRun: another run is writing there.
         ConfigError: the folder holds something else.
         DataError: a camera or the lidar changes its calibration or its mask within a scene, or a file is missing.
 
@@ -49,13 +51,15 @@ def write_frames(
     True
     """
     names = data.scenes() if scenes is None else tuple(scenes)
-    if folder.is_dir() and any(folder.iterdir()):
+    # What is hidden may be the lock of another run, which is said as such.
+    if folder.is_dir() and any(path.name[0] != "." for path in folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; choose another folder")
-    truth = _truth_of(data, names)
-    for scene in track(names, "scenes"):
-        _write_scene(data, truth, folder / scene, scene)
-    if splits:
-        _write_json(folder / SPLITS_NAME, {s: [name for name in data.scenes(s) if name in names] for s in splits})
+    with sole_writer(folder):
+        truth = _truth_of(data, names)
+        for scene in track(names, "scenes"):
+            _write_scene(data, truth, folder / scene, scene)
+        if splits:
+            _write_json(folder / SPLITS_NAME, {s: [name for name in data.scenes(s) if name in names] for s in splits})
 
 
 def _truth_of(data: DrivingDataset, scenes: Sequence[str]) -> HasTruthMaps | None:
@@ -151,8 +155,8 @@ def _camera(image: CameraImage, folder: Path) -> dict[str, Any]:
         path = folder / described["mask"]
         own = np.where(valid, 0, 255).astype(np.uint8)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            PillowImage.fromarray(own).save(path)
+            with replacing(path) as file:
+                PillowImage.fromarray(own).save(file, "PNG")
         elif not np.array_equal(np.asarray(PillowImage.open(path)), own):
             described["mask"] = "another"
     return described
@@ -166,9 +170,9 @@ def _write_image(image: CameraImage, folder: Path) -> str:
             image.source.read()
         _link(image.source.path, folder / name)
     else:
-        name = f"images/{image.camera}/{image.timestamp_us}.png"
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        PillowImage.fromarray(image.read()).save(folder / name)
+        name = f"images/{image.camera}/{image.stem}.png"
+        with replacing(folder / name) as file:
+            PillowImage.fromarray(image.read()).save(file, "PNG")
     return name
 
 

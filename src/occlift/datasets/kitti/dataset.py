@@ -34,6 +34,7 @@ from occlift.datasets.kitti.text import (
 )
 from occlift.errors import DataError
 from occlift.geometry.transforms import inverse, rigid_transform
+from occlift.labels.files import once_each
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile, LidarSource, missing_file, read_image
 
@@ -287,8 +288,9 @@ def _poses_path(root: Path, sequence: Path) -> Path:
 
 def _numbered(folder: Path, *suffixes: str) -> dict[int, Path]:
     """Files whose names are numbers, by these, in their order."""
-    found = [path for path in folder.glob("*") if path.suffix in suffixes and path.stem.isdecimal()]
-    return {int(path.stem): path for path in sorted(found)}
+    found = sorted(path for path in folder.glob("*") if path.suffix in suffixes and path.stem.isdecimal())
+    files = once_each((str(int(path.stem)), path) for path in found)
+    return {int(number): path for number, path in files.items()}
 
 
 def _rigid_file(path: Path) -> Float[np.ndarray, "4 4"]:

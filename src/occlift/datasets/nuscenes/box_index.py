@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,25 @@ from occlift.datasets.nuscenes.references import (
     table_path,
     tokens_of,
 )
-from occlift.datasets.nuscenes.tables import AnnotationRow, InstanceRow, NameRow, read_blocks, read_table
+from occlift.datasets.nuscenes.tables import (
+    AnnotationRow,
+    InstanceRow,
+    NameRow,
+    VisibilityRow,
+    read_blocks,
+    read_table,
+)
 from occlift.errors import DataError
 
 BOX_TABLES: Final = ("attribute", "category", "instance", "sample_annotation")
 """The tables that the box index is made of, besides those of the frame index."""
+
+VISIBILITY_TABLE: Final = "visibility"
+"""Says what the visibility of boxes means; without it the tokens 1 to 4 mean nuScenes' four bins."""
+
+_NUSCENES_BINS: Final = {"1": 0.4, "2": 0.6, "3": 0.8, "4": 1.0}
+_WORDS: Final = {"full": 1.0, "most": 1.0, "partial": 0.5, "none": 0.1, "unavailable": np.nan}
+"""Levels of Tier IV's T4 format: occluded not at all, by less than half, by more, by 90 % or more."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +51,8 @@ class BoxIndex:
     Attributes:
         sample_starts: annotations `sample_starts[k]` to `sample_starts[k + 1]` belong to key frame k.
         tokens, instances, translations_m, quaternions, sizes_wlh_m, velocities_m_s, visibilities, lidar_points: per
-            annotation; `instances` are indices into `instance_tokens`.
+            annotation; `instances` are indices into `instance_tokens`, `visibilities` upper bounds of the visible
+            fraction, NaN where nothing is known.
         attribute_starts, attributes: annotation a has the attributes number `attributes[attribute_starts[a]]` to
             `attributes[attribute_starts[a + 1] - 1]`.
         instance_tokens, instance_categories: per instance; a category is an index into `category_names`.
@@ -49,7 +65,7 @@ class BoxIndex:
     quaternions: Float[np.ndarray, "boxes 4"]
     sizes_wlh_m: Float[np.ndarray, "boxes 3"]
     velocities_m_s: Float[np.ndarray, "boxes 3"]
-    visibilities: Int[np.ndarray, "boxes"]
+    visibilities: Float[np.ndarray, "boxes"]
     lidar_points: Int[np.ndarray, "boxes"]
     attribute_starts: Int[np.ndarray, "boxes_plus_1"]
     attributes: Int[np.ndarray, "attributed"]
@@ -57,6 +73,13 @@ class BoxIndex:
     instance_categories: Int[np.ndarray, "instances"]
     category_names: PackedStrings
     attribute_names: PackedStrings
+
+
+def has_boxes(folder: Path) -> bool:
+    """Whether there are annotations: all tables are there, and that of annotations is not empty, as in a test set."""
+    paths = [table_path(folder, table) for table in BOX_TABLES]
+    # "[]", in however many bytes; no row is so short.
+    return all(path.exists() for path in paths) and table_path(folder, "sample_annotation").stat().st_size > 16
 
 
 def index_boxes(folder: Path, sample_positions: dict[str, int], timestamps_us: Int[np.ndarray, "samples"]) -> BoxIndex:
@@ -78,6 +101,7 @@ def index_boxes(folder: Path, sample_positions: dict[str, int], timestamps_us: I
     attribute_positions = positions_of(table_path(folder, "attribute"), tokens_of(attribute_rows))
     instance_positions = positions_of(instances_path, tokens_of(instances))
 
+    visible_up_to = _visibility_levels(folder)
     tokens: list[str] = []
     neighbours: list[tuple[str, str]] = []
     integers: list[NDArray[np.int32]] = []
@@ -85,7 +109,7 @@ def index_boxes(folder: Path, sample_positions: dict[str, int], timestamps_us: I
     attributes: list[int] = []
     for block in read_blocks(path, AnnotationRow):
         # One array per block and kind: a million row objects would take gigabytes.
-        block_integers = np.empty((len(block), 5), dtype=np.int32)
+        block_integers = np.empty((len(block), 4), dtype=np.int32)
         for number, row in enumerate(block):
             tokens.append(row.token)
             neighbours.append((row.prev, row.next))
@@ -96,33 +120,37 @@ def index_boxes(folder: Path, sample_positions: dict[str, int], timestamps_us: I
             block_integers[number] = (
                 resolve(sample_positions, path, row, "sample_token", row.sample_token, "sample"),
                 resolve(instance_positions, path, row, "instance_token", row.instance_token, "instance"),
-                _visibility(path, row),
                 row.num_lidar_pts,
                 len(row.attribute_tokens),
             )
         integers.append(block_integers)
-        floats.append(matrix([row.translation + row.size + row.rotation for row in block], 10))
+        floats.append(
+            matrix(
+                [(*row.translation, *row.size, *row.rotation, _visibility(path, row, visible_up_to)) for row in block],
+                11,
+            )
+        )
 
-    number_columns = np.concatenate(integers) if integers else np.empty((0, 5), dtype=np.int32)
-    float_columns = np.concatenate(floats) if floats else np.empty((0, 10))
+    number_columns = np.concatenate(integers) if integers else np.empty((0, 4), dtype=np.int32)
+    float_columns = np.concatenate(floats) if floats else np.empty((0, 11))
     del integers, floats
-    check_quaternions(path, float_columns[:, 6:], tokens)
+    check_quaternions(path, float_columns[:, 6:10], tokens)
     samples = number_columns[:, 0]
     velocities = _velocities(path, tokens, neighbours, float_columns[:, :3], timestamps_us[samples])
     del neighbours
 
     order = np.argsort(samples, kind="stable")
-    attribute_counts = number_columns[:, 4]
+    attribute_counts = number_columns[:, 3]
     return BoxIndex(
         sample_starts=starts(np.bincount(samples, minlength=len(timestamps_us))),
         tokens=PackedStrings.pack(tokens[row] for row in order),
         instances=number_columns[order, 1],
         translations_m=float_columns[order, :3],
-        quaternions=float_columns[order, 6:],
+        quaternions=float_columns[order, 6:10],
         sizes_wlh_m=float_columns[order, 3:6],
         velocities_m_s=velocities[order],
-        visibilities=number_columns[order, 2].astype(np.int8),
-        lidar_points=number_columns[order, 3],
+        visibilities=float_columns[order, 10],
+        lidar_points=number_columns[order, 2],
         attribute_starts=starts(attribute_counts[order]),
         attributes=_reordered(np.asarray(attributes, dtype=np.int16), attribute_counts, order),
         instance_tokens=PackedStrings.pack(tokens_of(instances)),
@@ -170,15 +198,46 @@ def _velocities(
     return velocities
 
 
-def _visibility(path: Path, row: AnnotationRow) -> int:
-    if not row.visibility_token:
-        return 0
-    if row.visibility_token not in ("1", "2", "3", "4"):
-        raise DataError(
-            f"{path}: row {row.token}: field visibility_token should be one of 1, 2, 3, 4 or empty, "
-            f"got {row.visibility_token!r}"
-        )
-    return int(row.visibility_token)
+def _visibility_levels(folder: Path) -> dict[str, float] | None:
+    """Token of a visibility → upper bound of the visible fraction, NaN where it says nothing; None without the table.
+
+    Tokens are names of rows, no more: some data sets number them the other way round, or have digests.
+    """
+    path = table_path(folder, VISIBILITY_TABLE)
+    if not path.exists():
+        return None
+    rows = read_table(path, VisibilityRow)
+    positions_of(path, tokens_of(rows))
+    return {row.token: _visible_up_to(path, row) for row in rows}
+
+
+def _visible_up_to(path: Path, row: VisibilityRow) -> float:
+    level = row.level.strip().lower()
+    if bin := re.fullmatch(r"v?(\d+)\s*-\s*(\d+)", level):
+        return min(int(bin[2]), 100) / 100
+    if level in _WORDS:
+        return _WORDS[level]
+    if not level and row.token in _NUSCENES_BINS:
+        return _NUSCENES_BINS[row.token]
+    raise DataError(
+        f"{path}: row {row.token}: field level is {row.level!r}; expected a bin in per cent, such as v0-40, or one of "
+        f"{', '.join(_WORDS)}"
+    )
+
+
+def _visibility(path: Path, row: AnnotationRow, visible_up_to: dict[str, float] | None) -> float:
+    token = row.visibility_token
+    if not token:
+        return np.nan
+    levels = _NUSCENES_BINS if visible_up_to is None else visible_up_to
+    if token in levels:
+        return levels[token]
+    if visible_up_to is not None:
+        raise dangling(path, row, "visibility_token", token, VISIBILITY_TABLE)
+    raise DataError(
+        f"{path}: row {row.token}: field visibility_token should be one of 1, 2, 3, 4 or empty where there is no "
+        f"{VISIBILITY_TABLE}.json, got {token!r}"
+    )
 
 
 def _reordered(values: NDArray[Any], counts: NDArray[Any], order: NDArray[Any]) -> NDArray[Any]:

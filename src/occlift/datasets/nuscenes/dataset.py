@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from occlift.datasets.drives import names_of
-from occlift.datasets.nuscenes.box_index import BoxIndex
+from occlift.datasets.nuscenes.box_index import BoxIndex, has_boxes
 from occlift.datasets.nuscenes.frame_index import FrameIndex
 from occlift.datasets.nuscenes.index_cache import load_boxes, load_frames
 from occlift.datasets.nuscenes.lidar_file import LidarFile
@@ -36,13 +36,10 @@ from occlift.labels.files import checked_name
 from occlift.scenes.dataset import DatasetSpec
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
-from occlift.scenes.truth_maps import TruthMaps, read_truth_beside
+from occlift.scenes.truth_maps import read_truth_beside, truth_maps_path
 
 # Relative, with forward slashes, no empty component, no "." or "..", no drive letter, no control character.
 _SAFE_FILE: Final = re.compile(r"(?:(?!\.{1,2}(?:/|\Z))[^/\\:\x00-\x1f\x7f]+(?:/(?!\Z)|\Z))+")
-
-_VISIBLE_UP_TO: Final[dict[int, float]] = {1: 0.4, 2: 0.6, 3: 0.8, 4: 1.0}
-"""Visibility token → upper bound of the visible fraction."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,6 +64,8 @@ class NuScenes:
     Attributes:
         root: the folder that holds `v1.0-*/` and `samples/`.
         version: the name of the folder of tables.
+        boxes: token → annotations of a key frame; only where there are tables of annotations that hold any.
+        truth_maps: image → truth maps beside it; only where an image of the first key frame has any.
     """
 
     def __init__(
@@ -90,6 +89,10 @@ class NuScenes:
         self._faults = dict(zip(frames.faulty_samples.tolist(), frames.faults, strict=True))
         # A fleet has few calibrations and many key frames.
         self._ego_from_sensor = cache(self._calibration)
+        if has_boxes(root / version):
+            self.boxes = self._boxes_of
+        if self._has_truth_maps():
+            self.truth_maps = read_truth_beside
 
     @classmethod
     def open(cls, root: Path, version: str | None = None, *, cameras: str | None = None) -> NuScenes:
@@ -233,15 +236,13 @@ class NuScenes:
             self._maps[location] = read_map_expansion(path)
         return self._maps[location]
 
-    def truth_maps(self, image: CameraImage) -> TruthMaps:
-        """The truth maps beside an image, which a town has.
+    def _has_truth_maps(self) -> bool:
+        images = self._frames.records[:, :-1]
+        first = images[(images >= 0).any(axis=1)][:1].ravel().tolist()
+        names = [self._frames.record_files[record] for record in first if record >= 0]
+        return any(truth_maps_path(self.root / name).exists() for name in names if _SAFE_FILE.fullmatch(name))
 
-        Raises:
-            DataError: there are none, or they are damaged or of another size than the image.
-        """
-        return read_truth_beside(image)
-
-    def boxes(self, token: str) -> tuple[NuScenesBox, ...]:
+    def _boxes_of(self, token: str) -> tuple[NuScenesBox, ...]:
         """The annotations of a key frame, in table order; all of them, seen or not.
 
         Raises:
@@ -331,6 +332,7 @@ class NuScenes:
 def _annotation(index: BoxIndex, row: int) -> NuScenesBox:
     instance = int(index.instances[row])
     width, length, height = index.sizes_wlh_m[row].tolist()
+    visibility = float(index.visibilities[row])
     first, end = index.attribute_starts[row : row + 2]
     return NuScenesBox(
         token=index.tokens[row],
@@ -340,7 +342,7 @@ def _annotation(index: BoxIndex, row: int) -> NuScenesBox:
         global_from_box=rigid_transform(
             rotation_from_quaternion(index.quaternions[row].tolist()), index.translations_m[row]
         ),
-        visibility=_VISIBLE_UP_TO.get(int(index.visibilities[row])),
+        visibility=None if np.isnan(visibility) else visibility,
         num_lidar_points=int(index.lidar_points[row]),
         attributes=tuple(index.attribute_names[attribute] for attribute in index.attributes[first:end].tolist()),
         velocity_global_m_s=index.velocities_m_s[row].copy(),
@@ -360,13 +362,16 @@ def _read_locations(folder: Path) -> dict[str, str]:
 
 
 def _versions(root: Path) -> list[str]:
-    return sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
+    """Folders of tables; those without any, which guides and archives leave beside them, count only if all are so."""
+    found = sorted(folder for folder in root.glob("v1.0-*") if folder.is_dir())
+    return [folder.name for folder in found if table_path(folder, "scene").exists()] or [f.name for f in found]
 
 
 def _only_version(root: Path) -> str:
     versions = _versions(root)
     if len(versions) > 1:
-        raise ConfigError(f"{root}: holds several versions ({', '.join(versions)}); name the one to open")
+        specs = (f"nuscenes:{root}?version={version}" for version in versions)
+        raise ConfigError(f"{root}: holds several versions; name the one to open: {' or '.join(specs)}")
     if not versions:
         raise DataError(
             f"{root}: {'holds no folder v1.0-*' if root.is_dir() else 'no such folder'}; expected the root of a "

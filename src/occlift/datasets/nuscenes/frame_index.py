@@ -42,6 +42,7 @@ from occlift.datasets.nuscenes.tables import (
     read_table,
 )
 from occlift.errors import ConfigError, DataError
+from occlift.geometry.intrinsics import fault_of_intrinsics
 from occlift.labels.files import checked_name
 
 FRAME_TABLES: Final = ("calibrated_sensor", "ego_pose", "sample", "sample_data", "scene", "sensor")
@@ -127,6 +128,21 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
     sample_of_row: list[int] = []
     faults: dict[int, str] = {}
     row_faults: dict[int, str] = {}
+    checked_sizes: dict[tuple[int, int, int], str] = {}
+
+    def fault_of(row: SampleDataRow, calibration: int, column: int) -> str:
+        """What is wrong with a record, its pose aside; empty if nothing is."""
+        fault = calibration_faults.get(calibration) or _fault(row, calibration, column, channels)
+        if fault or column == len(channels) - 1 or calibration < 0:
+            return fault
+        size = calibration, row.height or 0, row.width or 0
+        # Calibrations are few and key frames many.
+        if size not in checked_sizes:
+            checked_sizes[size] = _intrinsics_fault(
+                calibrations[calibration], intrinsics_px[calibration], lenses[calibration], size, channels[column]
+            )
+        return checked_sizes[size]
+
     for block in read_blocks(records_path, SampleDataRow):
         for row in block:
             if not row.is_key_frame:
@@ -136,7 +152,7 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
             column = columns[calibration] if calibration >= 0 else _column_by_file(row, channels, other_channels)
             if column is None:
                 continue
-            fault = calibration_faults.get(calibration) or _fault(row, calibration, column, channels)
+            fault = fault_of(row, calibration, column)
             if column == unknown_column:
                 faults[sample] = fault
                 continue
@@ -225,6 +241,20 @@ def _fault(row: SampleDataRow, calibration: int, column: int, channels: Sequence
             f"{row.height} × {row.width}"
         )
     return ""
+
+
+def _intrinsics_fault(
+    row: CalibratedSensorRow,
+    intrinsics_px: Float[np.ndarray, "3 3"],
+    lens: str,
+    size: tuple[int, int, int],
+    channel: str,
+) -> str:
+    """What is wrong with the intrinsics of a calibration for images of a size; empty if nothing is."""
+    has_own_focal = bool(lens) and json.loads(lens)["model"] == "f_theta"
+    fault = fault_of_intrinsics(intrinsics_px, size[1], size[2], check_focal=not has_own_focal)
+    path = Path("calibrated_sensor.json")
+    return f"{path}: row {row.token}: field camera_intrinsic of {channel}: {fault}" if fault else ""
 
 
 def _checked_calibrations(

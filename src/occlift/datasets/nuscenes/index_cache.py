@@ -19,14 +19,15 @@ from typing import Any, Final, TypeVar, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from occlift.datasets.nuscenes.box_index import BOX_TABLES, BoxIndex, index_boxes
+from occlift.datasets.nuscenes.box_index import BOX_TABLES, VISIBILITY_TABLE, BoxIndex, has_boxes, index_boxes
 from occlift.datasets.nuscenes.frame_index import FRAME_TABLES, FrameIndex, index_frames
 from occlift.datasets.nuscenes.packed import PackedStrings
 from occlift.datasets.nuscenes.references import table_path
 from occlift.errors import DataError
+from occlift.runtime.folders import has_home
 from occlift.runtime.npz import read_npz, write_npz
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """To be raised with every change of what the arrays mean or which there are."""
 
 FILE_NAME: Final = ".occlift-index.npz"
@@ -39,7 +40,8 @@ IndexType = TypeVar("IndexType", FrameIndex, BoxIndex)
 def load_frames(folder: Path) -> tuple[FrameIndex, BoxIndex | None]:
     """The frame index of the tables in `folder`, from the cache if it is good, else from the tables.
 
-    The box index comes with it where it had to be made anyway; otherwise `load_boxes` reads it when it is needed.
+    The box index comes with it where it had to be made anyway; otherwise `load_boxes` reads it when it is needed, if
+    there are boxes.
 
     Raises:
         DataError: a table is missing, damaged or inconsistent.
@@ -55,22 +57,27 @@ def load_boxes(folder: Path) -> BoxIndex:
         DataError: a table is missing, damaged or inconsistent.
     """
     cached = _from_cache(folder, BoxIndex)
-    return cached if cached is not None else _build(folder)[1]
+    if cached is None:
+        _, cached = _build(folder)
+    assert cached is not None, "asked for where there are boxes"
+    return cached
 
 
-def cache_paths(folder: Path) -> tuple[Path, Path]:
+def cache_paths(folder: Path) -> tuple[Path, ...]:
     """Where the cache may lie: beside the tables, or in the user's cache folder under a name made of the path."""
+    if not os.environ.get("XDG_CACHE_HOME") and not has_home():
+        return (folder / FILE_NAME,)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
     return folder / FILE_NAME, base / "occlift" / f"{digest}{FILE_NAME}"
 
 
-def _build(folder: Path) -> tuple[FrameIndex, BoxIndex]:
+def _build(folder: Path) -> tuple[FrameIndex, BoxIndex | None]:
     # The key is taken first: should a table change while it is read, the cache is stale from the start.
     key = _key(folder)
     frames, sample_positions = index_frames(folder)
-    boxes = index_boxes(folder, sample_positions, frames.sample_timestamps_us)
-    arrays = {"key": key, **_arrays(frames), **_arrays(boxes)}
+    boxes = index_boxes(folder, sample_positions, frames.sample_timestamps_us) if has_boxes(folder) else None
+    arrays = {"key": key, **_arrays(frames), **({} if boxes is None else _arrays(boxes))}
     for path in cache_paths(folder):
         if path.parent == folder and not folder.stat().st_mode & 0o222:
             # Marked read-only: left alone even by root, who could write.
@@ -86,12 +93,12 @@ def _build(folder: Path) -> tuple[FrameIndex, BoxIndex]:
 def _key(folder: Path) -> NDArray[np.uint8]:
     """What the cache depends on, as the bytes of a JSON text."""
     tables: dict[str, tuple[int, int]] = {}
-    for table in sorted({*FRAME_TABLES, *BOX_TABLES}):
+    for table in sorted({*FRAME_TABLES, *BOX_TABLES, VISIBILITY_TABLE}):
         try:
             status = table_path(folder, table).stat()
             tables[table] = (status.st_size, status.st_mtime_ns)
         except OSError:
-            # No cache matches; reading the table says what is wrong with it.
+            # There are no boxes, or reading the table says what is wrong with it: no cache has such frames.
             tables[table] = (-1, -1)
     text = json.dumps({"format": FORMAT, "tables": tables}, sort_keys=True)
     return np.frombuffer(text.encode(), dtype=np.uint8)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from occlift.datasets.nuscenes.channels import CAMERA_CHANNELS, LIDAR_CHANNEL
 from occlift.datasets.nuscenes.map_expansion import map_expansion_path
 from occlift.label_space import OCC3D
+from occlift.runtime.files import write_text
 
 __all__ = [
     "LIDAR_CHANNEL", "Row", "Tables", "attribute_token", "category_token", "link", "map_expansion_path", "sensor_token",
@@ -78,9 +79,7 @@ def link(rows: list[Row]) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Writes atomically, one key per line as nuScenes does."""
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(value, indent=0) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=0) + "\n")
 
 
 def write_tables(folder: Path, scenes: Iterable[Tables]) -> None:

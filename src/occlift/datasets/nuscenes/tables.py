@@ -98,6 +98,12 @@ class NameRow(Row, frozen=True, gc=False):
     name: str
 
 
+class VisibilityRow(Row, frozen=True, gc=False):
+    """`level` is a bin of the visible fraction, such as `v0-40`, or a word."""
+
+    level: str = ""
+
+
 class InstanceRow(Row, frozen=True, gc=False):
     category_token: str
 

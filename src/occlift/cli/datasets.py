@@ -1,4 +1,4 @@
-"""The command that checks a data set."""
+"""Commands about data sets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
+
+from occlift.cli.spaces import Space, space_of
 
 _MOST_PRINTED = 30
 
@@ -18,6 +20,7 @@ def check(
         str | None,
         arg(help="token of the key frame to draw", help_behavior_hint="(default: in the middle of the first scene)"),
     ] = None,
+    space: Space = None,
 ) -> None:
     """Check files, times, calibration and poses of a data set, and draw one key frame."""
     from occlift.errors import DataError
@@ -25,16 +28,16 @@ def check(
     from occlift.scenes.dataset import open_dataset
 
     data = open_dataset(root)
-    run = check_dataset(data, out, split=split, token=token)
+    run = check_dataset(data, out, split=split, token=token, taxonomy=space_of(space).taxonomy)
     print(f"{data.spec}: {len(run.driven_m)} scenes, {run.frames} key frames, cameras {', '.join(data.cameras)}")
     print("corners matched between consecutive images, against the poses:")
     width = max([6, *(len(one.camera) for one in run.poses)])
     print(f"  {'camera':{width}}  pairs  matches  median error  agree")
     for one in run.poses:
-        scores = (
-            f"{one.median_error_px:9.1f} px  {one.agreeing:5.0%}" if one.matches else "   too little motion or texture"
-        )
+        scores = f"{one.median_error_px:9.1f} px  {one.agreeing:5.0%}" if one.matches else "   nothing to match"
         print(f"  {one.camera:{width}}  {one.pairs:5}  {one.matches:7}  {scores}")
+    if not any(one.matches for one in run.poses):
+        print("  (no two consecutive images that are 0.15 to 8 m apart and show corners)")
     for problem in run.problems[:_MOST_PRINTED]:
         print(f"! {problem}")
     if len(run.problems) > _MOST_PRINTED:
@@ -44,3 +47,18 @@ def check(
     if run.problems:
         raise DataError(f"{data.spec}: {len(run.problems)} problems, named above")
     print("no problem found")
+
+
+def write_frames(
+    root: Annotated[Positional[str], arg(help="data set: FOLDER or FORMAT:FOLDER", metavar="ROOT")],
+    out: Annotated[Path, arg(help="folder to write, empty or missing")],
+    split: Annotated[str, arg(help="split of ROOT")] = "all",
+) -> None:
+    """Write a data set as a plain folder of frames, with pinhole cameras in the place of distorted ones."""
+    from occlift.datasets.frames.writer import write_frames as run
+    from occlift.scenes.dataset import open_dataset
+
+    data = open_dataset(root)
+    scenes = data.scenes(split)
+    run(data, out, scenes=scenes)
+    print(f"frames:{out}: {len(scenes)} scenes, cameras {', '.join(data.cameras)}")

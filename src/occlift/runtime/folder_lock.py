@@ -1,4 +1,4 @@
-"""Who may write into a folder of labels: one run at a time, and no worker of a run that is gone.
+"""Who may write into a folder of labels, a run, a town: one run at a time, and no worker of a run that is gone.
 
 A run that is killed leaves workers behind that notice only after a while. So a run holds `.locks/run.lock`, and each
 of its workers a lock of its own beside it; the operating system gives a lock back when its process dies, however it
@@ -24,7 +24,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from occlift.errors import OccliftError
-from occlift.runtime.files import replacing, sweep
+from occlift.runtime.files import disk_full_said, replacing, sweep
 
 LOCKS_NAME: Final = ".locks"
 WORKER_LOCKS: Final = "worker-*.lock"
@@ -81,6 +81,20 @@ def sole_run(folder: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[str]:
 
 
 @contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Holds a folder as `sole_run` does, sweeps away what killed runs left there, and says a full disk as a sentence.
+
+    Raises:
+        AnotherRun: another run holds the folder.
+        DiskFull: the disk is full.
+        OSError: the folder cannot be written.
+    """
+    with disk_full_said(folder), sole_run(folder):
+        sweep(folder)
+        yield
+
+
+@contextmanager
 def worker_of(folder: Path, run: str) -> Iterator[None]:
     """Holds the lock of a worker; as long as it is held, no other run begins to write into the folder.
 
@@ -95,7 +109,7 @@ def worker_of(folder: Path, run: str) -> Iterator[None]:
     with ExitStack() as held:
         try:
             _hold(held, path, timeout_s=0)
-            current = (locks / _RUN).read_text().partition(" ")[0]
+            current = (locks / _RUN).read_text(encoding="utf-8").partition(" ")[0]
         except (Timeout, FileNotFoundError):
             current = ""
         if current != run:
@@ -137,6 +151,6 @@ def _hold(held: ExitStack, path: Path, *, timeout_s: float) -> None:
 
 def _holder(locks: Path) -> str:
     try:
-        return (locks / _RUN).read_text().partition(" ")[2]
+        return (locks / _RUN).read_text(encoding="utf-8").partition(" ")[2]
     except FileNotFoundError:
         return "it has just begun"

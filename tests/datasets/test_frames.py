@@ -352,7 +352,7 @@ def test_a_town_written_as_frames_gives_the_same_labels_to_the_byte(small_town: 
         {path: data for path, data in contents(tmp_path / name).items() if path.endswith(".npz")}
         for name in ("town", "copy")
     )
-    assert len(labels) == 16
+    assert len(labels) == 8
     assert labels == copied
     boxes = [[box.global_from_box.tolist() for box in data.boxes(token)] for data in (town, copy)  # type: ignore[attr-defined]
              for token in town.key_frame_tokens(town.scenes()[0])]  # fmt: skip

@@ -92,12 +92,12 @@ class Stop:
 
     def _watch(self, wakened: socket.socket) -> None:
         with wakened:
-            told: set[signal.Signals] = set()
+            told: set[int] = set()
             while not told:
                 numbers = wakened.recv(64)
                 if not numbers:
                     return
-                told = {number for number in numbers if number in (signal.SIGINT, signal.SIGTERM)}
+                told = {int(number) for number in numbers if number in (signal.SIGINT, signal.SIGTERM)}
             if not self._ends.wait(PATIENCE_S):
                 if not self.sentence:
                     # The main thread has not even come to `_interrupt`.

@@ -89,7 +89,7 @@ def test_distances_and_classes_are_averaged_as_slowly(stride: int) -> None:
 
 def test_exact_depth_gives_a_floor_and_a_wall_one_voxel_thick() -> None:
     views = [view(), *(view(forward_m=0.4 * n, current=False) for n in (1, 2, 3))]
-    found = label_from_views(views, space=SPACE).semantics
+    found = label_from_views(views, space=SPACE, decision=DecisionConfig(fusion="surface")).semantics
     floor, wall = (int((a - lower) / 0.2) for a, lower in ((0.03, -0.6), (8.07, 0.0)))
     middle = found[:, 14:18]
     for x in range(20, 34):

@@ -32,6 +32,7 @@ from occlift.errors import ConfigError, DataError
 from occlift.evaluation.occupancy import evaluate
 from occlift.geometry.lenses import KannalaBrandt
 from occlift.label_space import DRIVEABLE_SURFACE, FREE, MANMADE, UNKNOWN
+from occlift.labels.decide import DecisionConfig, Fusion
 from occlift.labels.files import label_path, read_prediction
 from occlift.losses.occfeat import OccFeatLossConfig
 from occlift.losses.occupancy import OccupancyLossConfig
@@ -123,8 +124,10 @@ def test_cameras_of_different_sizes_without_lidar_get_labels(tmp_path: Path) -> 
     assert set(np.unique(label.semantics)) == {DRIVEABLE_SURFACE, MANMADE, FREE, UNKNOWN}
 
 
-def test_a_label_of_a_data_set_is_the_label_of_its_views(tmp_path: Path) -> None:
-    generate_labels(Hall(), tmp_path / "labels", LabelConfig(frames=3), semantics=Eyes(), depth=Eyes())
+@pytest.mark.parametrize("fusion", ["votes", "surface"])
+def test_a_label_of_a_data_set_is_the_label_of_its_views(tmp_path: Path, fusion: Fusion) -> None:
+    config = LabelConfig(frames=3, decision=DecisionConfig(fusion=fusion))
+    generate_labels(Hall(), tmp_path / "labels", config, semantics=Eyes(), depth=Eyes())
     label = read_label(label_path(tmp_path / "labels", "walk", "1"), allow_unknown=True)
     current, views = Hall().key_frame("1"), []
     for token in ("0", "1", "2"):
@@ -136,7 +139,7 @@ def test_a_label_of_a_data_set_is_the_label_of_its_views(tmp_path: Path) -> None
                     ego_from_camera=np.linalg.inv(current.global_from_ego) @ image.global_from_camera,
                 )
             )  # fmt: skip
-    from_views = label_from_views(views)
+    from_views = label_from_views(views, decision=config.decision)
     np.testing.assert_array_equal(from_views.semantics, label.semantics)
     np.testing.assert_array_equal(from_views.mask_camera, label.mask_camera)
     np.testing.assert_array_equal(from_views.mask_lidar, label.mask_lidar)

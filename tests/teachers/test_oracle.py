@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_perfect_is_the_truth(tmp_path: Path) -> None:
 
 
 def test_errors_depend_on_seed_and_token_alone(tmp_path: Path) -> None:
-    images = [image_at(tmp_path, token) for token in ("a", "b")]
+    images = [replace(image_at(tmp_path, token), camera=token) for token in ("a", "b")]
     for image in images:
         write_truth_maps(truth_maps_path(Path(image.source.name)), scene())
 

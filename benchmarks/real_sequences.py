@@ -139,7 +139,7 @@ SEQUENCES: dict[str, dict[str, Any]] = {
         "folder": "kitti-sequence",
         "read": kitti,
         "points": stereo_points,
-        "options": ["--frames", "13", "--depth", "files"],
+        "options": ["--frames", "13", "--depth", "files", "--min-points", "10"],
         "drawn": "kitti_000025",
     },
 }

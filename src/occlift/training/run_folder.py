@@ -47,7 +47,8 @@ def check_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
         DataError: a record is not readable.
     """
     record = out / _RECORD_NAME
-    if record.exists():
+    # A record alone is that of a run that failed before its first step: there is nothing that could be mixed up.
+    if record.exists() and _has_steps(out):
         check_same(out, _record(record, identity), identity, contents="a run")
         if resume is None and (out / LAST_CHECKPOINT).exists():
             raise ConfigError(
@@ -70,6 +71,11 @@ def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
     versions |= {package: version(package) for package in packages}
     record = {**identity, "seed": identity["config"]["seed"], "versions": versions}
     write_text(out / _RECORD_NAME, json.dumps(record, indent=1))
+
+
+def _has_steps(out: Path) -> bool:
+    """Whether something was trained in a run folder."""
+    return any(path.suffix in (".ckpt", ".csv") for path in out.iterdir())
 
 
 def _record(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from occlift.teachers.teacher import DepthMap, SemanticMap, SemanticsTeacher
 _log = logging.getLogger(__name__)
 
 _FIELDS: Final = ("camera", "channel", "stem", "token", "sample", "scene", "suffix")
+_MOST_NAMED: Final = 12
 _PER_SCENE: Final = "<scene>/<camera>/<image name>"
 _GROUND_AND_SKY: Final = 0.1
 """Smallest share of ground and sky that is not strange; real frames of three data sets have 38 to 55 %."""
@@ -141,10 +142,12 @@ class FilesSemantics:
         numbers, classes, free = self._numbers, self._classes, self._taxonomy.free
         place = np.minimum(np.searchsorted(numbers, ids), len(numbers) - 1)
         if not (known := numbers[place] == ids).all():
-            unknown = int(ids[~known][0])
+            unknown = np.unique(ids[~known])
+            named = ", ".join(map(str, unknown[:_MOST_NAMED])) + (", ..." if len(unknown) > _MOST_NAMED else "")
             raise DataError(
-                f"{path}: holds the id {unknown}, which stands for no class here; say what it means with class_ids, "
-                f"such as {unknown}=255 (0..{free - 1}: classes, {free}: sky, 255: unknown)"
+                f"{path}: holds the id {named}, which stands for no class here; say what it means with "
+                f"class_ids={unknown[0]}=CLASS,... (CLASS: 0..{free - 1} classes, {free} sky, 255 unknown), or which "
+                "list the maps are of with space=..."
             )
         class_id = classes[place]
         return SemanticMap(class_id=class_id, score=(class_id != UNKNOWN).astype(np.float32))

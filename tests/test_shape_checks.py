@@ -10,7 +10,6 @@ import torch
 from occlift.geometry.grids import OCC3D_GRID
 from occlift.geometry.transforms import transform_points
 from occlift.labels.files import OccupancyLabel
-from occlift.metrics.streaming import RayScore
 from occlift.models.easyocc import fine_voxels
 
 REFUSED = jaxtyping.TypeCheckError
@@ -22,9 +21,8 @@ def test_functions_refuse_arrays_of_another_shape() -> None:
 
 
 def test_methods_refuse_arrays_of_another_type() -> None:
-    score, volume = RayScore(), torch.zeros(1, *OCC3D_GRID.shape, dtype=torch.uint8)
-    with pytest.raises(REFUSED, match="prediction"):
-        score.update(truth=volume, prediction=volume.float(), origins_m=[torch.zeros(1, 3)])
+    with pytest.raises(REFUSED, match="points"):
+        OCC3D_GRID.occupied_by(np.zeros((5, 3), np.int64))
 
 
 def test_dataclasses_refuse_arrays_of_another_shape() -> None:

@@ -42,6 +42,8 @@ def check(
         print(f"! {problem}")
     if len(run.problems) > _MOST_PRINTED:
         print(f"! and {len(run.problems) - _MOST_PRINTED} more")
+    for note in run.notes:
+        print(f"note: {note}")
     if run.picture:
         print(f"{run.picture}: key frame {run.drawn}; if the grid lies on the road, mounting and intrinsics are right")
     if run.problems:

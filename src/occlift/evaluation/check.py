@@ -74,6 +74,7 @@ class DatasetCheck:
 
     Attributes:
         problems: what is wrong, or looks so, a sentence each, with file or token.
+        notes: what is sound, and will not do what somebody may expect.
         poses: per camera.
         frames: number of key frames.
         driven_m: scene → length of its path, metres.
@@ -82,6 +83,7 @@ class DatasetCheck:
     """
 
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
     poses: tuple[PoseAgreement, ...]
     frames: int
     driven_m: dict[str, float]
@@ -133,8 +135,10 @@ def check_dataset(
         problems += _find_odd_lidar(found)
         frames += found
     problems = [f"{text} ({count} key frames)" if count > 1 else text for text, count in broken.items()] + problems
+    notes: list[str] = []
     if isinstance(data, HasBoxes):
-        problems += _find_odd_boxes(data, frames, taxonomy)
+        odd, notes = _find_odd_boxes(data, frames, taxonomy)
+        problems += odd
     poses, odd = _compare_poses(frames, pairs)
     problems += odd
     drawn = next((f for f in frames if f.token == token), None) if token else _middle(frames)
@@ -149,6 +153,7 @@ def check_dataset(
         draw_rig(drawn, [f for f in frames if f.scene == drawn.scene], picture, boxes=boxes)
     return DatasetCheck(
         problems=tuple(problems),
+        notes=tuple(notes),
         poses=tuple(poses),
         frames=len(frames),
         driven_m=driven_m,
@@ -289,8 +294,9 @@ def _find_odd_lidar(frames: Sequence[KeyFrame]) -> list[str]:
     ]
 
 
-def _find_odd_boxes(data: HasBoxes, frames: Sequence[KeyFrame], taxonomy: Taxonomy) -> list[str]:
-    """Categories that no class has, and boxes that are nowhere near the car."""
+def _find_odd_boxes(data: HasBoxes, frames: Sequence[KeyFrame], taxonomy: Taxonomy) -> tuple[list[str], list[str]]:
+    """Problems: boxes that are nowhere near the car; and notes: categories that no class has, as where a data set has
+    names of its own, whose boxes carry no points then (`--moving boxes`)."""
     unknown: Counter[str] = Counter()
     boxes = far = 0
     for frame in frames:
@@ -299,20 +305,20 @@ def _find_odd_boxes(data: HasBoxes, frames: Sequence[KeyFrame], taxonomy: Taxono
             if box.category not in taxonomy.categories:
                 unknown[box.category] += 1
             far += bool(np.linalg.norm((inverse(frame.global_from_ego) @ box.global_from_box)[:2, 3]) > 250)
-    problems = []
+    problems, notes = [], []
     if sum(unknown.values()) == boxes > 0:
         most = ", ".join(name for name, _ in unknown.most_common(5))
-        problems.append(
+        notes.append(
             f"boxes: no category belongs to a class (they are {most}); expected names such as "
             f"{', '.join(list(taxonomy.categories)[:3]) or 'none: the label space lists no categories'}, or a --space "
-            "that lists yours"
+            "that lists yours; `--moving boxes` leaves them out otherwise"
         )
     if 2 * far > boxes:
         problems.append(
             f"boxes: {far} of {boxes} are more than 250 m from the car; expected metres, and poses in the frame that "
             "the field names (ego_from_box, global_from_box)"
         )
-    return problems
+    return problems, notes
 
 
 def _compare_poses(frames: Sequence[KeyFrame], pairs: int) -> tuple[list[PoseAgreement], list[str]]:

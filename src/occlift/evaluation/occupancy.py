@@ -20,7 +20,7 @@ from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import check_some_free, labels_by_token, prediction_path, read_prediction, read_truth
-from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
+from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, evaluated_voxels, histograms, stored_masks
 from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape, ray_origins
 from occlift.runtime.devices import torch_device
 from occlift.runtime.progress import track
@@ -160,7 +160,7 @@ def evaluate(
 
     Args:
         tokens: the samples of the split. Without them every scene of which something is predicted must be complete.
-        masks: evaluated voxels; truth without the file's mask of that name is refused.
+        masks: evaluated voxels; truth whose files lack a mask that they need is refused.
         rays: the data set whose lidar poses say where RayIoU's rays start; None: no RayIoU.
         device: where RayIoU's rays are cast, as torch names it; the answer is the same everywhere.
         allow_missing: leave samples out that are missing on one side, instead of refusing to score.
@@ -206,14 +206,17 @@ def evaluate(
     origins = _RayOrigins(rays, space.grid) if rays else None
     for token in track(scored, "evaluate"):
         path, predicted_path = where[token], prediction_path(predictions, token)
-        frame = read_truth(path, [mask for mask in masks if mask != "none"], space=space)
+        frame = read_truth(path, stored_masks(masks), space=space)
         prediction = read_prediction(predicted_path, space=space)
         check_some_free(path, frame.semantics, space)
         check_some_free(predicted_path, prediction, space)
         try:
             counted = histograms(
                 truth=frame.semantics, prediction=prediction,
-                evaluated={mask: frame.masks.get(mask) for mask in masks}, num_classes=taxonomy.num_classes,
+                evaluated=evaluated_voxels(
+                    masks, truth=frame.semantics, stored=frame.masks, num_classes=taxonomy.num_classes
+                ),
+                num_classes=taxonomy.num_classes,
             )  # fmt: skip
             total += OccupancyCounts(histograms=counted, taxonomy=taxonomy)
             if origins and ray_total:

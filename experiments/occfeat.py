@@ -90,7 +90,7 @@ def _scale(size: str) -> _Scale:
             town=replace(town, scenes=2, frames=2), pretrain=replace(pretrain, optimizer=OptimizerConfig(steps=2)),
             finetune=finetune, finetune_steps=dict.fromkeys(SHARES, 2), seeds=1, longer_seeds=1,
         )  # fmt: skip
-    network, optimizer = BevNetworkConfig.paper("simple_bev"), OptimizerConfig(steps=3000, learning_rate=3e-4)
+    network, optimizer = BevNetworkConfig.full("simple_bev"), OptimizerConfig(steps=3000, learning_rate=3e-4)
     head = replace(pretrain.head, channels=32, blocks=2, horizontal_stride=1)
     return _Scale(
         town=TownConfig(scenes=60, frames=20, seed=0, image_height=224, image_width=400, maps=True),
@@ -178,7 +178,7 @@ def _sized(model: BevNetworkConfig, architecture: Architecture) -> BevNetworkCon
     if model.architecture == architecture:
         return model
     demo = model == BevNetworkConfig.demo(model.architecture)
-    return BevNetworkConfig.demo(architecture) if demo else BevNetworkConfig.paper(architecture)
+    return BevNetworkConfig.demo(architecture) if demo else BevNetworkConfig.full(architecture)
 
 
 def occfeat_plan(size: str, out: Path) -> Plan:

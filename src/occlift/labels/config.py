@@ -26,7 +26,8 @@ class LabelConfig:
         semantics_options: options of this teacher, as name=value.
         depth: teacher of depth.
         depth_options: options of this teacher, as name=value.
-        frames: number of key frames fused into one label; EasyOcc's paper has 13.
+        frames: number of key frames fused into one label. EasyOcc's abstract speaks of 13, its figure shows the
+            current one and 13 before it.
         window: choice of these key frames: around the current one (centred), it and those before (past), or all of the
             scene.
         moving: treatment of moving classes in other key frames: left out (drop), fused, which leaves ghosts (keep),

@@ -41,6 +41,8 @@ FOUNDATION_DEPTH: Final = DepthCorruption(
 )
 """Amounts like those of Metric3Dv2 on driving data; an estimate with a reason for each, not a fit."""
 
+MEASURED_DEPTH: Final = FOUNDATION_DEPTH
+
 FOUNDATION_SEMANTICS: Final = SemanticsCorruption(
     # Detectors find little below 8×8 pixels of a 400-pixel-wide image (32×32 of one 1600 wide: COCO's "small").
     missed_below_px=64.0,

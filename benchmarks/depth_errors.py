@@ -7,12 +7,14 @@ whose amounts are known, shows what the fit can find. KITTI is a folder with `ne
 `network_classes` (metres × 256, 0 for none): depth of a network against stereo, which has errors of its own (half a
 pixel of disparity is 2.6 % at 20 m and 5 % at 40 m; it is thick at edges).
 
-All errors are those of the logarithm, e = ln(network / truth), from 2 to 40 m. Amounts are mean absolute deviations
-times √(π/2), the standard deviation of a normal distribution that deviates as much, because real errors have long
-tails. Lengths are in pixels of an image 400 wide.
+All errors are those of the logarithm, e = ln(network / truth), from 5 to 40 m, away from edges (nearer than 5 m stereo
+has matched wrongly more often than rightly). Amounts are 1.48 · median |error|, the standard deviation of a normal
+distribution around 0 with as large a median: mismatches of stereo are rare and huge, and a `DepthCorruption` has no
+bias. Lengths are in pixels of an image 400 wide.
 
-scale       the image's median of e; its root mean square over the images, since none is right on average
+scale       the image's median of e; its root mean square over the images
 smooth      what is left, r, grows with the distance d as smooth · (1 + growth · d): a line through bins of distance
+            which begins at 0.01 or above
 cell        r / (1 + growth · d) at two pixels has half its correlation where smooth noise of this cell has
 pixel       jump of r between neighbouring pixels, over √2
 bleed       radius of the average that makes a step of depth as wide as it is, between a quarter and three quarters
@@ -38,8 +40,8 @@ from occlift.scenes.dataset import HasTruthMaps, require
 from occlift.teachers.corruption import REFERENCE_WIDTH_PX, DepthCorruption
 from occlift.teachers.oracle import FOUNDATION_DEPTH, MEASURED_DEPTH
 
-NEAREST_M, FARTHEST_M = 2.0, 40.0
-BINS_M: Final = ((2, 5), (5, 10), (10, 15), (15, 20), (20, 30), (30, 40))
+NEAREST_M, FARTHEST_M = 5.0, 40.0
+BINS_M: Final = ((5, 10), (10, 15), (15, 20), (20, 30), (30, 40))
 EDGE_RATIO: Final = 1.5
 """Steps of depth whose width is measured; smaller ones say little about it."""
 EDGE_REACH_PX: Final = 16
@@ -47,7 +49,9 @@ EDGE_REACH_PX: Final = 16
 STEPS_PER_IMAGE: Final = 300
 FRAME_STEP: Final = 3
 """Of KITTI every third frame: at 10 Hz neighbours err alike."""
-_TO_SIGMA: Final = np.sqrt(np.pi / 2)
+SMALLEST: Final = 0.01
+"""Amount at distance 0: a line through errors that grow with the distance alone would have none."""
+_TO_SIGMA: Final = 1.4826
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,9 @@ def main() -> None:
     if kitti:
         columns["KITTI, network"] = fitted(kitti_pairs(kitti[0]))
         columns["KITTI, stereo with `measured`"] = fitted(corrupted_stereo(kitti[0], MEASURED_DEPTH))
-    rows = [[name, *(column.get(name, "–") for column in columns.values())] for name in columns["town, `oracle:foundation`"]]
+    rows = [
+        [name, *(column.get(name, "–") for column in columns.values())] for name in columns["town, `oracle:foundation`"]
+    ]
     print("| amount | " + " | ".join(columns) + " |")
     print("| --- |" + " ---: |" * len(columns))
     for row in rows:
@@ -146,7 +152,7 @@ def stated(corruption: DepthCorruption) -> dict[str, str]:
         "smooth": f"{corruption.smooth_sigma:.3f}",
         "growth per m": f"{corruption.growth_per_m:.3f}",
         "cell, px of 400": f"{corruption.smooth_cell_px:.0f}",
-        "pixel": f"{corruption.pixel_sigma:.3f}",
+        "pixel": f"{corruption.pixel_sigma:.4f}",
         "bleed, px of 400": f"{corruption.bleed_px:.1f}",
         "sky, m": f"{corruption.sky_depth_m:.0f}",
     }
@@ -168,21 +174,24 @@ def fitted(pairs: Sequence[Pair]) -> dict[str, str]:
         "smooth": f"{np.sqrt(max(smooth**2 - pixel**2, 0)):.3f}",
         "growth per m": f"{growth:.3f}",
         "cell, px of 400": f"{cell_of(pairs, even):.0f}",
-        "pixel": f"{pixel:.3f}",
+        "pixel": f"{pixel:.4f}",
         "bleed, px of 400": f"{bleed_of(pairs):.1f}",
         "sky, m": f"{sky_of(pairs):.0f}",
         "images": f"{len(pairs)}",
     }
     truth = np.concatenate([p.truth_m[np.isfinite(e)] for p, e in zip(pairs, errors, strict=True)])
-    error = np.abs(np.expm1(np.concatenate([e[np.isfinite(e)] for e in errors])))
-    for lower, upper in (*BINS_M, (NEAREST_M, FARTHEST_M)):
+    error = np.expm1(np.concatenate([e[np.isfinite(e)] for e in errors]))
+    found["mean of |error|"] = f"{np.abs(error).mean():.3f}"
+    for lower, upper in BINS_M:
         inside = (truth >= lower) & (truth < upper)
-        found[f"abs_rel, {lower:g} to {upper:g} m"] = f"{error[inside].mean():.3f}" if inside.sum() > 1000 else "–"
+        found[f"median error, of |error|, {lower} to {upper} m"] = (
+            f"{np.median(error[inside]):+.3f}, {np.median(np.abs(error[inside])):.3f}" if inside.sum() > 1000 else "–"
+        )
     return found
 
 
 def growth_of(pairs: Sequence[Pair], rest: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Amount at distance 0, and growth per metre of itself: least squares over bins of distance, each counting alike."""
+    """Amount at distance 0, and growth per metre of itself: least squares over bins of distance."""
     distance = np.concatenate([pair.truth_m[np.isfinite(r)] for pair, r in zip(pairs, rest, strict=True)])
     value = np.concatenate([r[np.isfinite(r)] for r in rest])
     middles, amounts = [], []
@@ -192,8 +201,12 @@ def growth_of(pairs: Sequence[Pair], rest: Sequence[np.ndarray]) -> tuple[float,
             middles.append(distance[inside].mean())
             amounts.append(_sigma(value[inside]))
     slope, offset = np.polyfit(middles, amounts, 1)
-    # Errors that shrink with the distance have no place in the model.
-    return (float(np.mean(amounts)), 0.0) if slope <= 0 else (max(float(offset), 1e-4), float(slope / max(offset, 1e-4)))
+    if slope <= 0:  # errors that shrink with the distance have no place in the model
+        return float(np.mean(amounts)), 0.0
+    if offset < SMALLEST:
+        offset, distances = SMALLEST, np.array(middles)
+        slope = np.dot(distances, np.array(amounts) - offset) / np.dot(distances, distances)
+    return float(offset), float(slope / offset)
 
 
 def cell_of(pairs: Sequence[Pair], even: Sequence[np.ndarray]) -> float:
@@ -233,17 +246,12 @@ def bleed_of(pairs: Sequence[Pair]) -> float:
         steps = steps[(steps[:, 1] >= reach) & (steps[:, 1] < truth.shape[1] - 1 - reach)]
         for row, column in steps[:: max(1, len(steps) // STEPS_PER_IMAGE)]:
             left, right = truth[row, column - reach + 1 : column + 1], truth[row, column + 1 : column + reach + 1]
-            sides = np.nanmedian(left) if np.isfinite(left).mean() > 0.7 else np.nan, (
-                np.nanmedian(right) if np.isfinite(right).mean() > 0.7 else np.nan
-            )
-            even = all(
-                np.nanmax(np.abs(side - middle)) < np.log(1.1) for side, middle in zip((left, right), sides, strict=True)
-            )
-            if not np.isfinite(sides).all() or not even or max(sides) > np.log(FARTHEST_M):
+            left, right = left[np.isfinite(left)], right[np.isfinite(right)]
+            if min(len(left), len(right)) < 0.7 * reach or max(np.ptp(left), np.ptp(right)) > np.log(1.2):
                 continue
             profile = depth[row, column - reach + 1 : column + reach + 1]
             # From the nearer to the farther side, whichever comes first.
-            profiles.append(profile if sides[1] > sides[0] else profile[::-1])
+            profiles.append(profile if right.mean() > left.mean() else profile[::-1])
     if len(profiles) < 30:
         return float("nan")
     mean = np.median(profiles, axis=0)
@@ -261,7 +269,7 @@ def sky_of(pairs: Sequence[Pair]) -> float:
 
 
 def _sigma(values: np.ndarray) -> float:
-    return float(np.abs(values - np.median(values)).mean() * _TO_SIGMA)
+    return float(np.median(np.abs(values)) * _TO_SIGMA)
 
 
 if __name__ == "__main__":

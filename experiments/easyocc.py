@@ -93,7 +93,7 @@ class _Runs(Runs):
         for n in () if labels else _FUSED:
             self.add_labels(LabelConfig(frames=n, decision=DecisionConfig(fusion="votes")), self.root, self._data_needs)
 
-    def scored(self, name: str, score: Callable[..., dict[str, float]], frames: int = FRAMES) -> tuple[str, ...]:
+    def scored(self, name: str, score: Callable[..., calls.Scores], frames: int = FRAMES) -> tuple[str, ...]:
         """Adds the scores of labels, or of what follows from them, and gives the run's name."""
         labels, needs = self._labels(frames)
         predictions = self.out / name / "predictions"

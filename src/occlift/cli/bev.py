@@ -46,9 +46,7 @@ _FINETUNE_OPTIONS = options(_finetunings, "label_seed", "model.backbone", "model
 
 
 def pretrain(
-    recipe: Annotated[
-        Positional[Literal["occfeat", "occfeat-demo"]], arg(help="size of the network: full, or small")
-    ],
+    recipe: Annotated[Positional[Literal["occfeat", "occfeat-demo"]], arg(help="size of the network: full, or small")],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     given: Annotated[Given, _PRETRAIN_OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_pretrainings)]],
@@ -83,9 +81,7 @@ def pretrain(
 
 
 def finetune(
-    recipe: Annotated[
-        Positional[Literal["bev", "bev-demo"]], arg(help="size of the network: full, or small")
-    ],
+    recipe: Annotated[Positional[Literal["bev", "bev-demo"]], arg(help="size of the network: full, or small")],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     given: Annotated[Given, _FINETUNE_OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_finetunings)]],

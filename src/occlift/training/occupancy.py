@@ -87,7 +87,7 @@ class TrainConfig:
 
     @classmethod
     def full(cls) -> TrainConfig:
-        """`EasyOccConfig.full` on all known voxels; OccNeRF's 12 epochs, four key frames a step and the rates are ours."""
+        """`EasyOccConfig.full` on all known voxels; the 12 epochs are OccNeRF's, key frames a step and rate ours."""
         return cls(
             model=EasyOccConfig.full(),
             loss=OccupancyLossConfig(class_weighting="inverse_log", max_voxels=None, max_lovasz_voxels=None),

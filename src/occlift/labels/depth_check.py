@@ -8,19 +8,26 @@ it is the check). And where the car drives, nothing stands.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
+from occlift.errors import DataError
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.labels.fuse import static_classes
 from occlift.labels.surface_kernels import NEAREST_M, truncation_m
 from occlift.labels.view import View
+from occlift.runtime.files import replacing
+
+CHECK_NAME: Final = "depth.json"
+"""Beside every label: what was measured about its depth."""
 
 FrameViews = tuple[Float[np.ndarray, "4 4"], Sequence[View]]
 """Of one moment: global_from_ego, and the views."""
@@ -43,12 +50,12 @@ _GROUND_M: Final = 0.2
 """Ground this near to the camera and to where the car stands, and how far from the wheels its height may be: the camber
 of a road and a degree of pitch explain as much."""
 
-_CAR_M: Final = ((-0.8, 2.0), (-0.6, 0.6), (0.6, 3.0))
+_CAR_M: Final = ((-0.8, 2.0), (-0.6, 0.6), (0.6, 3.6))
 _TRACK_SHARE: Final = 0.1
-"""Where nothing stands when the car comes along, in its frame (x, y, z): well inside of it, and up to a height below
-that of any bridge; and which share of that may be occupied by mistake."""
+"""Where nothing stands when the car comes along, in its frame (x, y, z): well inside of its width, and up to a height
+that roads leave to lorries (4 m, less a voxel); and at which share of the places something may stand by mistake."""
 
-_FEWEST: Final = 200
+_FEWEST: Final = 100
 """Samples below which nothing is doubted."""
 
 
@@ -97,7 +104,8 @@ class DepthCheck:
         ground: pixels of the ground within 10 m of the camera and 4 m of where the car stands.
         ground_m: median of their height above the wheels.
         camera_m: median height of the cameras that show them.
-        track, blocked: voxels where the car drives that are known, and those of them in which something stands.
+        track, blocked: columns of voxels where the car drives that are known, and those in which something stands
+            lower than a lorry.
 
     >>> DepthCheck(ground=900, ground_m=-0.5, camera_m=1.5).doubts
     ('the ground beside the car lies 0.50 m below its wheels: depth is about 33 % too large, or focal length, mounting \
@@ -153,8 +161,8 @@ or ego frame (z = 0 where the wheels stand) are wrong',)
             )
         if self.track >= _FEWEST and self.blocked > _TRACK_SHARE * self.track:
             doubts.append(
-                f"{self.blocked / self.track:.0%} of the space that the car drives through is occupied by what stands "
-                "still: depth is too small, or too noisy for labels".replace("%", " %", 1)
+                f"at {self.blocked / self.track:.0%} of the places where the car drives something stands in its way or "
+                "hangs lower than a lorry: depth is too small, or too noisy for labels".replace("%", " %", 1)
             )
         return tuple(doubts)
 
@@ -163,22 +171,22 @@ or ego frame (z = 0 where the wheels stand) are wrong',)
         spans = [f"{low:.0f} to {high:.0f} m" for low, high in pairwise(DISTANCES_M)]
         rows = [*zip(spans, self.by_distance, strict=True), *zip(REGIONS, self.by_region, strict=True)]
         lines = [
-            f"{name:>12}: error {row.error:5.1%}, bias {row.bias:+6.1%} ({row.samples} pixels)".replace("%", " %")
+            f"{name:>12}: error {row.error:5.1%}, bias {row.bias:+6.1%} ({row.samples} pixels)"
             for name, row in rows
             if row.samples
         ]
         if self.agree + self.through:
             lines.append(
-                f"of what stands within {_STANDING_WITHIN_M:.0f} m other views see through {self.through_share:.0%}"
+                f"other views see through {self.through_share:.0%} of what stands within {_STANDING_WITHIN_M:.0f} m"
             )
         if self.ground:
             lines.append(f"ground beside the car {self.ground_m:+.2f} m above its wheels")
         if self.track:
-            lines.append(f"of the space that the car drives through {self.blocked / self.track:.1%} is occupied")
-        return "\n".join(lines) if lines else "no two views show the same place"
+            lines.append(f"at {self.blocked / self.track:.0%} of the places where the car drives something stands")
+        return "\n".join(line.replace("%", " %") for line in lines) or "no two views show the same place"
 
     def to_plain(self) -> dict[str, Any]:
-        """For a manifest."""
+        """For a file."""
         return {
             "distance": [[row.samples, row.error, row.bias] for row in self.by_distance],
             "region": [[row.samples, row.error, row.bias] for row in self.by_region],
@@ -190,7 +198,7 @@ or ego frame (z = 0 where the wheels stand) are wrong',)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> DepthCheck:
-        """From a manifest.
+        """From a file.
 
         Raises:
             KeyError, TypeError, ValueError: it is none.
@@ -213,11 +221,17 @@ or ego frame (z = 0 where the wheels stand) are wrong',)
         )
 
 
-def check_depth(own: FrameViews, others: Sequence[FrameViews], taxonomy: Taxonomy = OCC3D.taxonomy) -> DepthCheck:
+def check_depth(
+    own: FrameViews,
+    others: Sequence[FrameViews],
+    cars: Sequence[Float[np.ndarray, "4 4"]],
+    taxonomy: Taxonomy = OCC3D.taxonomy,
+) -> DepthCheck:
     """Compares the views of a moment with each other and with those of other moments, and its ground with the wheels.
 
     Args:
-        others: the moments just before and after; what their views show is compared with. Their wheels count too.
+        others: the moments just before and after.
+        cars: global_from_ego of the moments in which the car passes what it sees.
     """
     points = _Pixels.of(own[1])
     static = static_classes(taxonomy)
@@ -233,12 +247,12 @@ def check_depth(own: FrameViews, others: Sequence[FrameViews], taxonomy: Taxonom
         distances.append(points.depth_m[same])
         rows.append(points.row[same])
         # What moves hides a surface, or has left the place where it was: neither is a contradiction.
-        near = foreign & standing & (ahead < _STANDING_WITHIN_M) & (static[class_id] | (class_id == taxonomy.free))
+        near = foreign & standing & (ahead < _STANDING_WITHIN_M) & static[class_id]
         limit = truncation_m(ahead)
         through += int((near & (depth_m > ahead + limit)).sum())
         agree += int((near & (np.abs(depth_m - ahead) <= limit)).sum())
     ratio, distance, row = np.concatenate(ratios), np.concatenate(distances), np.concatenate(rows)
-    ground = _ground(own, [pose for pose, _ in (own, *others)], points, taxonomy)
+    ground = _ground(own, cars, points, taxonomy)
     thirds = np.minimum((row * len(REGIONS)).astype(int), len(REGIONS) - 1)
     return replace(
         ground,
@@ -254,7 +268,8 @@ def check_depth(own: FrameViews, others: Sequence[FrameViews], taxonomy: Taxonom
 def check_track(
     semantics: UInt8[np.ndarray, "x y z"], ego_from_cars: Iterable[Float[np.ndarray, "4 4"]], space: LabelSpace = OCC3D
 ) -> tuple[int, int]:
-    """Of a label, how many voxels are known where the car drives, and in how many of them something stands.
+    """Of a label, how many columns of voxels are known where the car drives, and in how many of them something stands
+    that does not move, lower than a lorry.
 
     Args:
         ego_from_cars: from the car at some moments to the ego frame of the label.
@@ -267,10 +282,39 @@ def check_track(
     for pose in ego_from_cars:
         index, inside = grid.indices(transform_points(pose, car))
         swept[tuple(index[inside].T)] = True
-    found = semantics[swept]
     stands = static_classes(taxonomy) & ~taxonomy.table(taxonomy.ground)
     stands[taxonomy.free :] = False
-    return int((found <= taxonomy.free).sum()), int(stands[found].sum())
+    known, blocked = (
+        int((swept & found).any(axis=2).sum()) for found in (semantics <= taxonomy.free, stands[semantics])
+    )
+    return known, blocked
+
+
+def write_check(path: Path, check: DepthCheck) -> None:
+    """Writes it beside a label; the same check gives the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path.with_name(CHECK_NAME)) as file:
+        file.write((json.dumps(check.to_plain()) + "\n").encode())
+
+
+def read_checks(labels: Sequence[Path]) -> DepthCheck:
+    """What was measured when some labels were made, together; those that say nothing count nothing.
+
+    Raises:
+        DataError: what is written beside a label is damaged.
+    """
+    total = DepthCheck()
+    for path in (label.with_name(CHECK_NAME) for label in labels):
+        try:
+            total += DepthCheck.from_plain(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            continue
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not readable ({error!r}); remove it and its label and make them again") from error
+    return total
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -291,9 +335,7 @@ class _Pixels:
             some = slice(step // 2, None, step)
             depth_m = view.depth_m[some, some]
             shown = np.isfinite(depth_m)
-            v, u = (
-                (np.arange(size)[some] * view.stride + view.stride // 2 + 0.5 for size in view.depth_m.shape)
-            )
+            v, u = (np.arange(size)[some] * view.stride + view.stride // 2 + 0.5 for size in view.depth_m.shape)
             pixels = np.stack([*np.meshgrid(u, v), np.ones(depth_m.shape)], axis=-1)[shown]
             depth = depth_m[shown].astype(float)
             rays = pixels @ np.linalg.inv(view.intrinsics_px).T

@@ -36,6 +36,13 @@ _STEPS: Final = 2
 """Newton steps by which a point finds the surface along its ray."""
 
 
+@njit
+def truncation_m(depth_m: float) -> float:
+    """Where the distances of a view are cut off that sees something at this depth: views that differ by more do not
+    mean the same surface."""
+    return np.maximum(_TRUNCATION_M, _TRUNCATION * (_SIGMA_M + SIGMA_PER_M * depth_m))  # type: ignore[no-any-return]
+
+
 @njit(inline="always")
 def _column_is_unseen(
     pixel_from_grid: Float64[np.ndarray, "3 4"], x: float, y: float, bottom: float, top: float, width: int, height: int
@@ -89,12 +96,12 @@ def add_distances(
                     continue
                 if found == free:
                     sigma = _SIGMA_M + SIGMA_PER_M * ahead
-                    limit = max(_TRUNCATION_M, _TRUNCATION * sigma)
+                    limit = truncation_m(ahead)
                     signed = limit
                 else:
                     depth = float(depth_m[int(row), int(column)]) * scale
                     sigma = _SIGMA_M + SIGMA_PER_M * depth
-                    limit = max(_TRUNCATION_M, _TRUNCATION * sigma)
+                    limit = truncation_m(depth)
                     signed = depth - ahead
                     # Written so that NaN fails.
                     if not signed >= -limit:

@@ -4,8 +4,8 @@
 
 TOWN and FOLDER as for `label_quality.py`. Prints one Markdown row per set of labels: voxels, the share of them that is
 right, their mean confidence, and the expected calibration error (docs/metrics.md). Right, on a town: the class is that
-of the truth, free included, over all voxels that the label knows. On KITTI: occupied or free as measured, because nobody
-knows the classes.
+of the truth, free included, over all voxels that the label knows. On KITTI: occupied or free as measured, because
+nobody knows the classes.
 
 The constants of `occlift.labels.decide` were fitted by maximum likelihood on 12 labels of six training scenes of a town
 of seed 0 (`oracle:foundation`, 13 frames of 6×96×176): all known voxels, right or wrong, one logistic regression of the

@@ -240,14 +240,6 @@ def _distance_at(
     return total / parts if parts > 1e-6 else np.nan
 
 
-@njit(inline="always")
-def _allowed_m(relative: Float64[np.ndarray, "100"], depth: float, extent: float) -> float:
-    """How far a point may lie from the averaged surface: by its own error and that of the surface."""
-    sigma = relative[min(99, int(depth))] * depth
-    surface_sigma = max(_SURFACE_SIGMA_M, _SURFACE_SIGMA_SHARE * 2 * extent)
-    return np.sqrt(sigma * sigma + surface_sigma * surface_sigma)  # type: ignore[no-any-return]
-
-
 @njit
 def add_points(
     class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int, step: int,
@@ -257,8 +249,7 @@ def add_points(
     near: Float32[np.ndarray, " voxels"], classes: Float32[np.ndarray, "voxels classes"],
     points: UInt32[np.ndarray, " voxels"], thin_points: UInt32[np.ndarray, "voxels thin"],
 ) -> None:  # fmt: skip
-    """The points of a view where they lie on the surface; those of thin classes also where they lie by themselves, if
-    that is as close to the surface as errors explain.
+    """The points of a view where they lie on the surface; those of thin classes also where they lie by themselves.
 
     A point whose depth is exact to a voxel stays. Others follow their ray to the surface, unless that is further than
     their error and the surface's allow; they go as far as the errors say: all the way if theirs is much the larger.
@@ -285,10 +276,7 @@ def add_points(
             if thin >= 0:
                 x, y, z = origin[0] + depth * ray_x, origin[1] + depth * ray_y, origin[2] + depth * ray_z
                 if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
-                    # Between a thin thing and what is behind it depth may be anything: there is no surface there.
-                    allowed = _allowed_m(relative, depth, extent_m[int(x), int(y), int(z)])
-                    if not abs(_distance_at(distance_m, weight, x, y, z)) > allowed:
-                        thin_points[(int(x) * ny + int(y)) * nz + int(z), thin] += 1
+                    thin_points[(int(x) * ny + int(y)) * nz + int(z), thin] += 1
                 if not on_raster:
                     continue
             depth *= scale
@@ -297,7 +285,8 @@ def add_points(
                 continue
             sigma = relative[min(99, int(depth))] * depth
             if sigma > finest_m:
-                allowed = _allowed_m(relative, depth, extent_m[int(x), int(y), int(z)])
+                surface_sigma = max(_SURFACE_SIGMA_M, _SURFACE_SIGMA_SHARE * 2 * extent_m[int(x), int(y), int(z)])
+                allowed = np.sqrt(sigma * sigma + surface_sigma * surface_sigma)
                 moved = 0.0
                 for _ in range(_STEPS):
                     there = depth + moved

@@ -208,7 +208,10 @@ def audit(
             metavar="lidar|TEACHER",
         ),
     ] = None,
-    depth_option: Annotated[tuple[str, ...], arg(help="options of that teacher", metavar="NAME=VALUE")] = (),
+    depth_option: Annotated[
+        tuple[str, ...],
+        arg(help="options of that teacher", help_behavior_hint="(default: none)", metavar="NAME=VALUE"),
+    ] = (),
     depth_offset: Annotated[
         int, arg(help="number of key frames from a label's to the one whose depth judges it, such as one not fused")
     ] = 0,

@@ -239,7 +239,7 @@ def test_a_rendering_is_what_its_formulas_say(share: float | None) -> None:
     )  # fmt: skip
     model, rig = RenderingModel(config), ring(2)
     volume = torch.randn(1, 18, *shape, generator=torch.Generator().manual_seed(1))
-    volume[:, FREE] += 2.5
+    volume[:, FREE] += 5.5
     jitter = torch.rand(1, 2, 2, 3, generator=torch.Generator().manual_seed(2)) - 0.5
     rendering = model.render(volume, rig, jitter=jitter)
     lower, upper = np.array(OCC3D_GRID.lower_m), np.array(OCC3D_GRID.upper_m)
@@ -249,6 +249,8 @@ def test_a_rendering_is_what_its_formulas_say(share: float | None) -> None:
         farthest = contracted(torch.tensor(48 / 40), share)
         edges = (expanded(torch.linspace(0, 1, 25) * farthest, share) * 40).double().numpy()
     grid = volume[0].double().numpy()
+    free = np.exp(grid[FREE:]) / np.exp(grid).sum(0)
+    log_odds = np.log((1 - free) / free)
     for camera, row, column in np.ndindex(2, 2, 3):
         reached, weights, points, z = 0.0, [], [], []
         for i in range(24):
@@ -257,7 +259,7 @@ def test_a_rendering_is_what_its_formulas_say(share: float | None) -> None:
             point = 2 * (ego - lower) / (upper - lower) - 1
             if share is not None:
                 point = contracted(torch.from_numpy(point), share).numpy()
-            occupied = 1 / (1 + math.exp(slow_sample(grid[FREE:], point)[0])) if (np.abs(point) < 1).all() else 0.0
+            occupied = 1 / (1 + math.exp(-slow_sample(log_odds, point)[0])) if (np.abs(point) < 1).all() else 0.0
             weights.append(min(reached + occupied, 1) - min(reached, 1))
             reached += occupied
             points.append(point)
@@ -350,16 +352,19 @@ def test_the_sky_and_the_entropy_pull_at_an_untrained_volume(share: float | None
         assert 0.3 < opacity.min() <= opacity.max() < 0.9, "no ray is opaque, none is empty"
 
 
-def test_without_contraction_the_first_fog_is_as_it_was() -> None:
+def test_without_contraction_five_samples_of_a_hundred_are_occupied_in_the_first_fog() -> None:
     bias = RenderingModel(RENDERING).network.head.bias.view(-1, FREE + 1)
-    assert torch.all(bias[:, FREE] == torch.tensor(math.log(1 / 0.05 - 1)))
+    assert torch.allclose(1 - bias.softmax(1)[:, FREE], torch.tensor(0.05))
 
 
 def test_a_config_survives_json() -> None:
     for config in (RENDERING, RenderingConfig.full(contracted=True)):
         assert RenderingConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ConfigError, match="not the configuration of a rendering model"):
-        RenderingConfig.from_dict({"network": TINY.to_dict()})
+        RenderingConfig.from_dict({"network": TINY.to_dict(), "occupied": "1 - softmax(free)"})
+    of_before = {name: value for name, value in RENDERING.to_dict().items() if name != "occupied"}
+    with pytest.raises(ConfigError, match=r"occupied with 1 - sigmoid\(free\).*train it again"):
+        RenderingConfig.from_dict(of_before)
 
 
 def frames_of(root: Path, *, neighbours: bool = True, rows: int = 6, columns: int = 11) -> RenderingFrames:

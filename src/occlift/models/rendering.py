@@ -1,19 +1,22 @@
 """The rendering baseline: a volume that learns by being rendered, in the manner of OccNeRF (arXiv 2312.09243).
 
-The network is EasyOcc's: images → features → voxels → 3-D CNN → 18 logits per voxel, the last one *free*. Instead of
-being compared with labels, the volume is rendered into the cameras. At the samples z_i of a ray (z along the optical
-axis):
+The network is EasyOcc's: images → features → voxels → 3-D CNN → 18 logits per voxel, the last one *free*. They are the
+logits of one softmax, whatever trains them. Instead of being compared with labels, the volume is rendered into the
+cameras. At the samples z_i of a ray (z along the optical axis):
 
-    p_i = 1 − σ(free_i)                             that the sample is occupied, from the trilinearly sampled logit
-    w_i = min(1, Σ_{j≤i} p_j) − min(1, Σ_{j<i} p_j)     opacity = Σ w_i
-    depth = Σ w_i z_i + (1 − opacity) · behind          classes = Σ w_i · logits_i
+    p_i = σ(occupied_i),  occupied = ln Σ_c exp(logit_c) − free     that the sample is not free: 1 − softmax(free)
+    w_i = min(1, Σ_{j≤i} p_j) − min(1, Σ_{j<i} p_j)                 opacity = Σ w_i
+    depth = Σ w_i z_i + (1 − opacity) · behind                      classes = Σ w_i · logits_i, without free
 
-As in the public implementation, class logits are sampled once per group of neighbouring samples. What is left of a ray
-ends *behind* the volume: far away, or, ours, where a ray that leads down leaves the volume through its floor, since
-nothing below the ground is seen.
+*occupied* is computed at the voxels and sampled trilinearly. As in the public implementation, class logits are sampled
+once per group of neighbouring samples. What is left of a ray ends *behind* the volume: far away, or, ours, where a ray
+that leads down leaves the volume through its floor, since nothing below the ground is seen.
 
-The logits themselves are the prediction: a voxel is free where that logit is the largest. So the same volume can be
-trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer.
+A voxel is predicted free where that logit is the largest, as everywhere in this library. So what decides is what was
+rendered: a change of the logits that no loss sees, the same number on all 18, changes no prediction either. (The public
+implementation takes p = 1 − σ(free) from that logit alone, and trains the classes against it by rendering all 18.)
+And the same volume can be trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer: it trains
+the same softmax.
 
 *Contracted coordinates* (`geometry.contraction`) let the grid reach to infinity; voxels inside Occ3D's extent then
 take the `inner_share` of every axis. Such a grid has no outside: every sample of every ray counts, and fog that ends
@@ -45,6 +48,9 @@ _FIRST_OCCUPIED: Final = 0.05
 
 _FIRST_OCCUPIED_OF_RAY: Final = 0.7
 """Of all samples of a ray together in an untrained contracted volume: no ray is opaque, every term has a gradient."""
+
+_OCCUPIED: Final = "1 - softmax(free)"
+"""What is rendered as occupied. It is recorded: a network that was trained by another rule shows something else."""
 
 _TINY: Final = 1e-6
 
@@ -127,17 +133,23 @@ class RenderingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "network"}
-        return {"network": self.network.to_dict(), **fields}
+        return {"network": self.network.to_dict(), "occupied": _OCCUPIED, **fields}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RenderingConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            ConfigError: a field is missing or unknown.
+            ConfigError: a field is missing or unknown, or the network was trained to be rendered by another rule.
         """
+        fields = {name: value for name, value in plain.items() if name != "occupied"}
+        if (rule := plain.get("occupied", "1 - sigmoid(free)")) != _OCCUPIED:
+            raise ConfigError(
+                f"a rendering model whose voxels were rendered as occupied with {rule}, which does not train what its "
+                f"predictions decide; this version renders {_OCCUPIED}: train it again"
+            )
         try:
-            return cls(**{**plain, "network": EasyOccConfig.from_dict(plain["network"])})
+            return cls(**{**fields, "network": EasyOccConfig.from_dict(plain["network"])})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"not the configuration of a rendering model: {error}") from error
 
@@ -211,9 +223,11 @@ class RenderingModel(nn.Module):
         occupied = _FIRST_OCCUPIED
         if self.config.inner_share is not None:
             occupied = _FIRST_OCCUPIED_OF_RAY / self.config.samples
+        taxonomy = self.config.space.taxonomy
         with torch.no_grad():
             head.bias.zero_()
-            head.bias.view(-1, self.config.space.taxonomy.num_classes)[:, -1] = math.log(1 / occupied - 1)
+            # Against all semantic classes together.
+            head.bias.view(-1, taxonomy.num_classes)[:, -1] = math.log(1 / occupied - 1) + math.log(taxonomy.free)
 
     def forward(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
@@ -259,8 +273,8 @@ class RenderingModel(nn.Module):
             grouped = in_grid.view(*in_grid.shape[:-2], -1, config.class_group, 3).mean(-2)
         inside = (in_grid.abs() < 1).all(-1)
         # grid_sample wants three spatial axes: rays and samples as they come, and an axis of one.
-        free = _trilinear(volume[:, -1:], in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0]
-        occupied = torch.sigmoid(-free).view(inside.shape) * inside
+        log_odds = _trilinear(occupied_log_odds(volume), in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0]
+        occupied = torch.sigmoid(log_odds).view(inside.shape) * inside
         reached = occupied.cumsum(-1).clamp(max=1)
         weights = reached.diff(dim=-1, prepend=torch.zeros_like(reached[..., :1]))
         opacity = reached[..., -1]
@@ -301,6 +315,17 @@ class RenderingModel(nn.Module):
         """Ego points (metres) → coordinates of the volume's grid, −1..1 from face to face along x, y, z."""
         inner = 2 * (points_ego - self.lower_m) / (self.upper_m - self.lower_m) - 1
         return inner if self.config.inner_share is None else contracted(inner, self.config.inner_share)
+
+
+def occupied_log_odds(volume: Float[Tensor, "batch classes x y z"]) -> Float[Tensor, "batch 1 x y z"]:
+    """ln p/(1 − p) of the probability p that a voxel is not free, by the softmax of its logits, the last of them free.
+
+    >>> import torch
+    >>> logits = torch.tensor([0.3, 0.5, 0.2]).log()[None, :, None, None, None]
+    >>> occupied_log_odds(logits).sigmoid().item()
+    0.800000011920929
+    """
+    return volume[:, :-1].logsumexp(1, keepdim=True) - volume[:, -1:]
 
 
 def _sample_edges_m(config: RenderingConfig) -> Float[Tensor, "edges"]:

@@ -35,7 +35,7 @@ from occlift.scenes.frames import CameraImage
 from occlift.scenes.truth_maps import TruthMaps, read_truth_beside
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.training.frames import OccupancyFrames
-from occlift.training.rendering_frames import RenderingFrames, at_rays
+from occlift.training.rendering_frames import Neighbours, RenderingFrames, at_rays
 
 TINY = tiny_easyocc(image=(48, 88))
 RENDERING = RenderingConfig(network=TINY, ray_height=6, ray_width=11, samples=24, reach_m=48.0)
@@ -367,7 +367,9 @@ def test_a_config_survives_json() -> None:
         RenderingConfig.from_dict(of_before)
 
 
-def frames_of(root: Path, *, neighbours: bool = True, rows: int = 6, columns: int = 11) -> RenderingFrames:
+def frames_of(
+    root: Path, *, neighbours: Neighbours | None = "key_frames", rows: int = 6, columns: int = 11
+) -> RenderingFrames:
     data = NuScenes.open(root)
     tokens = [token for scene in data.scenes("all") for token in data.key_frame_tokens(scene)]
     return RenderingFrames(
@@ -384,9 +386,8 @@ def frames_of(root: Path, *, neighbours: bool = True, rows: int = 6, columns: in
 def test_neighbours_are_the_key_frames_before_and_after(small_town: Path) -> None:
     data, frames = NuScenes.open(small_town), frames_of(small_town)
     first, second, last = frames[0], frames[1], frames[3]
-    assert first.exists.tolist() == [[False, True]]
-    assert second.exists.tolist() == [[True, True]]
-    assert last.exists.tolist() == [[True, False]]
+    for frame, there in ((first, [False, True]), (second, [True, True]), (last, [True, False])):
+        assert frame.exists.tolist() == [[[one] * 6 for one in there]]
     assert second.neighbours[1].tokens == frames[2].tokens
     here, there = data.key_frame(second.tokens[0]), data.key_frame(frames[2].tokens[0])
     expected = np.linalg.inv(there.cameras[4].global_from_camera) @ here.cameras[4].global_from_camera
@@ -402,7 +403,7 @@ def test_true_depth_explains_the_neighbours_better_than_a_guess(small_town: Path
     assert batch.depth_m is not None
     images = _colours(batch.frame)
     neighbours = torch.stack([_colours(neighbour) for neighbour in batch.neighbours], 1)
-    exists = batch.exists.repeat_interleave(6, 0)
+    exists = batch.exists.transpose(1, 2).flatten(0, 1)
     truth_m = batch.depth_m[0].clamp(max=80.0)
 
     def loss(depth_m: Tensor) -> float:
@@ -440,7 +441,7 @@ def test_rays_of_invalid_pixels_are_unknown(small_town: Path) -> None:
     tokens = half.key_frame_tokens(half.scenes()[0])
     frames = RenderingFrames(
         half, OccupancyFrames(half, tokens, height=48, width=88), semantics=semantics_teacher("oracle:perfect", half),
-        depth=depth_teacher("oracle:perfect", half), ray_height=6, ray_width=12, neighbours=False,
+        depth=depth_teacher("oracle:perfect", half), ray_height=6, ray_width=12, neighbours=None,
     )  # fmt: skip
     class_id, depth_m = frames.maps(0, frames._frames[0].rig)
     assert depth_m is not None
@@ -472,7 +473,7 @@ def test_maps_are_read_where_the_rays_are(small_town: Path) -> None:
 
 
 def test_rays_are_counted_by_class(small_town: Path) -> None:
-    frames = frames_of(small_town, neighbours=False)
+    frames = frames_of(small_town, neighbours=None)
     counts = frames.class_counts([0, 5])
     expected = torch.cat([frames[i].class_id.flatten() for i in (0, 5)]).long().bincount(minlength=256)[:NUM_CLASSES]
     assert torch.equal(counts, expected)

@@ -62,7 +62,7 @@ def task_of(loss: RenderingLossConfig, counts: list[int]) -> RenderingTask:
 
 def test_class_and_depth_maps_of_one_frame_are_learned_by_heart(small_town: Path) -> None:
     """If a volume cannot repeat the maps of one frame, rays, samples and losses do not fit together."""
-    frames = frames_of(small_town, neighbours=False, rows=12, columns=22)
+    frames = frames_of(small_town, neighbours=None, rows=12, columns=22)
     batch = frames[1]
     assert batch.depth_m is not None
     task = task_of(RenderingLossConfig.of_maps(), frames.class_counts([1]).tolist())
@@ -252,7 +252,7 @@ def test_the_ground_lies_at_zero(small_town: Path) -> None:
 
 
 def test_the_guess_is_what_a_ray_shows_most_often(small_town: Path) -> None:
-    frames = frames_of(small_town, neighbours=False)
+    frames = frames_of(small_town, neighbours=None)
     found = _most_frequent(frames, OCC3D.taxonomy)
     maps = np.stack([frames[i].class_id[0].numpy() for i in range(len(frames))])
     for at in ((0, 5, 3), (2, 0, 7), (4, 3, 10)):

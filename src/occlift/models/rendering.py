@@ -15,8 +15,8 @@ that leads down leaves the volume through its floor, since nothing below the gro
 A voxel is predicted free where that logit is the largest, as everywhere in this library. So what decides is what was
 rendered: a change of the logits that no loss sees, the same number on all 18, changes no prediction either. (The public
 implementation takes p = 1 − σ(free) from that logit alone, and trains the classes against it by rendering all 18.)
-And the same volume can be trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer: it trains
-the same softmax.
+And the same volume can be trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer, which
+trains the same softmax.
 
 *Contracted coordinates* (`geometry.contraction`) let the grid reach to infinity; voxels inside Occ3D's extent then
 take the `inner_share` of every axis. Such a grid has no outside: every sample of every ray counts, and fog that ends

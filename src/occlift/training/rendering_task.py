@@ -182,7 +182,7 @@ class RenderingTask(OneCycleTask):
             assert batch.neighbours, "a photometric loss needs neighbours in time"
             neighbours = torch.stack([_colours(neighbour) for neighbour in batch.neighbours], 1)
             warped, visible = _warped(neighbours, depth_m, batch)
-            exists = batch.exists.repeat_interleave(batch.frame.rig.num_cameras, 0)
+            exists = batch.exists.transpose(1, 2).flatten(0, 1)
             terms["photometric"] = factors.photometric * photometric_loss(images, warped, visible, neighbours, exists)
         if factors.smoothness:
             terms["smoothness"] = factors.smoothness * smoothness_loss(depth_m, images)

@@ -183,8 +183,8 @@ def test_of_a_rendering_model_the_network_is_exported_whose_logits_are_its_predi
     def checkpoint(config: RenderingConfig, name: str) -> Path:
         torch.manual_seed(3)
         task = RenderingTask(
-            model=config.to_dict(), loss=asdict(RenderingLossConfig()), pseudo=None, optimizer=asdict(OptimizerConfig()),
-            ray_counts=[1] * 18, label_counts=None, seed=0, mirror=False,
+            model=config.to_dict(), loss=asdict(RenderingLossConfig()), pseudo=None, seed=0, mirror=False,
+            optimizer=asdict(OptimizerConfig()), ray_counts=[1] * 18, label_counts=None,
         )  # fmt: skip
         torch.save({"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}, tmp_path / name)
         return tmp_path / name

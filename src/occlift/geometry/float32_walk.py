@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from numba import prange
+from numpy.typing import ArrayLike
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.runtime.kernels import njit
@@ -38,24 +39,28 @@ def count_first_hits(
     """As `occlift.geometry.two_volumes.count_first_hits`, on a grid of cubes."""
     assert first.shape == second.shape == grid.shape, (first.shape, second.shape, grid.shape)
     assert len(set(grid.voxel_size_m)) == 1, grid.voxel_size_m
-    lower, size = np.float32(grid.lower_m).astype(np.float64), np.float32(grid.voxel_size_m).astype(np.float64)
+    lower, size = _rounded(grid.lower_m), _rounded(grid.voxel_size_m)
     origins_m = np.asarray(origins_m, np.float64).reshape(-1, 3)
-    ends_m = origins_m[:, None] + np.float32(directions).astype(np.float64)
-    # Single precision in double: what the kernel is handed, and how it computes.
-    starts, ends = (((points - lower) / size).astype(np.float32).astype(np.float64) for points in (origins_m, ends_m))
+    ends_m = origins_m[:, None] + _rounded(directions)
+    starts, ends = (_rounded((points_m - lower) / size) for points_m in (origins_m, ends_m))
     counts = np.zeros((kernel_threads(), empty, empty + 1, len(bins_m) + 1), np.int64)
     _count(
         np.ascontiguousarray(first), np.ascontiguousarray(second), starts, np.ascontiguousarray(ends), empty,
-        np.float32(grid.voxel_size_m[0]), np.float32(bins_m), counts,
+        np.float32(grid.voxel_size_m[0]), np.asarray(bins_m, np.float32), counts,
     )  # fmt: skip
     return counts.sum(axis=0)
+
+
+def _rounded(values: ArrayLike) -> Float[np.ndarray, "..."]:
+    """Values of single precision in double: what the kernel is handed, and how it computes."""
+    return np.asarray(values, np.float32).astype(np.float64)
 
 
 @njit(parallel=True)
 def _count(
     first: UInt8[np.ndarray, "x y z"], second: UInt8[np.ndarray, "x y z"], starts: Float[np.ndarray, "origins 3"],
-    ends: Float[np.ndarray, "origins directions 3"], empty: int, voxel_m: float, bins_m: Float[np.ndarray, " edges"],
-    counts: Int[np.ndarray, "workers classes classes_and_empty bins"],
+    ends: Float[np.ndarray, "origins directions 3"], empty: int, voxel_m: np.float32,
+    bins_m: Float[np.ndarray, " edges"], counts: Int[np.ndarray, "workers classes classes_and_empty bins"],
 ) -> None:  # fmt: skip
     workers = len(counts)
     rays = len(starts) * ends.shape[1]

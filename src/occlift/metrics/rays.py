@@ -93,7 +93,7 @@ def float32_ray_origins(
     places_lidar = transform_points(inverse(global_from_lidar[current]), global_from_lidar[:, :3, 3])
     # The lidar itself is at zero, and not where two products of matrices find it.
     places_lidar[current] = 0
-    return _kept(transform_points(ego_from_lidar, np.float32(places_lidar).astype(np.float64)), grid)
+    return _kept(transform_points(ego_from_lidar, places_lidar.astype(np.float32).astype(np.float64)), grid)
 
 
 def _kept(origins_ego: Float[np.ndarray, "frames 3"], grid: VoxelGrid) -> Float[np.ndarray, "origins 3"]:

@@ -51,8 +51,10 @@ def index_sweeps(folder: Path, frames: FrameIndex) -> SweepIndex:
         DataError: a table is missing or damaged.
     """
     images = frames.records[:, :-1]
-    of_record = {int(images[at]): at for at in zip(*np.nonzero(images >= 0), strict=True)}
-    of_token = {frames.record_tokens[record]: at for record, at in of_record.items()}
+    of_token = {
+        frames.record_tokens[int(images[sample, camera])]: (sample, camera)
+        for sample, camera in np.argwhere(images >= 0).tolist()
+    }
     records_path, calibrations_path = table_path(folder, "sample_data"), table_path(folder, "calibrated_sensor")
     wanted: dict[str, list[tuple[int, int, int]]] = {}
     for links in read_blocks(records_path, SensorChainRow):
@@ -60,7 +62,7 @@ def index_sweeps(folder: Path, frames: FrameIndex) -> SweepIndex:
             if link.is_key_frame and (at := of_token.get(link.token)) is not None:
                 for side, token in enumerate((link.prev, link.next)):
                     if token:
-                        wanted.setdefault(token, []).append((*map(int, at), side))
+                        wanted.setdefault(token, []).append((*at, side))
     calibration_positions = positions_of(
         calibrations_path, tokens_of(read_table(calibrations_path, CalibratedSensorRow))
     )
@@ -76,8 +78,8 @@ def index_sweeps(folder: Path, frames: FrameIndex) -> SweepIndex:
     beside = np.full((*images.shape, 2), -1, dtype=np.int32)
     for record, row in enumerate(rows):
         if record not in faults:
-            for at in wanted[row.token]:
-                beside[at] = record
+            for place in wanted[row.token]:
+                beside[place] = record
     return SweepIndex(
         beside=beside,
         record_tokens=PackedStrings.pack(tokens_of(rows)),

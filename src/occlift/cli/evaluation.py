@@ -64,7 +64,8 @@ def evaluate_bev(
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     split: Annotated[str, arg(help="split of ROOT")] = "val",
     corrupt: Annotated[
-        tuple[str, ...], arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all")
+        tuple[str, ...],
+        arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all", metavar="NAME ..."),
     ] = (),
     json: Annotated[Path | None, arg(help="file for every number")] = None,
     device: Annotated[str | None, arg(help="torch device; by default an accelerator if there is one")] = None,
@@ -102,7 +103,9 @@ def compare(
         Positional[tuple[Path, ...]],
         arg(help="files of `occlift evaluate --json`, or of `occlift evaluate-bev --json`", metavar="JSON"),
     ],
-    names: Annotated[tuple[str, ...], arg(help="names of the runs; by default those of the files")] = (),
+    names: Annotated[
+        tuple[str, ...], arg(help="names of the runs; by default those of the files", metavar="NAME ...")
+    ] = (),
     mask: Annotated[Masks | None, arg(help="masks of the columns", help_behavior_hint="(default: camera none)")] = None,
     absent: Annotated[
         Literal["skipped", "zero"] | None,

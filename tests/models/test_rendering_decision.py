@@ -14,6 +14,7 @@ from networks import tiny_easyocc
 from torch import Tensor
 
 from occlift.geometry.cameras import CameraRig
+from occlift.geometry.grids import OCC3D_GRID
 from occlift.label_space import FREE, NUM_CLASSES
 from occlift.losses.rendering import rendered_class_loss
 from occlift.models.rendering import RenderingConfig, RenderingModel
@@ -42,7 +43,9 @@ def rig() -> CameraRig:
 
 @pytest.fixture(scope="module")
 def model() -> RenderingModel:
-    return RenderingModel(CONFIG)
+    model = RenderingModel(CONFIG)
+    model.decide_by(torch.tensor([-1.5, -0.5]))
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def losses_of(model: RenderingModel, volume: Tensor, classes: Tensor) -> Tensor:
 
 
 def prediction_of(model: RenderingModel, volume: Tensor) -> Tensor:
-    return model.occ3d_logits(volume)[0].argmax(0)
+    return model.decided(volume)[0].argmax(0)
 
 
 def everywhere(volume: Tensor) -> Tensor:
@@ -119,3 +122,44 @@ def test_classes_against_free_are_seen_by_the_losses(model: RenderingModel, volu
     before, after = model.render(volume, rig()), model.render(moved, rig())
     nearer_m = float((before.depth_m - after.depth_m).mean())
     assert nearer_m * shift > 0
+
+
+def test_free_is_told_from_occupied_where_rays_end() -> None:
+    """A wall that is no denser than fog stops rays only together: its voxels count as occupied all the same."""
+    model = RenderingModel(replace(CONFIG, inner_share=None, samples=96, network=tiny_easyocc(image=(48, 88))))
+    volume = torch.zeros(1, NUM_CLASSES, *OCC3D_GRID.shape)
+    volume[:, FREE] = 9.0
+    wall = torch.zeros(OCC3D_GRID.shape, dtype=torch.bool)
+    wall[:, 125:130] = True  # to the left, from 10.0 to 12.0 m
+    volume[0, 15, wall] = 8.0
+    left = replace(rig(), intrinsics_px=rig().intrinsics_px[:, 1:], ego_from_camera=rig().ego_from_camera[:, 1:])
+    # Four samples, each with p of about 0.27.
+    rendering = model.render(volume, left)
+    assert rendering.opacity.median() > 0.9
+    assert 9 < rendering.depth_m.median() < 12
+    assert not (prediction_of(model, volume) != FREE).any(), "no voxel is more likely occupied than free"
+    margin = model.ending_margin(volume, left, rendering)
+    assert -9 < margin < -1
+    model.decide_by(margin[None])
+    assert torch.equal(prediction_of(model, volume) != FREE, wall)
+    assert torch.equal(prediction_of(model, volume)[wall].unique(), torch.tensor([15]))
+
+
+def test_the_offset_is_a_running_mean_over_key_frames_whose_rays_end() -> None:
+    model = RenderingModel(CONFIG)
+    model.decide_by(torch.tensor([-2.0, torch.nan, -4.0]))
+    assert model.free_offset == -3
+    for _ in range(200):
+        model.decide_by(torch.tensor([1.0]))
+    assert 0.8 < model.free_offset < 1
+    empty = torch.zeros(1, NUM_CLASSES, *GRID)
+    empty[:, FREE] = 30.0
+    assert model.ending_margin(empty, rig(), model.render(empty, rig())).isnan()
+
+
+def test_the_offset_is_part_of_what_predicts_and_of_no_loss(model: RenderingModel, volume: Tensor) -> None:
+    assert torch.equal(model.decided(volume)[:, :FREE], model.occ3d_logits(volume)[:, :FREE])
+    assert torch.allclose(model.decided(volume)[:, FREE], model.occ3d_logits(volume)[:, FREE] - 1)
+    other = RenderingModel(CONFIG)
+    other.load_state_dict(model.state_dict())
+    assert other.free_offset == -1

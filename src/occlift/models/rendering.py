@@ -12,11 +12,21 @@ cameras. At the samples z_i of a ray (z along the optical axis):
 once per group of neighbouring samples. What is left of a ray ends *behind* the volume: far away, or, ours, where a ray
 that leads down leaves the volume through its floor, since nothing below the ground is seen.
 
-A voxel is predicted free where that logit is the largest, as everywhere in this library. So what decides is what was
-rendered: a change of the logits that no loss sees, the same number on all 18, changes no prediction either. (The public
-implementation takes p = 1 − σ(free) from that logit alone, and trains the classes against it by rendering all 18.)
+*What decides.* A voxel is predicted free where that logit is the largest, as everywhere in this library, after a
+constant was added to it: `free_offset`. So predictions follow from what was rendered: a change of the logits that no
+loss sees, the same number on all 18, changes none of them. (The public implementation takes p = 1 − σ(free) from that
+logit alone, and trains the classes against it by rendering all 18 logits, the sky as free. Here that was seen to fill
+the sky with opaque free space, and to end all rays a metre before their cameras.)
+
+Rendering alone does not say how dense a voxel has to be: a surface of three samples with p = 0.3 stops a ray as one of
+p = 1 does. The constant does, and the training split fixes it, without labels: predictions shall begin where rays end.
+With the *margin* of a place, its largest class logit minus free's, rays that end at a depth d have met the margins
+m₁ = max over all samples up to one spacing before d, and m₂ = max up to one spacing behind it; thresholds between the
+two make predictions begin at d. `ending_margin` is the median of (m₁ + m₂) / 2 over the rays of a key frame, and
+`free_offset` its running mean over the key frames of the training, as the statistics of batch norms are.
+
 And the same volume can be trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer, which
-trains the same softmax.
+trains the same softmax. Labels say themselves what is free, so the constant is 0 then.
 
 *Contracted coordinates* (`geometry.contraction`) let the grid reach to infinity; voxels inside Occ3D's extent then
 take the `inner_share` of every axis. Such a grid has no outside: every sample of every ray counts, and fog that ends
@@ -29,6 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -51,6 +62,9 @@ _FIRST_OCCUPIED_OF_RAY: Final = 0.7
 
 _OCCUPIED: Final = "1 - softmax(free)"
 """What is rendered as occupied. It is recorded: a network that was trained by another rule shows something else."""
+
+_REMEMBERED: Final = 50
+"""Key frames of which `free_offset` is the mean, older ones counting less and less."""
 
 _TINY: Final = 1e-6
 
@@ -197,6 +211,8 @@ class RenderingModel(nn.Module):
     occ3d_in_grid: Tensor
     lower_m: Tensor
     upper_m: Tensor
+    free_offset: Tensor
+    decided_on: Tensor
 
     def __init__(self, config: RenderingConfig) -> None:
         super().__init__()
@@ -215,6 +231,9 @@ class RenderingModel(nn.Module):
         self.register_buffer("spacing_m", edges.diff(), persistent=False)
         occ3d = torch.from_numpy(config.space.grid.centers()).float()
         self.register_buffer("occ3d_in_grid", self._in_grid(occ3d)[None], persistent=False)
+        self.register_buffer("free_offset", torch.zeros(()))
+        # Number of key frames whose rays went into it.
+        self.register_buffer("decided_on", torch.zeros((), dtype=torch.long))
         self._start_as_fog()
 
     def _start_as_fog(self) -> None:
@@ -232,8 +251,60 @@ class RenderingModel(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
     ) -> Float[Tensor, "batch classes label_x label_y label_z"]:
-        """Logits per voxel [x, y, z] of the Occ3D grid; arguments as `EasyOcc.forward`."""
-        return self.occ3d_logits(self.volume(images, rig))
+        """Logits per voxel [x, y, z] of the Occ3D grid, the largest the prediction; arguments as `EasyOcc.forward`."""
+        return self.decided(self.volume(images, rig))
+
+    def decided(
+        self, volume: Float[Tensor, "batch classes x y z"]
+    ) -> Float[Tensor, "batch classes label_x label_y label_z"]:
+        """`occ3d_logits` with `free_offset` on that of free: the largest is the prediction."""
+        logits = self.occ3d_logits(volume)
+        return torch.cat((logits[:, :-1], logits[:, -1:] + self.free_offset.to(logits.dtype)), 1)
+
+    def predicting_network(self) -> EasyOcc:
+        """The network whose logits are those of `forward`: without the renderer, which only trains.
+
+        Raises:
+            ConfigError: the volume is contracted, and the network's grid is not that of the labels.
+        """
+        if self.config.inner_share is not None:
+            raise ConfigError(
+                "a contracted volume reaches beyond the grid of the labels: no network answers on it alone"
+            )
+        network = deepcopy(self.network)
+        with torch.no_grad():
+            network.head.bias.view(-1, self.config.space.taxonomy.num_classes)[:, -1] += self.free_offset
+        return network
+
+    @torch.no_grad()
+    def ending_margin(
+        self, volume: Float[Tensor, "1 classes x y z"], rig: CameraRig, rendering: Rendering
+    ) -> Float[Tensor, ""]:
+        """The margin (largest class logit minus free's) at which predictions begin where rays end; NaN where none does.
+
+        Args:
+            volume: of one key frame.
+            rendering: of this volume into this rig.
+        """
+        origins, directions = rig.rays(self.config.ray_height, self.config.ray_width)
+        in_grid = self._in_grid(
+            origins[..., None, None, None, :] + rendering.z_m[..., None] * directions[..., None, :]
+        )  # fmt: skip
+        margins = volume[:, :-1].amax(1, keepdim=True).float() - volume[:, -1:].float()
+        met = _trilinear(margins, in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0].view(rendering.z_m.shape)
+        met = torch.where((in_grid.abs() < 1).all(-1), met, -torch.inf)
+        from_end_m = rendering.z_m - rendering.depth_m[..., None]
+        before = torch.where(from_end_m < -self.spacing_m, met, -torch.inf).amax(-1)
+        behind = torch.where(from_end_m < self.spacing_m, met, -torch.inf).amax(-1)
+        halfway = (before + behind)[(rendering.opacity > 0.5) & before.isfinite()] / 2
+        return halfway.median() if len(halfway) else halfway.new_tensor(torch.nan)
+
+    @torch.no_grad()
+    def decide_by(self, margins: Float[Tensor, "frames"]) -> None:
+        """Takes the `ending_margin` of some key frames of the training into the running mean; those of NaN are none."""
+        for margin in margins[margins.isfinite()]:
+            self.decided_on += 1
+            self.free_offset += (margin - self.free_offset) / self.decided_on.clamp(max=_REMEMBERED)
 
     def volume(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig

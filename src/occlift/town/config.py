@@ -19,7 +19,7 @@ class TownConfig:
         image_width: width of the images, pixels; the field of view is cropped in height to the aspect ratio.
         maps: class, depth and instance maps written beside the images, for the oracle teacher.
         static: a town in which nothing but the ego vehicle moves.
-        sweeps: camera images 1/12 s before and after those of the key frames, as nuScenes has them between key frames.
+        sweeps: camera images 1/12 s before and after those of the key frames, as cameras at 12 Hz record them.
     """
 
     scenes: int = 10

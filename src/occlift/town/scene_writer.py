@@ -32,7 +32,7 @@ GTS: Final = "gts"
 """The folder of the truth in a town."""
 _PERIOD_US: Final = 500_000
 _SWEEP_PERIOD_US: Final = 83_333
-"""From image to image of a camera, as nuScenes' cameras fire."""
+"""From image to image of a camera, at 12 Hz."""
 _EPOCH_US: Final = 1_600_000_000_000_000
 _BOX_MARGIN_M: Final = 0.05
 _ANNOTATED_WITHIN_M: Final = 80.0

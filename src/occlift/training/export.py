@@ -83,13 +83,10 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int | None
         raise ConfigError(f"a key frame needs at least one camera, got {cameras}")
     model, names = load_easyocc(checkpoint), trained_cameras(checkpoint)
     if isinstance(model, RenderingModel):
-        if model.config.inner_share is not None:
-            raise ConfigError(
-                f"{checkpoint}: its volume is contracted, and reaches beyond the grid that an export answers on; train "
-                "it without --contracted"
-            )
-        # What its predictions are: the renderer behind it only trains.
-        model = model.network
+        try:
+            model = model.predicting_network()
+        except ConfigError as error:
+            raise ConfigError(f"{checkpoint}: {error}; train it without --contracted") from error
     cameras = cameras or len(names) or 6
     serialized = to_onnx(model, opset=opset, cameras=cameras, names=names)
     batches = (1, 2)

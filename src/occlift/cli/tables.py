@@ -10,6 +10,7 @@ from rich.table import Table
 
 from occlift.evaluation.score_table import format_score
 from occlift.metrics.occupancy import ABSENT_RULES, class_sets
+from occlift.metrics.rays import THRESHOLDS_M, ray_score_name
 
 if TYPE_CHECKING:
     from occlift.demo import DemoRun
@@ -41,12 +42,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     )
     if evaluation.rays:
         named = evaluation.rays.named()
-        table = Table(
-            title=f"RayIoU, no mask, {counts.taxonomy.free} classes, absent skipped, per cent", title_justify="left"
-        )
-        for column in ("RayIoU", "at 1 m", "at 2 m", "at 4 m"):
+        title = f"RayIoU, no mask, absent skipped, {evaluation.rays.walk} walk, per cent"
+        table = Table(title=title, title_justify="left")
+        for column in ("classes", "RayIoU", *(f"at {m:.0f} m" for m in THRESHOLDS_M)):
             table.add_column(column, justify="right")
-        table.add_row(*(format_score(named[key]) for key in ("ray_iou", "ray_iou_1m", "ray_iou_2m", "ray_iou_4m")))
+        for classes in sets:
+            scores = [named[ray_score_name(classes, threshold_m)] for threshold_m in (None, *THRESHOLDS_M)]
+            table.add_row(str(classes), *map(format_score, scores))
         console.print(table)
     _print_left_out(console, evaluation.without_prediction, "prediction")
     _print_left_out(console, evaluation.without_truth, "truth")

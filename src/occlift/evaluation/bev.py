@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,22 @@ class BevEvaluation:
 
     Attributes:
         checkpoint: what was scored.
-        frames: how many key frames.
+        tokens: the key frames, sorted.
         corruption: what was done to the images; None: nothing.
         counts: of the object classes, and of the map classes if the network knows any.
         scenes: the same, by scene (`by_scene.scene_draws`).
     """
 
     checkpoint: Path
-    frames: int
+    tokens: tuple[str, ...]
     corruption: Corruption | None
     counts: tuple[BevCounts, ...]
-    scenes: SceneCounts
+    scenes: SceneCounts = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """Number of key frames."""
+        return len(self.tokens)
 
     def named(self) -> dict[str, float]:
         """Every IoU by its full name, per cent (`occlift.metrics.bev`)."""
@@ -47,6 +52,7 @@ class BevEvaluation:
             "frames": self.frames,
             "corruption": None if self.corruption is None else asdict(self.corruption),
             "scores": {name: None if np.isnan(iou) else iou for name, iou in named.items()},
+            "tokens": list(self.tokens),
         }
 
 
@@ -100,8 +106,8 @@ def evaluate_bev(
         scenes = {scene: tuple(score.counts for score in counted) for scene, counted in scores.items()}
         found.append(
             BevEvaluation(
-                checkpoint=checkpoint, frames=len(frames), corruption=corruption, counts=added(scenes.values()),
-                scenes=scenes,
+                checkpoint=checkpoint, tokens=tuple(sorted(tokens)), corruption=corruption,
+                counts=added(scenes.values()), scenes=scenes,
             )
         )  # fmt: skip
     return found

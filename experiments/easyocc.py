@@ -5,7 +5,8 @@ alone. (b) Labels of 1, 5 and 13 key frames. (c) The balance of the classes, and
 2-D, on rendered class and depth maps, against 3-D. (e) Unknown voxels ignored, or taken as free.
 
 The paper's ratios: mIoU 9.73 → 14.09 with the pseudo-loss (1.45; RayIoU +49 %), EasyOcc 13.86 (1.42), and without the
-camera mask 7.71, 31 % more than the best method before.
+camera mask 7.71, 31 % more than the best method before. The last two stand in the abstracts of versions 1 to 3; version
+4, titled *Easy3D-Labels*, has 15.7 for EasyOcc, the same over 15 classes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from runs import CHECKPOINT, Runs, describe_town
 from tables import IOU, MASKED, MEMORY, RAYS, STEP, UNMASKED, UNMASKED_IOU, Claim, Row, Table
 
 FRAMES: Final = 13
-"""Number of key frames fused in the labels of everything but table (b): that of the paper."""
+"""Number of key frames fused in the labels of everything but table (b), centred; the authors' are of the past."""
 
 _FUSED: Final = (1, 5, FRAMES)
 _COLUMNS: Final = (IOU, MASKED, UNMASKED_IOU, UNMASKED, RAYS)
@@ -59,7 +60,7 @@ def _scale(size: str, *, on_town: bool) -> _Scale:
     train = TrainConfig(optimizer=OptimizerConfig(steps=500), validation_every=125)
     rendering = RenderingTrainConfig.demo()
     if size == "small":
-        return _Scale(town=town, train=train, rendering=rendering, blind_seeds=1, other_seeds=1)
+        return _Scale(town=town, train=train, rendering=rendering, first_seeds=5, blind_seeds=5, other_seeds=5)
     if size == "smoke":
         train = replace(train, optimizer=OptimizerConfig(steps=2), validation_every=2, checkpoint_every=1)
         rendering = replace(rendering, optimizer=replace(rendering.optimizer, steps=2))
@@ -245,7 +246,7 @@ def _others(runs: _Runs) -> tuple[Table, Table]:
     flat = Row("2-D: class and depth maps, rendered", runs.trained("rendering-2d", maps, frames=None))
     solid = Row("3-D: the same maps, fused to labels", base)
     ignored = Row("unknown ignored", base)
-    free = Row("unknown as free (the paper)", runs.with_loss("unknown-free", unknown="free"))
+    free = Row("unknown as free", runs.with_loss("unknown-free", unknown="free"))
     text, compared = (
         ("the loss in 3-D beats that in 2-D", "ignoring unknown voxels is better"),
         (MASKED, UNMASKED, RAYS),

@@ -12,6 +12,7 @@ import pytest
 import easyocc
 import occfeat
 from occfeat import SHARES, STARTS, occfeat_plan
+from occlift.evaluation.by_scene import DRAWS
 from occlift.training.corrupt import CORRUPTIONS
 from runner import Conductor, Plan
 from runs import Result
@@ -85,6 +86,9 @@ def test_runs_of_easyocc_leave_scores(tmp_path: Path, monkeypatch: pytest.Monkey
     found = conducted(easyocc.easyocc_plan("smoke", tmp_path), *names, jobs=2)
     assert all(0 <= found[name].scores[RAYS] <= 100 for name in names)
     assert found["easyocc-s0"].scores["step_seconds"] > 0
+    # Of a single scene every draw is the whole.
+    for name in names:
+        assert found[name].draws[RAYS] == pytest.approx([found[name].scores[RAYS]] * DRAWS, abs=1e-4)
     assert not (tmp_path / "easyocc-s0/predictions").exists()
 
 
@@ -93,5 +97,6 @@ def test_runs_of_occfeat_leave_scores(tmp_path: Path, monkeypatch: pytest.Monkey
     names = ("simple_bev-both-labels-100-s0", "simple_bev-none-100-s0", "simple_bev-none-100-s0-corrupted")
     found = conducted(occfeat_plan("smoke", tmp_path), *names, jobs=2)
     assert all(0 <= found[name].scores[score] <= 100 for name in names for score in (VEHICLE, ALL_VEHICLES))
+    assert len(found[names[0]].draws[VEHICLE]) == DRAWS
     assert all(math.isfinite(found[names[2]].scores[f"{VEHICLE}_{name}"]) for name in CORRUPTIONS)
     assert (tmp_path / "features").is_dir()

@@ -44,7 +44,7 @@ FOUNDATION_DEPTH: Final = DepthCorruption(
 
 MEASURED_DEPTH: Final = DepthCorruption(
     scale_sigma=0.041,
-    # Nearly nothing near by; 0.08 at 10 m and 0.22 at 30 m.
+    # In proportion to the distance: 0.08 at 10 m and 0.23 at 30 m.
     smooth_sigma=0.01,
     growth_per_m=0.72,
     smooth_cell_px=37.0,
@@ -55,8 +55,8 @@ MEASURED_DEPTH: Final = DepthCorruption(
 )
 """Amounts of a small real network (RT-MonoDepth-S, trained on KITTI) on 17 frames of one KITTI drive, against stereo.
 
-A fit, not a choice (`benchmarks/depth_errors.py`; docs/results/labels.md has its table): worse than `FOUNDATION_DEPTH`
-everywhere but within some metres, and blind to what the model of errors lacks: that network says too little far away.
+A fit from 5 to 40 m, not a choice (`benchmarks/depth_errors.py`; docs/results/labels.md has its table). Worse than
+`FOUNDATION_DEPTH`, more so with the distance. What the model cannot say: that network's far depth is too small.
 """
 
 FOUNDATION_SEMANTICS: Final = SemanticsCorruption(

@@ -45,7 +45,7 @@ Histogram = Int[np.ndarray, "classes classes"]
 
 MASK_WORDS: Final[Mapping[Mask, str]] = {
     "camera": "camera mask",
-    "near_surface": "camera mask near surfaces",
+    "near_surface": "near surfaces",
     "lidar": "lidar mask",
     "none": "no mask",
 }

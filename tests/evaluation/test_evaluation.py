@@ -92,7 +92,7 @@ def test_parts_that_overlap_or_differ_are_not_merged(folders: tuple[Path, Path])
     with pytest.raises(DataError, match=r"1 samples are in more than one part and would count twice: b0"):
         merge([whole, part])
     other = evaluate(predictions, truth, tokens=["b1"], masks=("none",))
-    with pytest.raises(DataError, match=r"masks camera, near_surface, lidar, none; masks none"):
+    with pytest.raises(DataError, match=r"masks camera, lidar, near_surface, none; masks none"):
         merge([part, other])
     with pytest.raises(ConfigError, match="part 3/2"):
         evaluate(predictions, truth, part=(3, 2))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache, reduce
 from itertools import takewhile
-from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from tyro.conf import arg
@@ -115,14 +115,17 @@ def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any,
     kind, help = get_type_hints(owner)[name], _help(owner, name)
     defaults = {recipe: getattr(one, name) for recipe, one in owners.items()}
     default = next(iter(defaults.values()))
-    values, hint = None, None
+    values, hint, metavar = None, None, None
     if get_origin(kind) is Mapping:
         kind, default, values, hint = tuple[str, ...], (), get_args(kind)[1], "(default: none)"
     elif any(other != default for other in defaults.values()):
+        if get_origin(kind) is Literal:
+            metavar = f"{{{','.join(get_args(kind))}}}"
         kind, default = kind | None, None
         hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
     metadata = {"path": path, "values": values}
-    return flag, Annotated[kind, arg(help=help, help_behavior_hint=hint)], field(default=default, metadata=metadata)
+    about = arg(help=help, help_behavior_hint=hint, metavar=metavar)
+    return flag, Annotated[kind, about], field(default=default, metadata=metadata)
 
 
 def _flag(path: str) -> str:

@@ -21,8 +21,8 @@ Outside = Literal["drop", "clamp"]
 Outliers = Literal["keep", "drop"]
 """What becomes of points that lie apart from the others of their key frame (`occlift.labels.outliers`)."""
 
-_LATER: Final = {"outside": "drop", "outliers": "keep"}
-"""Settings that are recorded only where they are used, so that labels made before there was a choice go on."""
+UNRECORDED: Final = {"outside": "drop", "outliers": "keep"}
+"""Settings that are recorded only where they differ from this, so that labels made before there was a choice go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ class LabelConfig:
 
     def identity(self, semantics: Mapping[str, object], depth: Mapping[str, object]) -> dict[str, Any]:
         """Everything that labels depend on, as JSON values; `semantics` and `depth` are the teachers' own settings."""
-        plain = {name: value for name, value in asdict(self).items() if (name, value) not in _LATER.items()}
+        plain = {name: value for name, value in asdict(self).items() if (name, value) not in UNRECORDED.items()}
         # Infinity is no JSON.
         plain["decision"]["carve"] = None if plain["decision"]["carve"] == float("inf") else plain["decision"]["carve"]
         return {

@@ -118,14 +118,18 @@ def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any,
     values, hint, metavar = None, None, None
     if get_origin(kind) is Mapping:
         kind, default, values, hint = tuple[str, ...], (), get_args(kind)[1], "(default: none)"
+        metavar = "NAME=VALUE ..."
     elif any(other != default for other in defaults.values()):
         if get_origin(kind) is Literal:
             metavar = f"{{{','.join(get_args(kind))}}}"
         kind, default = kind | None, None
         hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
     metadata = {"path": path, "values": values}
-    about = arg(help=help, help_behavior_hint=hint, metavar=metavar)
-    return flag, Annotated[kind, about], field(default=default, metadata=metadata)
+    return (
+        flag,
+        Annotated[kind, arg(help=help, help_behavior_hint=hint, metavar=metavar)],
+        field(default=default, metadata=metadata),
+    )
 
 
 def _flag(path: str) -> str:

@@ -168,7 +168,9 @@ class _Camera(NamedTuple):
         u, v, ahead = (p[0] * x + p[1] * y + p[2] * z + p[3] for p in self.pixel_from_grid)
         return u / (ahead * self.view.stride), v / (ahead * self.view.stride), ahead
 
-    def look(self, column: Tensor, row: Tensor) -> tuple[Bool[Tensor, " n"], Int[Tensor, " n"], Float64[Tensor, " n"]]:
+    def look(
+        self, column: Float64[Tensor, "*n"], row: Float64[Tensor, "*n"]
+    ) -> tuple[Bool[Tensor, "*n"], Int[Tensor, "*n"], Float64[Tensor, "*n"]]:
         """(whether the places are on the map, class and depth of what it shows there)."""
         height, width = self.view.depth_m.shape
         inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
@@ -318,7 +320,10 @@ def _depth_error(
     pairs, metre = pairs_to_compare([pose for _, pose, _ in posed]), _Lattice((0, 0, 0), np.zeros(3), np.ones(3))
     samples = {}
     for number in sorted({i for i, _ in pairs}):
-        view, step = cameras[number].view, max(1, round((cameras[number].view.depth_m.numel() / PIXELS_PER_VIEW) ** 0.5))
+        view, step = (
+            cameras[number].view,
+            max(1, round((cameras[number].view.depth_m.numel() / PIXELS_PER_VIEW) ** 0.5)),
+        )
         class_id, depth_m = (part[step // 2 :: step, step // 2 :: step] for part in (view.class_id, view.depth_m))
         shown = (class_id < free) & static[class_id.long()] & ~depth_m.isnan()
         row, column = (cells * step + step // 2 for cells in shown.nonzero().unbind(dim=1))
@@ -336,9 +341,7 @@ def _depth_error(
     return DepthError.of(np.concatenate(ratios), np.concatenate(depths))
 
 
-def _extents(
-    distance_m: Float32[Tensor, "x y z"], known: Bool[Tensor, "x y z"]
-) -> Float32[Tensor, "x y z"]:
+def _extents(distance_m: Float32[Tensor, "x y z"], known: Bool[Tensor, "x y z"]) -> Float32[Tensor, "x y z"]:
     """Half the sum over the axes of the larger difference to a neighbour that is known."""
     extent_m = torch.zeros_like(distance_m)
     for axis in range(3):

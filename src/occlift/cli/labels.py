@@ -85,6 +85,8 @@ def label(
         print(f"  {summary}")
         for doubt in summary.doubts:
             print(f"  ! {doubt}")
+        for line in depth_report(run.out, made):
+            print(f"  {line}")
     for token, without in list(run.incomplete.items())[:10]:
         print(f"  {token} had to do without {', '.join(without)}", file=sys.stderr)
     if run.failed:
@@ -217,6 +219,8 @@ def audit(
     from occlift.cli.tables import print_audit, print_comparison
     from occlift.errors import ConfigError
     from occlift.evaluation import audit as recipe
+    from occlift.labels.files import labels_by_token
+    from occlift.labels.summary import depth_report
     from occlift.scenes.dataset import open_dataset, split_tokens
 
     if split and root is None:
@@ -247,6 +251,9 @@ def audit(
         written = [out / "sweep.json", *swept.write_figures(out)]
     # Last of all: whoever reads it may close the pipe.
     print_audit(found)
+    audited = set(found.tokens)
+    for line in depth_report(labels, [path for token, path in labels_by_token(labels).items() if token in audited]):
+        print(line)
     if write_shifted:
         print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
     if swept is not None:

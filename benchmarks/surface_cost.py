@@ -1,8 +1,9 @@
-"""What fusing 78 large views costs: as a surface, beside votes, in turn, on one core.
+"""What fusing 78 large views costs: as a surface, compiled and in tensors, beside votes, in turn, on one core.
 
     python benchmarks/surface_cost.py TOWN
 
-TOWN as for label_quality.py. Views of 96×176 pixels are enlarged to 864×1584; seconds are of the processor.
+TOWN as for label_quality.py. Views of 96×176 pixels are enlarged to 864×1584; seconds are of the processor. The tensors
+are on the CPU here, to be compared with what is compiled for it; they are for maps on an accelerator.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from pathlib import Path
 
 import numba
 import numpy as np
+import torch
 from label_quality import GRID, PosedViews, town_cases
 
 from occlift import OCC3D
 from occlift.labels.decide import DecisionConfig, decide, decide_surface
+from occlift.labels.device_views import DeviceView
 from occlift.labels.from_views import add_views
 from occlift.labels.surface import depth_error, fuse_surface
+from occlift.labels.surface_torch import fuse_surface_on_device
 from occlift.labels.view import View
 from occlift.labels.vote import Tally
 
@@ -41,8 +45,10 @@ def enlarged(view: View) -> View:
 
 def main() -> None:
     numba.set_num_threads(1)
+    torch.set_num_threads(1)
     case = next(case for case in town_cases(Path(sys.argv[1]), (6,)))
     views: PosedViews = [(enlarged(view), pose, now) for view, pose, now in case.views]
+    tensors = [(DeviceView.of(view, "cpu"), pose, now) for view, pose, now in views]
     tally = Tally(GRID)
 
     def votes() -> None:
@@ -53,6 +59,7 @@ def main() -> None:
         "votes": votes,
         "surface": lambda: decide_surface(fuse_surface(views, GRID)),
         "of it measuring the error of depth": lambda: depth_error(views),
+        "surface in tensors": lambda: decide_surface(fuse_surface_on_device(tensors, GRID)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in rules}
     for number in range(_ROUNDS + 1):
@@ -65,7 +72,8 @@ def main() -> None:
     size = views[0][0].depth_m.shape
     print(f"{len(views)} views of {size[0]}×{size[1]}, core-seconds a label, least of {_ROUNDS}")
     for name, found in seconds.items():
-        print(f"{name}: {min(found):.2f} ({min(found) / min(seconds['votes']):.2f} of votes)")
+        ratios = ", ".join(f"{min(found) / min(seconds[other]):.2f} of {other}" for other in ("votes", "surface"))
+        print(f"{name}: {min(found):.2f} ({ratios})")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse
 from occlift.label_space import UNKNOWN, Taxonomy
 from occlift.labels.decide import decide_surface
+from occlift.labels.device_views import DeviceView
 from occlift.labels.surface import PosedView, Surface, fuse_surface
-from occlift.labels.surface_torch import DeviceView, fuse_surface_on_device
+from occlift.labels.surface_torch import fuse_surface_on_device
 from occlift.labels.view import view_of
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
@@ -73,7 +74,7 @@ def test_views_are_fused_as_by_the_compiled_pass(stride: int) -> None:
 def test_little_at_a_time_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     posed = on_device(random_views(1), "cpu")
     whole = fuse_surface_on_device(posed, SPACE.grid, SPACE.taxonomy)
-    monkeypatch.setattr("occlift.labels.surface_torch._VOXELS_AT_ONCE", 1000)
+    monkeypatch.setattr("occlift.labels.device_views._VOXELS_AT_ONCE", 1000)
     parts = fuse_surface_on_device(posed, SPACE.grid, SPACE.taxonomy)
     for name in ("distance_m", "extent_m", "near", "sigma_m", "class_share", "views", "class_id", "points", "thin"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))

@@ -8,9 +8,8 @@ the grid's arrays and of the voxels worked on at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 from torch import Tensor
 
 from occlift.geometry.grids import VoxelGrid
-from occlift.geometry.transforms import inverse
 from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
+from occlift.labels.device_views import Camera, Lattice, PosedDeviceView
 from occlift.labels.fuse import EVERYTHING, static_classes
 from occlift.labels.surface import (
     PIXELS_PER_VIEW,
@@ -42,36 +41,6 @@ from occlift.labels.surface_kernels import (
     TRUNCATION,
     TRUNCATION_M,
 )
-from occlift.labels.view import View
-
-_VOXELS_AT_ONCE: Final = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DeviceView:
-    """The maps of one image on a device, cleaned up as those of a `View`.
-
-    Attributes:
-        class_id: semantic classes; `Taxonomy.free` (17 for Occ3D) is sky, 255 unknown. Every `stride`-th pixel of every
-            `stride`-th row, starting in the middle of the first stride.
-        depth_m: of the same pixels: metres along the optical axis; NaN where nothing is known, and in the sky.
-        intrinsics_px: for the whole map.
-    """
-
-    class_id: UInt8[Tensor, "height width"]
-    depth_m: Float32[Tensor, "height width"]
-    stride: int
-    intrinsics_px: Float[np.ndarray, "3 3"]
-
-    @classmethod
-    def of(cls, view: View, device: torch.device | str) -> DeviceView:
-        """A view, moved to a device."""
-        class_id, depth_m = (torch.from_numpy(array).to(device) for array in (view.class_id, view.depth_m))
-        return cls(class_id=class_id, depth_m=depth_m, stride=view.stride, intrinsics_px=view.intrinsics_px)
-
-
-PosedDeviceView = tuple[DeviceView, Float[np.ndarray, "4 4"], bool]
-"""A view, the transform from its camera to the grid's frame, and whether what may move by itself counts in it."""
 
 
 def fuse_surface_on_device(
@@ -90,13 +59,13 @@ def fuse_surface_on_device(
     posed = list(views)
     device = posed[0][0].depth_m.device
     static, everything = (torch.from_numpy(table).to(device) for table in (static_classes(taxonomy), EVERYTHING))
-    cameras = [_Camera.of(view, pose, everything if moves else static) for view, pose, moves in posed]
+    cameras = [Camera.of(view, pose, everything if moves else static) for view, pose, moves in posed]
     error = _depth_error(posed, cameras, static, taxonomy.free)
     relative = torch.from_numpy(error.by_metre()).to(device)
     lower_m, size_m = np.asarray(grid.lower_m, float), np.asarray(grid.voxel_size_m, float)
     # Every other voxel, at its own centre.
-    coarse = _Lattice(tuple((n + 1) // 2 for n in grid.shape), lower_m - size_m / 2, size_m * 2)
-    lattice = _Lattice(grid.shape, lower_m, size_m)
+    coarse = Lattice(tuple((n + 1) // 2 for n in grid.shape), lower_m - size_m / 2, size_m * 2)
+    lattice = Lattice(grid.shape, lower_m, size_m)
     scale = _scales(cameras, coarse, taxonomy, relative)
     average = _Average.of(cameras, scale, lattice, taxonomy, relative)
     extent_m = _extents(average.distance_m.reshape(grid.shape), (average.weight > 0).reshape(grid.shape)).reshape(-1)
@@ -138,100 +107,6 @@ def fuse_surface_on_device(
     )
 
 
-class _Lattice(NamedTuple):
-    """Voxels whose centres are looked at: their number, lower corner and edges."""
-
-    shape: tuple[int, ...]
-    lower_m: Float64[np.ndarray, "3"]
-    size_m: Float64[np.ndarray, "3"]
-
-    def centers(self, axis: int, device: torch.device) -> Float64[Tensor, " n"]:
-        steps = torch.arange(self.shape[axis], dtype=torch.float64, device=device) + 0.5
-        return float(self.lower_m[axis]) + steps * float(self.size_m[axis])
-
-
-class _Camera(NamedTuple):
-    """A view with its place: from the grid's frame to (u, v, 1) · depth and back, and the classes that count."""
-
-    view: DeviceView
-    pose: Float64[np.ndarray, "4 4"]
-    pixel_from_grid: list[list[float]]
-    counted: Bool[Tensor, "256"]
-
-    @classmethod
-    def of(cls, view: DeviceView, pose: Float[np.ndarray, "4 4"], counted: Bool[Tensor, "256"]) -> _Camera:
-        return cls(view, pose, (view.intrinsics_px @ inverse(pose)[:3]).tolist(), counted)
-
-    def project(self, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Column and row on the map, in pixels of it, and depth of points, metres."""
-        # Products before sums, none of them fused: as the compiled pass computes it.
-        u, v, ahead = (p[0] * x + p[1] * y + p[2] * z + p[3] for p in self.pixel_from_grid)
-        return u / (ahead * self.view.stride), v / (ahead * self.view.stride), ahead
-
-    def look(
-        self, column: Float64[Tensor, "*n"], row: Float64[Tensor, "*n"]
-    ) -> tuple[Bool[Tensor, "*n"], Int[Tensor, "*n"], Float64[Tensor, "*n"]]:
-        """(whether the places are on the map, class and depth of what it shows there)."""
-        height, width = self.view.depth_m.shape
-        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        pixel = torch.where(inside, row, 0.0).long() * width + torch.where(inside, column, 0.0).long()
-        return inside, self.view.class_id.reshape(-1)[pixel].long(), self.view.depth_m.reshape(-1)[pixel].double()
-
-    def voxels(self, lattice: _Lattice) -> Iterator[tuple[Int[Tensor, " n"], Tensor, Tensor, Tensor]]:
-        """The voxels that are on the map: (their flat indices, depths of their centres, class and depth there)."""
-        device = self.view.depth_m.device
-        x, y, z = (lattice.centers(axis, device) for axis in range(3))
-        column = self._columns_in_sight(x, y, z).nonzero().reshape(-1)
-        for some in column.split(max(1, _VOXELS_AT_ONCE // len(z))):
-            u, v, ahead = self.project(x[some // len(y)][:, None], y[some % len(y)][:, None], z[None])
-            seen, class_id, depth_m = self.look(u, v)
-            seen &= ahead >= NEAREST_M
-            voxel = some[:, None] * len(z) + torch.arange(len(z), device=device)
-            yield voxel[seen], ahead[seen], class_id[seen], depth_m[seen]
-
-    def _columns_in_sight(self, x: Tensor, y: Tensor, z: Tensor) -> Bool[Tensor, " columns"]:
-        """Without columns of voxels that are behind the camera, or beside the image, at both ends."""
-        height, width = (size * self.view.stride for size in self.view.depth_m.shape)
-        u, v, ahead = (
-            p[0] * x[:, None, None] + p[1] * y[:, None] + p[2] * z[[0, -1]] + p[3] for p in self.pixel_from_grid
-        )
-        beside = torch.stack([ahead < NEAREST_M, u < 0, u >= ahead * width, v < 0, v >= ahead * height])
-        return ~beside.all(dim=-1).any(dim=0).reshape(-1)
-
-    def places(self, lattice: _Lattice, rows: Tensor, columns: Tensor) -> _Rays:
-        """The rays of pixels, in voxels of the lattice."""
-        rotation = (self.pose[:3, :3] @ np.linalg.inv(self.view.intrinsics_px)) / lattice.size_m[:, None]
-        origin = (self.pose[:3, 3] - lattice.lower_m) / lattice.size_m
-        v, u = (cells.double() * self.view.stride + self.view.stride // 2 + 0.5 for cells in (rows, columns))
-        x, y, z = (r[0] * u + r[1] * v + r[2] for r in rotation.tolist())
-        return _Rays(lattice.shape, origin.tolist(), (x, y, z))
-
-
-class _Rays(NamedTuple):
-    """Rays of pixels, in voxels."""
-
-    shape: tuple[int, ...]
-    origin: list[float]
-    along: tuple[Tensor, Tensor, Tensor]
-
-    def at(self, depth_m: Float64[Tensor, " n"]) -> tuple[tuple[Tensor, ...], Bool[Tensor, " n"]]:
-        """Places on the rays, and whether they are in the grid."""
-        place = tuple(start + depth_m * ray for start, ray in zip(self.origin, self.along, strict=True))
-        inside = torch.ones_like(depth_m, dtype=torch.bool)
-        for axis in range(3):
-            inside &= (place[axis] >= 0) & (place[axis] < self.shape[axis])
-        return place, inside
-
-    def voxel(self, place: tuple[Tensor, ...], inside: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
-        """Flat index of the voxel of each place; 0 outside of the grid."""
-        i, j, k = (torch.where(inside, part, 0.0).long() for part in place)
-        return (i * self.shape[1] + j) * self.shape[2] + k
-
-    def those(self, chosen: Bool[Tensor, " n"]) -> _Rays:
-        x, y, z = (ray[chosen] for ray in self.along)
-        return self._replace(along=(x, y, z))
-
-
 class _Average(NamedTuple):
     """Sums over views, per voxel; `distance_m` divided by `weight`."""
 
@@ -244,7 +119,7 @@ class _Average(NamedTuple):
 
     @classmethod
     def of(
-        cls, cameras: Sequence[_Camera], scale: Float64[np.ndarray, " views"], lattice: _Lattice, taxonomy: Taxonomy,
+        cls, cameras: Sequence[Camera], scale: Float64[np.ndarray, " views"], lattice: Lattice, taxonomy: Taxonomy,
         relative: Float64[Tensor, "100"], *, with_classes: bool = True,
     ) -> _Average:  # fmt: skip
         number, device = int(np.prod(lattice.shape)), relative.device
@@ -293,7 +168,7 @@ class _Average(NamedTuple):
 
 
 def _scales(
-    cameras: Sequence[_Camera], lattice: _Lattice, taxonomy: Taxonomy, relative: Float64[Tensor, "100"]
+    cameras: Sequence[Camera], lattice: Lattice, taxonomy: Taxonomy, relative: Float64[Tensor, "100"]
 ) -> Float64[np.ndarray, " views"]:
     """By what the depth of each view is to be multiplied to agree with the average of all."""
     scale = np.ones(len(cameras))
@@ -314,20 +189,18 @@ def _scales(
 
 
 def _depth_error(
-    posed: Sequence[PosedDeviceView], cameras: Sequence[_Camera], static: Bool[Tensor, "256"], free: int
+    posed: Sequence[PosedDeviceView], cameras: Sequence[Camera], static: Bool[Tensor, "256"], free: int
 ) -> DepthError:
     """As `occlift.labels.surface.depth_error`: what views show, beside what others show at the same place."""
-    pairs, metre = pairs_to_compare([pose for _, pose, _ in posed]), _Lattice((0, 0, 0), np.zeros(3), np.ones(3))
+    pairs, metre = pairs_to_compare([pose for _, pose, _ in posed]), Lattice((0, 0, 0), np.zeros(3), np.ones(3))
     samples = {}
     for number in sorted({i for i, _ in pairs}):
-        view, step = (
-            cameras[number].view,
-            max(1, round((cameras[number].view.depth_m.numel() / PIXELS_PER_VIEW) ** 0.5)),
-        )
+        view = cameras[number].view
+        step = max(1, round((view.depth_m.numel() / PIXELS_PER_VIEW) ** 0.5))
         class_id, depth_m = (part[step // 2 :: step, step // 2 :: step] for part in (view.class_id, view.depth_m))
         shown = (class_id < free) & static[class_id.long()] & ~depth_m.isnan()
         row, column = (cells * step + step // 2 for cells in shown.nonzero().unbind(dim=1))
-        depth, place = depth_m[shown].double(), cameras[number].places(metre, row, column)
+        depth, place = depth_m[shown].double(), cameras[number].rays(metre, row, column)
         samples[number] = (*place.at(depth)[0], depth, class_id[shown].long())
     ratios, depths = [np.zeros(0)], [np.zeros(0)]
     for number in sorted({j for _, j in pairs}):
@@ -354,7 +227,7 @@ def _extents(distance_m: Float32[Tensor, "x y z"], known: Bool[Tensor, "x y z"])
     return 0.5 * extent_m
 
 
-def _add_thin(camera: _Camera, lattice: _Lattice, thin: Sequence[int], thin_points: Int[Tensor, "voxels thin"]) -> None:
+def _add_thin(camera: Camera, lattice: Lattice, thin: Sequence[int], thin_points: Int[Tensor, "voxels thin"]) -> None:
     """The points of thin classes where they lie by themselves."""
     device = thin_points.device
     column_of = torch.full((256,), -1, dtype=torch.long, device=device)
@@ -362,13 +235,13 @@ def _add_thin(camera: _Camera, lattice: _Lattice, thin: Sequence[int], thin_poin
     column_of = torch.where(camera.counted, column_of, -1)
     column = column_of[camera.view.class_id.long()]
     shown = (column >= 0) & ~camera.view.depth_m.isnan()
-    rays = camera.places(lattice, *shown.nonzero().unbind(dim=1))
+    rays = camera.rays(lattice, *shown.nonzero().unbind(dim=1))
     place, inside = rays.at(camera.view.depth_m[shown].double())
     _count((rays.voxel(place, inside) * len(thin) + column[shown])[inside], thin_points.reshape(-1))
 
 
 def _add_points(
-    camera: _Camera, lattice: _Lattice, free: int, step: int, scale: float, relative: Float64[Tensor, "100"],
+    camera: Camera, lattice: Lattice, free: int, step: int, scale: float, relative: Float64[Tensor, "100"],
     average: _Average, extent_m: Float32[Tensor, " voxels"], points: Int[Tensor, " voxels"],
 ) -> None:  # fmt: skip
     """The points of every `step`-th pixel where they lie on the surface; `occlift.labels.surface_kernels.add_points`
@@ -376,7 +249,7 @@ def _add_points(
     some = slice(step // 2, None, step)
     class_id, depth_m = camera.view.class_id[some, some].long(), camera.view.depth_m[some, some]
     shown = (class_id < free) & camera.counted[class_id] & ~depth_m.isnan()
-    rays = camera.places(lattice, *(cells * step + step // 2 for cells in shown.nonzero().unbind(dim=1)))
+    rays = camera.rays(lattice, *(cells * step + step // 2 for cells in shown.nonzero().unbind(dim=1)))
     class_id, depth = class_id[shown], depth_m[shown].double() * scale
     place, kept = rays.at(depth)
     sigma = relative[depth.long().clamp(max=99)] * depth

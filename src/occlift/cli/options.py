@@ -124,6 +124,8 @@ def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any,
             metavar = f"{{{','.join(get_args(kind))}}}"
         kind, default = kind | None, None
         hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
+    elif kind == tuple[str, ...]:
+        metavar = "NAME ..."
     metadata = {"path": path, "values": values}
     return (
         flag,

@@ -63,7 +63,7 @@ def label(
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
     from occlift.labels.files import label_path
     from occlift.labels.generate import generate_labels
-    from occlift.labels.summary import summarise_labels
+    from occlift.labels.summary import depth_report, summarise_labels
     from occlift.scenes.dataset import open_dataset
 
     data, label_space = open_dataset(root), space_of(space, out)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 
 from occlift.errors import DataError
 from occlift.geometry.transforms import inverse, transform_points
@@ -148,21 +148,22 @@ or ego frame (z = 0 where the wheels stand) are wrong',)
         if self.ground >= _FEWEST and abs(self.ground_m) > _GROUND_M:
             # Depth that is s times too large puts the ground (s - 1) times the camera's height below the wheels.
             scale = 1 - self.ground_m / self.camera_m if self.camera_m > 0 else float("nan")
+            below, large = ("below", "large") if self.ground_m < 0 else ("above", "small")
             doubts.append(
-                f"the ground beside the car lies {abs(self.ground_m):.2f} m {'below' if self.ground_m < 0 else 'above'} "
-                f"its wheels: depth is about {abs(scale - 1):.0%} too {'large' if scale > 1 else 'small'}, or focal "
-                "length, mounting or ego frame (z = 0 where the wheels stand) are wrong".replace("%", " %")
+                f"the ground beside the car lies {abs(self.ground_m):.2f} m {below} its wheels: depth is about "
+                f"{100 * abs(scale - 1):.0f} % too {large}, or focal length, mounting or ego frame (z = 0 where the "
+                "wheels stand) are wrong"
             )
         if self.agree + self.through >= _FEWEST and self.through_share > _MOST:
             doubts.append(
-                f"{self.through_share:.0%} of what stands within {_STANDING_WITHIN_M:.0f} m is seen through by other "
-                "views of the same or the next moment, more than a label can average: depth, poses or the order of "
-                "images are wrong".replace("%", " %", 1)
+                f"{100 * self.through_share:.0f} % of what stands within {_STANDING_WITHIN_M:.0f} m is seen through by "
+                "other views of the same or the next moment, more than a label can average: depth, poses or the order "
+                "of images are wrong"
             )
         if self.track >= _FEWEST and self.blocked > _TRACK_SHARE * self.track:
             doubts.append(
-                f"at {self.blocked / self.track:.0%} of the places where the car drives something stands in its way or "
-                "hangs lower than a lorry: depth is too small, or too noisy for labels".replace("%", " %", 1)
+                f"at {100 * self.blocked / self.track:.0f} % of the places where the car drives something stands in "
+                "its way or hangs lower than a lorry: depth is too small, or too noisy for labels"
             )
         return tuple(doubts)
 
@@ -180,7 +181,7 @@ or ego frame (z = 0 where the wheels stand) are wrong',)
                 f"other views see through {self.through_share:.0%} of what stands within {_STANDING_WITHIN_M:.0f} m"
             )
         if self.ground:
-            lines.append(f"ground beside the car {self.ground_m:+.2f} m above its wheels")
+            lines.append(f"ground beside the car at {self.ground_m:+.2f} m (0: where its wheels stand)")
         if self.track:
             lines.append(f"at {self.blocked / self.track:.0%} of the places where the car drives something stands")
         return "\n".join(line.replace("%", " %") for line in lines) or "no two views show the same place"
@@ -321,7 +322,7 @@ def read_checks(labels: Sequence[Path]) -> DepthCheck:
 class _Pixels:
     """Some pixels of some views, evenly spaced: what they show and where."""
 
-    view: Float64[np.ndarray, " n"]
+    view: Int64[np.ndarray, " n"]
     row: Float64[np.ndarray, " n"]
     class_id: UInt8[np.ndarray, " n"]
     depth_m: Float64[np.ndarray, " n"]

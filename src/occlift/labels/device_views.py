@@ -134,6 +134,11 @@ class Rays(NamedTuple):
             inside &= (place[axis] >= 0) & (place[axis] < self.shape[axis])
         return place, inside
 
+    def of(self, pixels: Bool[Tensor, " n"]) -> Rays:
+        """The rays of some of the pixels."""
+        x, y, z = (ray[pixels] for ray in self.along)
+        return Rays(self.shape, self.origin, (x, y, z))
+
     def voxel(self, place: tuple[Tensor, ...], inside: Bool[Tensor, " n"]) -> Int[Tensor, " n"]:
         """Flat index of the voxel of each place; 0 outside of the grid."""
         i, j, k = (torch.where(inside, part, 0.0).long() for part in place)

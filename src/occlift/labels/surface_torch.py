@@ -257,15 +257,16 @@ def _add_points(
     allowed = torch.sqrt(sigma * sigma + surface_sigma * surface_sigma)
     # What is exact to a voxel stays.
     moves = kept & (sigma > float(lattice.size_m.min()))
-    moved, going = torch.zeros_like(depth), moves
+    along, start, sigma, allowed = rays.of(moves), depth[moves], sigma[moves], allowed[moves]
+    moved, going = torch.zeros_like(start), torch.ones_like(start, dtype=torch.bool)
     for _ in range(STEPS):
-        place, inside = rays.at(depth + moved)
+        place, inside = along.at(start + moved)
         distance = average.distance_at(place, lattice.shape)
         going = going & inside & ~distance.isnan()
         moved = torch.where(going, moved + distance, moved)
         going = going & (moved.abs() <= allowed)
-    kept = kept & (moved.abs() <= allowed)
-    depth = torch.where(moves, depth + moved * sigma * sigma / (allowed * allowed), depth)
+    kept[moves] = moved.abs() <= allowed
+    depth[moves] = start + moved * sigma * sigma / (allowed * allowed)
     place, inside = rays.at(depth)
     kept = kept & inside
     voxel, class_id = rays.voxel(place, inside)[kept], class_id[kept]

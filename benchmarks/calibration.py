@@ -70,7 +70,8 @@ def diagram(found: dict[str, np.ndarray], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 8), layout="constrained")
+    axes.set_prop_cycle(color=mpl.colormaps["tab20"].colors)  # type: ignore[attr-defined]
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
     for row, counts in found.items():
         total = counts.sum(axis=1)
@@ -79,7 +80,7 @@ def diagram(found: dict[str, np.ndarray], path: Path) -> None:
         (line,) = axes.plot(there / 255, share, linewidth=1, label=f"{row} ({calibration_error(counts):.3f})")
         axes.scatter(there / 255, share, s=200 * (total[there] / total.sum()) ** 0.5, color=line.get_color(), alpha=0.6)
     axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.legend(title="expected calibration error", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, title="expected calibration error", fontsize="small")
     figure.savefig(path, dpi=120)
 
 

@@ -331,7 +331,7 @@ def _rules(runs: _Runs) -> Table:
             *(Claim("surfaces are better for EasyOcc", s, easyocc[1].label, easyocc[0].label) for s in compared),
             *(Claim("surfaces are better for the pseudo-loss", s, both[1].label, both[0].label) for s in compared),
             *(
-                Claim("EasyOcc on surfaces beats their prior", s, easyocc[1].label, priors[1].label, share=1.0)
+                Claim("EasyOcc on surfaces reaches their prior", s, easyocc[1].label, priors[1].label, share=1.0)
                 for s in (IOU, MASKED)
             ),
         ),

@@ -206,6 +206,21 @@ def audit(
         ),
     ] = (),
     out: Annotated[Path, arg(help="folder of the figures and numbers of a sweep")] = Path("runs/audit"),
+    against_depth: Annotated[
+        str | None,
+        arg(
+            help="measured depth of --root to hold the labels against: lidar (its points), or a teacher of depth",
+            help_behavior_hint="(default: none)",
+            metavar="lidar|TEACHER",
+        ),
+    ] = None,
+    depth_option: Annotated[
+        tuple[str, ...],
+        arg(help="options of that teacher", help_behavior_hint="(default: none)", metavar="NAME=VALUE"),
+    ] = (),
+    depth_offset: Annotated[
+        int, arg(help="number of key frames from a label's to the one whose depth judges it, such as one not fused")
+    ] = 0,
     shift_voxels: Annotated[int, arg(help="number of voxels to move labels up by before they are scored")] = 0,
     write_shifted: Annotated[
         Path | None, arg(help="folder for the labels so moved", help_behavior_hint="(default: not written)")
@@ -215,7 +230,7 @@ def audit(
         bool, arg(help="leave out key frames that lack label or truth, instead of refusing")
     ] = False,
 ) -> None:
-    """Look at labels: against truth, their ground, their neighbours; and what other settings would give."""
+    """Look at labels: against truth or measured depth, their ground, their neighbours; and what other settings give."""
     from occlift.cli.tables import print_audit, print_comparison
     from occlift.errors import ConfigError
     from occlift.evaluation import audit as recipe
@@ -227,13 +242,22 @@ def audit(
         raise ConfigError("--split needs --root: of which data set?")
     if write_shifted and not shift_voxels:
         raise ConfigError("--write-shifted needs --shift-voxels: by how many?")
+    if against_depth and root is None:
+        raise ConfigError("--against-depth needs --root: the data set whose depth it is")
+    if (depth_option or depth_offset) and against_depth is None:
+        raise ConfigError(f"{'--depth-option' if depth_option else '--depth-offset'} needs --against-depth")
     if sweep and truth is None:
         raise ConfigError("--sweep needs --truth: labels are scored against it")
     axes, label_space = _axes(sweep), space_of(space, labels, truth)
     data = open_dataset(root) if root else None
     tokens = split_tokens(data, split) if data and split else None
+    depth = None
+    if data and against_depth:
+        from occlift.evaluation.audit_depth import MeasuredDepth
+
+        depth = MeasuredDepth(data, against_depth, options=named_values(depth_option), offset=depth_offset)
     found = recipe.audit(
-        labels, truth=truth, data=data, tokens=tokens, masks=mask, shift_voxels=shift_voxels,
+        labels, truth=truth, data=data, tokens=tokens, masks=mask, depth=depth, shift_voxels=shift_voxels,
         allow_missing=allow_missing, space=label_space,
     )  # fmt: skip
     if json:

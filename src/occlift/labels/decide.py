@@ -168,7 +168,7 @@ def _how_sure(
     With v views, depth that errs by σ and a surface that passes d from the centre of a voxel of the extent e, the odds
     that it is in this voxel and no neighbour are 2.2 (v + 1)^0.9 (a / σ)^1.1 exp(-1.7 |d| / e) for an edge of length a;
     that it has this class is another matter: the class's share of the votes. Of free voxels the odds are 0.75
-    (v + 1)^0.6 (1 + d / e)^2.1. The form is that of physics, the six numbers are fitted (`benchmarks/calibration.py`).
+    (v + 1)^0.6 (1 + d / e)^2.1. The form is that of physics, the numbers are fitted (`benchmarks/calibration.py`).
     """
     views = surface.views + np.float32(1)
     offset = np.abs(surface.distance_m) / np.maximum(surface.extent_m, np.float32(_LEAST_EXTENT_M))

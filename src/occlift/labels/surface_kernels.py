@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8, UInt32
@@ -37,10 +37,10 @@ STEPS: Final = 2
 
 
 @njit
-def truncation_m(depth_m: float) -> float:
-    """Where the distances of a view are cut off that sees something at this depth: views that differ by more do not
-    mean the same surface."""
-    return np.maximum(TRUNCATION_M, TRUNCATION * (SIGMA_M + SIGMA_PER_M * depth_m))  # type: ignore[no-any-return]
+def truncation_m(depth_m: Any) -> Any:
+    """Where the distances of a view are cut off that sees something at this depth (a number or an array): views that
+    differ by more do not mean the same surface."""
+    return np.maximum(TRUNCATION_M, TRUNCATION * (SIGMA_M + SIGMA_PER_M * depth_m))
 
 
 @njit(inline="always")

@@ -3,8 +3,8 @@
     python benchmarks/surface_cost.py TOWN
 
 TOWN as for label_quality.py. Views of 96×176 pixels are enlarged to 864×1584; seconds are of the processor. Memory
-(Linux) is the most that a rule holds at a time beyond what was there before it, the views. The tensors are on the CPU here,
-to be compared with what is compiled for it; they are for maps on an accelerator.
+(Linux) is the most that a rule holds at a time beyond what was there before it, the views. The tensors are on the CPU
+here, to be compared with what is compiled for it; they are for maps on an accelerator.
 """
 
 from __future__ import annotations

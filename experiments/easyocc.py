@@ -238,8 +238,8 @@ def _fused(runs: _Runs) -> Table:
         ),
         notes=(
             "The last labels are those of `occlift label --recipe easyocc`; what the authors say of each of its parts "
-            "stands in docs/labels.md. Windows are cut off where a scene begins or ends; in short scenes the past loses "
-            "most.",
+            "stands in docs/labels.md. Windows are cut off where a scene begins or ends: in short ones, more of the "
+            "past.",
         ),
     )
 

@@ -15,7 +15,7 @@ from occlift.metrics.rays import THRESHOLDS_M, ray_score_name
 
 if TYPE_CHECKING:
     from occlift.demo import DemoRun
-    from occlift.evaluation.audit import Audit
+    from occlift.evaluation.audit import Audit, DepthAudit
     from occlift.evaluation.bev import BevEvaluation
     from occlift.evaluation.occupancy import Evaluation
     from occlift.evaluation.rendering import RenderedEvaluation
@@ -133,8 +133,42 @@ def print_audit(audit: Audit) -> None:
                 kinds = (found.static, found.dynamic)
                 table.add_row(name, *(format_score(score) for kind in kinds for score in (kind.iou, kind.equal_share)))
         console.print(table)
+    if audit.depth:
+        _print_depth(console, audit.depth)
     _print_left_out(console, audit.without_label, "label")
     _print_left_out(console, audit.without_truth, "truth")
+
+
+def _print_depth(console: Console, depth: DepthAudit) -> None:
+    from occlift.evaluation.audit_depth import OUTCOMES
+
+    whose = f" of the key frame {depth.offset:+d}" if depth.offset else ""
+    table = Table(
+        title=f"{depth.frames} labels against {depth.name}{whose}, per cent of the points",
+        title_justify="left",
+    )
+    for column in ("range", "points", *OUTCOMES[1:]):
+        table.add_column(
+            f"{column}, m" if column == "range" else column, justify="left" if column == "range" else "right"
+        )
+    points = [*depth.labels.counts[:, 0].tolist(), depth.labels.counts[:, 0].sum()]
+    for (name, shares), number in zip(depth.labels.shares().items(), points, strict=True):
+        table.add_row(name, str(number), *(format_score(share) for share in shares.values()))
+    table.add_row(
+        "a flat road", str(points[-1]), *(format_score(share) for share in depth.flat.shares()["all"].values())
+    )
+    console.print(table)
+    console.print(
+        "The point lies in an occupied voxel (hit), in or beside one (near), in a free one (miss), in an unknown one. "
+        "Before it, the ray meets an occupied voxel (occluded), and comes out of it again (pierced).",
+        soft_wrap=True,
+    )
+    if not depth.independent:
+        console.print(
+            "The labels were made from this depth: it says nothing about errors that both share. Use --depth-offset "
+            "beyond the fused key frames, or a sensor that was held out.",
+            style="bold", soft_wrap=True,
+        )  # fmt: skip
 
 
 def _print_left_out(console: Console, tokens: Sequence[str], what: str) -> None:

@@ -92,7 +92,7 @@ def test_eight_scores_and_the_names_of_runs_fit_into_80_columns(
             rows=("baseline", "ours"),
             values=values,
             best=((True,) * 8, (False,) * 8),
-        )  # fmt: skip
+        )
     )
     printed = capsys.readouterr().out
     assert re.search(r"baseline( +87\.65\*){8}", printed)

@@ -18,7 +18,7 @@ TORCH_INDEX = https://download.pytorch.org/whl/$(TORCH)
 define install_torch
 @test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 @test $(TORCH) = pypi || $(1)/bin/python -c 'import torch' 2> /dev/null || \
-  $(1)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch
+  $(1)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --retries 1 --index-url $(TORCH_INDEX) torch
 endef
 
 # A stamp per set of extras: installing again is needed only when the requirements change.

@@ -48,7 +48,7 @@ format: $(VENV)/installed-check
 
 # The site: docs/, and the API from the docstrings. --strict: a link that leads nowhere is an error.
 docs: $(VENV)/installed-docs
-	PATH=$(abspath $(VENV))/bin:$$PATH NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict --site-dir build/site
+	PATH=$(abspath $(VENV))/bin:$$PATH NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir build/site
 
 # What a user gets: the wheel alone, in an environment without any extra, and from outside of the repository.
 wheel:

@@ -139,7 +139,7 @@ SEQUENCES: dict[str, dict[str, Any]] = {
         "folder": "kitti-sequence",
         "read": kitti,
         "points": stereo_points,
-        "options": ["--frames", "13", "--depth", "files", "--min-points", "10"],
+        "options": ["--frames", "13", "--depth", "files"],
         "drawn": "kitti_000025",
     },
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,3 +67,14 @@ def real_data() -> Path:
     if not (root / "kitti-sequence").exists():
         pytest.skip(f"no real data at {root}; set OCCLIFT_REAL_DATA to a folder that holds kitti-sequence/ and others")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_disk() -> list[str]:
+    """The beginning of a command line that runs the rest of it with a disk of 600 kB at /mnt."""
+    if shutil.which("unshare"):
+        for rights in ("-m", "-rm"):
+            mount = "mount -t tmpfs -o size=600k tmpfs /mnt"
+            if subprocess.run(["unshare", rights, "sh", "-c", mount], capture_output=True, check=False).returncode == 0:
+                return ["unshare", rights, "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    pytest.skip("this machine lets nobody mount a small disk (`unshare -rm`)")

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
 from occlift import LabelConfig, generate_labels, open_dataset
-from occlift.cli import COMMANDS, load_command
+from occlift.cli import load_command, parser_settings
+from occlift.cli.commands import COMMANDS
 from occlift.datasets.frames.writer import write_frames
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.town.config import TownConfig
@@ -197,7 +199,23 @@ def test_help_lists_every_command_and_imports_next_to_nothing(tmp_path: Path) ->
 def test_a_command_is_what_the_help_says(name: str) -> None:
     function = load_command(name)
     assert function.__name__ == name.replace("-", "_")
-    assert (inspect.getdoc(function) or "").splitlines()[0] == COMMANDS[name][1]
+    assert (inspect.getdoc(function) or "").splitlines()[0] == COMMANDS[name].summary
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_is_one(name: str) -> None:
+    program, command, *words = shlex.split(COMMANDS[name].example)
+    assert (program, command) == ("occlift", name)
+    parser = tyro.extras.get_parser(load_command(name), config=parser_settings())
+    parser.parse_args(words)
+    shown = parser.format_help()
+    assert "{None}" not in shown
+    assert "[STR [STR ...]]" not in shown, "a name for each value of an option"
+
+
+def test_the_version_is_said(tmp_path: Path) -> None:
+    done = _run(["--version"], tmp_path)
+    assert re.fullmatch(r"occlift \d+\.\d+\S*\n", done.stdout)
 
 
 def test_a_command_that_is_misspelt_is_answered_with_one_that_exists(tmp_path: Path) -> None:

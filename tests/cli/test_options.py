@@ -12,7 +12,8 @@ import pytest
 import tyro
 
 import occlift.cli
-from occlift.cli import COMMANDS, load_command, main
+from occlift.cli import load_command, main
+from occlift.cli.commands import COMMANDS
 from occlift.cli.options import greedy_options
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig

@@ -60,7 +60,8 @@ def evaluate_bev(
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     split: Annotated[str, arg(help="split of ROOT")] = "val",
     corrupt: Annotated[
-        tuple[str, ...], arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all")
+        tuple[str, ...],
+        arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all", metavar="NAME ..."),
     ] = (),
     json: Annotated[Path | None, arg(help="file for every number")] = None,
     device: Annotated[str | None, arg(help="torch device; by default an accelerator if there is one")] = None,
@@ -95,7 +96,9 @@ def merge(
 
 def compare(
     runs: Annotated[Positional[tuple[Path, ...]], arg(help="files of `occlift evaluate --json`", metavar="JSON")],
-    names: Annotated[tuple[str, ...], arg(help="names of the runs; by default those of the files")] = (),
+    names: Annotated[
+        tuple[str, ...], arg(help="names of the runs; by default those of the files", metavar="NAME ...")
+    ] = (),
     mask: Annotated[Masks, arg(help="masks of the columns")] = ("camera", "none"),
     absent: Annotated[
         Literal["skipped", "zero"], arg(help="rule for classes that neither truth nor prediction holds")

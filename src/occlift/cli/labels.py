@@ -10,7 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
-from occlift.errors import OccliftError
+from occlift.errors import DataError, OccliftError
 from occlift.runtime.files import write_text
 
 Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
@@ -18,6 +18,7 @@ Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
 if TYPE_CHECKING:
     from occlift.labels.config import LabelConfig
     from occlift.labels.engine import Engine
+    from occlift.scenes.dataset import DrivingDataset
 
 
 _OWN_LAYOUT: Final[dict[str, Layout]] = {"surroundocc": "surroundocc", "openoccupancy": "openoccupancy"}
@@ -62,8 +63,11 @@ def label(
     from occlift.scenes.dataset import open_dataset
 
     data, label_space = open_dataset(root), space_of(space, out)
+    config = given.onto(_configs()["label"])
+    if doubt := _doubt_of_threshold(config, data, split):
+        print(f"  ! {doubt}", file=sys.stderr)
     run = generate_labels(
-        data, out, given.onto(_configs()["label"]), scenes=data.scenes(split), workers=workers,
+        data, out, config, scenes=data.scenes(split), workers=workers,
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
         space=label_space,
     )  # fmt: skip
@@ -83,6 +87,18 @@ def label(
         for token, reason in list(run.failed.items())[:10]:
             print(f"  no label for {token}: {reason}", file=sys.stderr)
         raise OccliftError(f"{len(run.failed)} labels could not be made; {run.out / 'manifest.json'} says why")
+
+
+def _doubt_of_threshold(config: LabelConfig, data: DrivingDataset, split: str) -> str | None:
+    """Why the threshold of votes does not suit the first key frame's images; None if it does, or none can be read."""
+    for scene in data.scenes(split):
+        for token in data.key_frame_tokens(scene):
+            try:
+                cameras = data.key_frame(token).cameras
+            except DataError:  # said where its label is made
+                return None
+            return next(filter(None, (config.doubt_of_threshold(c.height, c.width) for c in cameras)), None)
+    return None
 
 
 def convert_labels(

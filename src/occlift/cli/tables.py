@@ -205,9 +205,7 @@ def print_demo(run: DemoRun) -> None:
     console.print(table)
     for row in run.rows:
         console.print(f"{row.name}: {row.note}", highlight=False)
-    console.print(
-        f"EasyOcc has {run.ratio:.2f} times the mIoU (17 classes, camera mask) of the better of prior and blind."
-    )
+    console.print(str(run.comparison))
     console.print(f"{run.seconds:.0f} s, peak memory {run.peak_memory_gb:.1f} GB.", highlight=False)
     console.print(f"Report: {run.report}", soft_wrap=True, highlight=False)
     console.print(f"3-D scene: {run.scene}", soft_wrap=True, highlight=False)

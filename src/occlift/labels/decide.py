@@ -43,7 +43,7 @@ class DecisionConfig:
             points.
     """
 
-    fusion: Fusion = "votes"
+    fusion: Fusion = "surface"
     min_points: int = 3
     class_min_points: Mapping[str, int] = field(default_factory=dict)
     thin_share: float = 1.0

@@ -52,6 +52,17 @@ def small_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def town_with_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two key frames of `small_town`'s scenes, as a town of its own with camera sweeps; not to be changed."""
+    from occlift.town.config import TownConfig
+    from occlift.town.write import write_town
+
+    root = tmp_path_factory.mktemp("sweeps")
+    write_town(root, TownConfig(scenes=2, frames=2, seed=5, image_height=48, image_width=88, maps=True, sweeps=True))
+    return root
+
+
+@pytest.fixture(scope="session")
 def real_frame() -> Path:
     """The root of the data set with one real nuScenes key frame; it may not be redistributed, so it may be missing."""
     root = Path(os.environ.get("OCCLIFT_REAL_FRAME", REPOSITORY.parent / "shared/real/nuscenes-one-frame"))

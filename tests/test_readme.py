@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import shlex
@@ -10,10 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
-from occlift import LabelConfig, generate_labels, open_dataset
-from occlift.cli import load_command, parser_settings
+from occlift import LabelConfig, cli, generate_labels, open_dataset
+from occlift.cli import load_command
 from occlift.cli.commands import COMMANDS
 from occlift.datasets.frames.writer import write_frames
 from occlift.datasets.nuscenes.dataset import NuScenes
@@ -203,12 +203,22 @@ def test_a_command_is_what_the_help_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_example_of_a_command_is_one(name: str) -> None:
+def test_the_example_of_a_command_is_one(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     program, command, *words = shlex.split(COMMANDS[name].example)
     assert (program, command) == ("occlift", name)
-    parser = tyro.extras.get_parser(load_command(name), config=parser_settings())
-    parser.parse_args(words)
-    shown = parser.format_help()
+    function = load_command(name)
+    called = []
+    monkeypatch.setattr(
+        cli, "load_command", lambda name: functools.wraps(function)(lambda *_, **__: called.append(name))
+    )
+    cli.call(name, words)
+    assert called == [name]
+    with pytest.raises(SystemExit):
+        cli.call(name, ["--help"])
+    shown = capsys.readouterr().out
+    assert "Example:" in shown
     assert "{None}" not in shown
     assert "[STR [STR ...]]" not in shown, "a name for each value of an option"
 

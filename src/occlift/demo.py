@@ -269,7 +269,7 @@ def _row(name: str, role: Role, evaluation: Evaluation, note: str) -> ScoreRow:
     assert evaluation.rays is not None, evaluation.predictions
     return ScoreRow(
         name=name, role=role, with_camera_mask=means["camera"], without_mask=means["none"], note=note,
-        ray_iou=evaluation.rays.named()["ray_iou"],
+        ray_iou=evaluation.rays.named()["ray_iou_17"],
         class_iou=tuple(None if np.isnan(per_class[c]) else per_class[c] for c in scores.taxonomy.names),
     )  # fmt: skip
 

@@ -27,20 +27,15 @@ def load_command(name: str) -> Callable[..., None]:
     return getattr(importlib.import_module(module), function)
 
 
-def parser_settings() -> tuple[Any, ...]:
-    """How tyro makes parsers: nobody writes None, whose meaning stands in the help, or --no- before what is off."""
-    import tyro
-
-    return (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
-
-
 def call(name: str, words: Sequence[str]) -> Any:
     """Calls a command with the words of its command line; with `--help` prints what it does and exits."""
     import tyro
 
     function = load_command(name)
+    # Nobody writes None, whose meaning stands in the help, or --no- before what is off.
+    plain = (tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff)
     about = f"{inspect.getdoc(function)}\n\nExample:\n    {COMMANDS[name].example}"
-    return tyro.cli(function, prog=f"occlift {name}", args=words, description=about, config=parser_settings())
+    return tyro.cli(function, prog=f"occlift {name}", args=words, description=about, config=plain)
 
 
 def main() -> None:

@@ -122,6 +122,8 @@ def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any,
     elif any(other != default for other in defaults.values()):
         kind, default = kind | None, None
         hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
+    elif kind == tuple[str, ...]:
+        metavar = "NAME ..."
     metadata = {"path": path, "values": values}
     return (
         flag,

@@ -23,7 +23,7 @@ def _recipes() -> dict[str, RenderingTrainConfig]:
 
 
 _OPTIONS = options(
-    _recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed"
+    _recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed", "neighbours",
 )  # fmt: skip
 
 

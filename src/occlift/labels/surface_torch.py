@@ -28,6 +28,7 @@ from occlift.labels.surface import (
     Surface,
     pairs_to_compare,
     points_step,
+    thin_movers,
 )
 from occlift.labels.surface_kernels import (
     NEAREST_M,
@@ -70,7 +71,7 @@ def fuse_surface_on_device(
     average = _Average.of(cameras, scale, lattice, taxonomy, relative)
     extent_m = _extents(average.distance_m.reshape(grid.shape), (average.weight > 0).reshape(grid.shape)).reshape(-1)
     points = torch.zeros(grid.num_voxels, dtype=torch.int32, device=device)
-    thin = taxonomy.ids(taxonomy.thin)
+    thin = thin_movers(taxonomy)
     thin_points = torch.zeros((grid.num_voxels, len(thin)), dtype=torch.int32, device=device)
     for camera, factor in zip(cameras, scale, strict=True):
         if thin:

@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -28,6 +27,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from occlift.errors import ConfigError
+from occlift.runtime.extras import missing_extra
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.images import Upsampling, inscribed
 from occlift.teachers.network import check_depth_range, clamped, settings_of
@@ -155,8 +155,8 @@ class Metric3D:
 
 def missing_metric3d(config: Metric3DConfig) -> str | None:
     """What is missing to run Metric3D and how to get it; None if nothing is. Loads nothing."""
-    if find_spec("onnxruntime") is None:
-        return "metric3d needs onnxruntime: pip install 'occlift[teachers]' (onnxruntime-gpu for CUDA)"
+    if missing := missing_extra("teachers", "metric3d", "onnxruntime"):
+        return f"{missing} (onnxruntime-gpu for CUDA)"
     if (missing := missing_weights(config.model, config.revision)) is not None:
         return missing
     if not (path := _model_path(config)).is_file():

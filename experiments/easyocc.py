@@ -337,7 +337,7 @@ def _rules(runs: _Runs) -> Table:
                 for s in (IOU, MASKED)
             ),
         ),
-        notes=("Both of 13 key frames around the current one. A prior has one run: of it, the means are compared.",),
+        notes=("Both of 13 key frames around the current one. A prior is not trained and has no seeds.",),
     )
 
 

@@ -69,9 +69,9 @@ def test_networks_are_trained_on_the_labels_that_their_rows_name(tmp_path: Path)
     assert all(
         (config.window == "past") == ("before" in label or "clamped" in label) for label, config in configs.items()
     )
-    # Three seeds where votes are compared with surfaces, whatever the size.
+    # Five seeds where votes are compared with surfaces.
     rows = [row for row in plan.tables[-1].rows if not row.context]
-    assert [len(row.runs) for row in rows] == [3] * 4
+    assert [len(row.runs) for row in rows] == [5] * 4
 
 
 def test_one_pretraining_serves_all_shares_of_a_seed(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.scenes.frames import CameraImage, LidarSweep
 from occlift.scenes.sources import ImageFile
+from occlift.teachers import onnx_spec
 from occlift.teachers.images import Placement, inscribed
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig, densified
-from occlift.teachers.metric3d import Metric3D, Metric3DConfig
+from occlift.teachers.onnx_depth import OnnxDepth, OnnxDepthConfig
 from occlift.teachers.registry import depth_teacher
 
 
@@ -98,8 +99,15 @@ def write_onnx(
     return path
 
 
-def metric3d(path: Path, **options: Any) -> Metric3D:
-    return Metric3D(Metric3DConfig(model=str(path), device="cpu", **options))
+def metric3d(path: Path, *, size: tuple[int, int] | None = None, **options: Any) -> OnnxDepth:
+    """The network as the library's own spec describes it, or with an input of another (height, width)."""
+    spec = "metric3d"
+    if size is not None:
+        text = (Path(onnx_spec.__file__).parent / "onnx_specs/metric3d.toml").read_text()
+        text = text.replace("height = 616", f"height = {size[0]}").replace("width = 1064", f"width = {size[1]}")
+        spec = f"{path}.spec"
+        Path(spec).write_text(text)
+    return OnnxDepth(OnnxDepthConfig(model=str(path), spec=spec, device="cpu", **options))
 
 
 def test_metric3d_scales_by_the_focal_length_of_the_resized_image(tmp_path: Path) -> None:
@@ -145,7 +153,7 @@ def test_metric3d_gives_every_pixel_the_depth_of_its_own_place(
 ) -> None:
     path = write_onnx(tmp_path / "ramp.onnx", scale=1.0, offset=1.0, channel=channel)
     camera = camera_at(tmp_path, ramp(*size), focal_px=(1000.0, 1000.0))
-    teacher = metric3d(path, input_height=64, input_width=112)
+    teacher = metric3d(path, size=(64, 112))
     depth_m = teacher.depth(key_frame(camera))[0].depth_m / (resized[1] / size[1]) - 1
 
     # A plain twin along the axis on which the colour changes: which cell of the input the centre of a pixel falls
@@ -196,7 +204,7 @@ def test_metric3d_reads_both_exports(tmp_path: Path) -> None:
     # A repository's folder; half precision; several images in a call.
     folder = write_onnx(tmp_path / "hub/onnx/model.onnx", scale=1.0, offset=1.0, half=True).parent.parent
     for options in ({}, {"batch": 6}):
-        maps = metric3d(folder, input_height=64, input_width=112, **options).depth(frame)
+        maps = metric3d(folder, size=(64, 112), **options).depth(frame)
         assert len(maps) == 2
         assert all(np.array_equal(depth.depth_m, expected) for depth in maps)
 
@@ -220,7 +228,7 @@ def test_metric3d_reads_both_exports(tmp_path: Path) -> None:
 def test_depths_are_clamped_and_zero_is_unknown(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "ramp.onnx", scale=1.0)
     frame = key_frame(camera_at(tmp_path, ramp(64, 112), focal_px=(1000.0, 1000.0)))
-    options = {"input_height": 64, "input_width": 112}
+    options: dict[str, Any] = {"size": (64, 112)}
     depth_m = metric3d(path, max_depth_m=50.0, **options).depth(frame)[0].depth_m
     assert np.isnan(depth_m[:, 0]).all()
     assert np.array_equal(depth_m[3, 1:], np.minimum(np.arange(1, 112), 50))
@@ -272,7 +280,7 @@ def test_metric3d_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
         depth_teacher("metric3d", options={"model": str(tmp_path / "hub")})
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "occlift.teachers.metric3d.find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
+        "occlift.teachers.onnx_network.find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
     )
     with pytest.raises(ConfigError, match=r"pip install 'occlift\[teachers\]'"):
         depth_teacher(f"metric3d:{tmp_path / 'hub/other.onnx'}")
@@ -281,7 +289,7 @@ def test_metric3d_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_metric3d_refuses_other_graphs(tmp_path: Path) -> None:
     frame = key_frame(camera_at(tmp_path, grey(64, 112)))
     wrong = write_onnx(tmp_path / "wrong.onnx", depth="logits")
-    with pytest.raises(ConfigError, match=r"outputs \['logits'.*is this a Metric3D export"):
+    with pytest.raises(ConfigError, match=r"outputs \['logits'.*is the spec that of this"):
         metric3d(wrong).depth(frame)
     batches = write_onnx(tmp_path / "six.onnx", size=(6, 3, 64, 112))
     with pytest.raises(ConfigError, match="1 or any"):

@@ -16,6 +16,7 @@ from occlift.label_space import OCC3D, Taxonomy
 from occlift.runtime.devices import AutoPrecision, resolve_precision, torch_device
 from occlift.scenes.frames import KeyFrame
 from occlift.teachers.captions import Grouping, captions, check_prompts, prompt_settings
+from occlift.teachers.network import check_batch, check_score_threshold
 from occlift.teachers.teacher import SemanticMap
 from occlift.teachers.weights import find_weights, missing_weights, weights_settings
 
@@ -147,18 +148,6 @@ def missing_grounded_sam(config: GroundedSamConfig) -> str | None:
         if (sentence := missing_weights(name, revision)) is not None
     ]
     return "\n".join(sentences) or None
-
-
-def check_score_threshold(teacher: str, name: str, value: float) -> None:
-    """ConfigError unless 0 <= `value` < 1."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{teacher}: {name} is {value}; expected 0 or more and less than 1")
-
-
-def check_batch(teacher: str, name: str, value: int) -> None:
-    """ConfigError unless `value` is at least 1."""
-    if value < 1:
-        raise ConfigError(f"{teacher}: {name} is {value}; expected 1 or more")
 
 
 def _check(config: GroundedSamConfig) -> None:

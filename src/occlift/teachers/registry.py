@@ -7,20 +7,22 @@ network: importing this module, or asking what is ready, imports neither transfo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, Taxonomy, class_mapping, read_mapping
 from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, require, require_lidar
+from occlift.teachers.closed_set import ClosedSetConfig, ClosedSetSegmenter
 from occlift.teachers.corruption import DepthCorruption
 from occlift.teachers.dinov2 import Dino, DinoConfig, Dinov3Config
 from occlift.teachers.files import FilesDepth, FilesDepthConfig, FilesSemantics, FilesSemanticsConfig
 from occlift.teachers.grounded_sam import GroundedSam, GroundedSamConfig, missing_grounded_sam
 from occlift.teachers.hf_depth import DepthAnything, DepthAnythingConfig, DepthPro, DepthProConfig
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig
-from occlift.teachers.metric3d import Metric3D, Metric3DConfig, missing_metric3d
+from occlift.teachers.onnx_classes import OnnxClasses, OnnxClassesConfig, missing_onnx_classes
+from occlift.teachers.onnx_depth import OnnxDepth, OnnxDepthConfig, missing_onnx_depth
 from occlift.teachers.options import configured, did_you_mean
 from occlift.teachers.oracle import (
     FOUNDATION_DEPTH,
@@ -169,6 +171,22 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
         missing=missing_sam3,
         argument="model",
     ),
+    "segmenter": TeacherEntry(
+        config=ClosedSetConfig,
+        build=lambda config, context: ClosedSetSegmenter(config, taxonomy=context.taxonomy),
+        summary="Mask2Former, OneFormer, EoMT, SegFormer or UPerNet: one look per image",
+        needs="segmenter:MODEL, weights",
+        missing=_missing_model,
+        argument="model",
+    ),
+    "onnx-classes": TeacherEntry(
+        config=OnnxClassesConfig,
+        build=lambda config, context: OnnxClasses(config, taxonomy=context.taxonomy),
+        summary="any network of classes, as an ONNX file with a small TOML beside it",
+        needs="onnx-classes:FILE.onnx, onnxruntime",
+        missing=missing_onnx_classes,
+        argument="model",
+    ),
     "files": TeacherEntry(
         config=FilesSemanticsConfig,
         build=lambda config, context: FilesSemantics(config, taxonomy=context.taxonomy),
@@ -197,11 +215,20 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
         missing=_nothing_missing,
     ),
     "metric3d": TeacherEntry(
-        config=Metric3DConfig,
-        build=lambda config, context: Metric3D(config),
+        config=OnnxDepthConfig,
+        preset={"model": "onnx-community/metric3d-vit-giant2", "spec": "metric3d"},
+        build=lambda config, context: OnnxDepth(config),
         summary="Metric3Dv2, as an ONNX file",
         needs="onnxruntime and the export",
-        missing=missing_metric3d,
+        missing=missing_onnx_depth,
+        argument="model",
+    ),
+    "onnx-depth": TeacherEntry(
+        config=OnnxDepthConfig,
+        build=lambda config, context: OnnxDepth(config),
+        summary="any network of depth, as an ONNX file with a small TOML beside it",
+        needs="onnx-depth:FILE.onnx, onnxruntime",
+        missing=missing_onnx_depth,
         argument="model",
     ),
     "depth-pro": TeacherEntry(
@@ -319,8 +346,9 @@ def teacher_table() -> tuple[TeacherStatus, ...]:
     table = []
     for kind, entries in _ENTRIES.items():
         for name, entry in entries.items():
-            # What a teacher of files lacks is its folder, which only a user knows.
-            missing = None if entry.argument == "root" else entry.missing(entry.config(**entry.preset))
+            # What a teacher without a default for its argument lacks only a user knows.
+            lacks = any(f.name == entry.argument and f.default is MISSING for f in fields(entry.config))
+            missing = None if lacks and not entry.preset else entry.missing(entry.config(**entry.preset))
             table.append(
                 TeacherStatus(
                     kind=kind,

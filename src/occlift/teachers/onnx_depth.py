@@ -216,7 +216,9 @@ def shift_of(
     def off(shift: Float[np.ndarray, "1"]) -> Float[np.ndarray, "numbers"]:
         return (at[:, :2] * (focal_px / (at[:, 2:] + shift)) - uv).ravel() / focal_px
 
-    return float(least_squares(off, x0=np.zeros(1), method="lm").x[0])
+    # Multiplied by z + t the same equations are linear in t; from there no point lies on the other side of the camera.
+    start = (uv * (at[:, :2] * focal_px - uv * at[:, 2:])).sum() / np.square(uv).sum()
+    return float(least_squares(off, x0=np.array([start]), method="lm").x[0])
 
 
 def _model_file(config: OnnxDepthConfig) -> ModelFile:

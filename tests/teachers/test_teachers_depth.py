@@ -7,24 +7,27 @@ as the published ones.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from frames import key_frame
 from PIL import Image
 
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
+from occlift.scenes.dataset import KeyFrameList
 from occlift.scenes.frames import CameraImage, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.teachers import onnx_spec
 from occlift.teachers.images import Placement, inscribed
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig, densified
 from occlift.teachers.onnx_depth import OnnxDepth, OnnxDepthConfig
-from occlift.teachers.registry import depth_teacher
+from occlift.teachers.registry import DEPTH_TEACHERS, depth_teacher
 
 
 def camera_at(
@@ -330,7 +333,6 @@ def tiny_vit(**options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def depth_pro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
     from transformers import DepthProConfig, DepthProForDepthEstimation
 
     torch.manual_seed(0)
@@ -363,7 +365,6 @@ def depth_anything_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_depth_anything(folder: Path, kind: str) -> Path:
-    import torch
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 
     torch.manual_seed(0)
@@ -394,7 +395,6 @@ def noise(height: int, width: int) -> np.ndarray:
 
 def predicted_by(network: Any, image: np.ndarray, size: tuple[int, int], mean: Any, std: Any, resample: int) -> Any:
     """What a network says about an image: a plain twin of the preprocessing, one image at a time."""
-    import torch
 
     small = np.array(Image.fromarray(image).resize(size[::-1], resample))
     pixels = (small / 255 - np.array(mean)) / np.array(std)
@@ -464,6 +464,75 @@ def test_networks_of_another_kind_are_refused(
         depth_teacher(f"depth-pro:{depth_pro_folder}", options={"device": "gpu9"}).depth(frame)
     with pytest.raises(ConfigError, match="batch is 0"):
         depth_teacher(f"depth-pro:{depth_pro_folder}", options={"batch": "0"})
+
+
+# ---------------------------------------------------------------------------------------------------- fine enough
+
+
+def depth_ramp(height: int = 120, width: int = 400) -> np.ndarray:
+    """Depths of 20 to 60 m, all different along a row."""
+    return np.broadcast_to(np.linspace(20, 60, width, dtype=np.float32), (height, width))
+
+
+def ramp_by_metric3d(folder: Path) -> np.ndarray:
+    # Red counts columns, so depths are 20.0, 20.1, ... on an input of the image's size.
+    path = write_onnx(folder / "ramp.onnx", scale=0.1, offset=20.0)
+    frame = key_frame(camera_at(folder, ramp(64, 224), focal_px=(1000.0, 1000.0)))
+    return metric3d(path, size=(64, 224)).depth(frame)[0].depth_m
+
+
+def ramp_by_files(folder: Path) -> np.ndarray:
+    (folder / "maps/CAM_FRONT").mkdir(parents=True)
+    np.save(folder / "maps/CAM_FRONT/CAM_FRONT.npy", depth_ramp())
+    frame = key_frame(camera_at(folder, grey(120, 400)))
+    return depth_teacher(f"files:{folder / 'maps'}").depth(frame)[0].depth_m
+
+
+def ramp_by_oracle(folder: Path) -> np.ndarray:
+    from occlift.scenes.truth_maps import TruthMaps
+
+    class WithTruth(KeyFrameList):
+        def truth_maps(self, image: CameraImage) -> TruthMaps:
+            zeros = np.zeros((120, 400), np.uint8)
+            return TruthMaps(semantics=zeros, depth_m=depth_ramp().copy(), instance=zeros.astype(np.uint16))
+
+    frame = key_frame(camera_at(folder, grey(120, 400)))
+    return depth_teacher("oracle:perfect", WithTruth([frame])).depth(frame)[0].depth_m
+
+
+def ramp_by_lidar(folder: Path) -> np.ndarray:
+    return filled(EVERYWHERE, 20 + EVERYWHERE[:, 0] / 10)[40:460, 20:380]
+
+
+def ramp_by_network(name: str, folder: Path, weights: Path) -> np.ndarray:
+    """What a network with random weights says of a smooth image; its arithmetic is half precision."""
+    image = np.stack(np.broadcast_arrays(np.arange(0, 240, 0.6)[None], np.arange(120)[:, None], 99.0), -1)
+    frame = key_frame(camera_at(folder, image.astype(np.uint8), focal_px=(9e3, 9e3)))
+    options = {"model": str(weights), "device": "cpu", "precision": "bfloat16"}
+    return depth_teacher(name, options=options).depth(frame)[0].depth_m
+
+
+@pytest.mark.parametrize("name", sorted(DEPTH_TEACHERS))
+def test_no_depth_teacher_has_steps_of_half_precision(
+    name: str, tmp_path: Path, depth_anything_folder: Path, depth_pro_folder: Path
+) -> None:
+    makers: dict[str, Callable[[], np.ndarray]] = {
+        "metric3d": lambda: ramp_by_metric3d(tmp_path),
+        "onnx-depth": lambda: ramp_by_metric3d(tmp_path),
+        "files": lambda: ramp_by_files(tmp_path),
+        "oracle:perfect": lambda: ramp_by_oracle(tmp_path),
+        # Its noise makes all depths different; what it noises is the map above.
+        "oracle:foundation": lambda: ramp_by_oracle(tmp_path),
+        "lidar": lambda: ramp_by_lidar(tmp_path),
+        "depth-anything": lambda: ramp_by_network("depth-anything", tmp_path, depth_anything_folder),
+        "depth-pro": lambda: ramp_by_network("depth-pro", tmp_path, depth_pro_folder),
+    }
+    depth_m = makers[name]()
+    distinct = np.unique(depth_m[np.isfinite(depth_m)])
+    # bfloat16 has 64 numbers from 16 to 32 m and 64 from 32 to 64 m, whatever the range of the network here.
+    rounded = np.unique(torch.from_numpy(distinct).bfloat16().float().numpy())
+    assert distinct.dtype == np.float32
+    assert len(distinct) > 1.5 * len(rounded)
 
 
 # ------------------------------------------------------------------------------------------------------------- lidar

@@ -31,7 +31,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "occlift.cli.datasets:write_frames",
         "Write a data set as a plain folder of frames, with pinhole cameras in the place of distorted ones.",
     ),
-    "teachers": ("occlift.cli.teachers:teachers", "List the teachers, what each needs, and whether it is there."),
+    "teachers": (
+        "occlift.cli.teachers:teachers",
+        "List the teachers, what each needs, and whether it is there; or every option of one.",
+    ),
     "space": (
         "occlift.cli.spaces:space",
         "Print classes and grid as a file to edit: `occlift space occ3d > mine.toml`, then `--space mine.toml`.",

@@ -22,7 +22,7 @@ from torch import nn
 
 from occlift.errors import ConfigError
 from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision
-from occlift.teachers.captions import Caption
+from occlift.teachers.captions import NO_CLASS, Caption
 from occlift.teachers.preprocessing import Preprocessing, of_one_size, read_preprocessing
 from occlift.teachers.pretrained import keep_float32, load_network, load_tokenizer
 
@@ -162,7 +162,7 @@ class Detector:
         )
         boxes_px = to_pixels(boxes, height, width)
         has_area = (boxes_px[:, 2] > boxes_px[:, 0]) & (boxes_px[:, 3] > boxes_px[:, 1])
-        keep = (score > self._box_threshold) & (phrase_score > self._text_threshold) & has_area
+        keep = (score > self._box_threshold) & (phrase_score > self._text_threshold) & has_area & (class_id != NO_CLASS)
         return Detections(boxes_px=boxes_px[keep], class_id=class_id[keep], score=score[keep])
 
 

@@ -44,9 +44,12 @@ class DepthProConfig:
         model: a repository name or a local folder.
         revision: of the repository; by default what the cache holds for `main`.
         device: `auto`, or what torch calls it.
-        precision: of the network's multiplications; see `occlift.runtime.devices`.
+        precision: of the encoder's multiplications; `auto` is half precision on an accelerator, float32 on a CPU.
         batch: images per call.
-        upsampling, edge_ratio, min_depth_m, max_depth_m: as in `OnnxDepthConfig`.
+        upsampling: `nearest` invents no depth; `bilinear` keeps planes, and leaves edges open by `edge_ratio`.
+        edge_ratio: depths that differ by more than this factor are on two sides of an edge; only for `bilinear`.
+        min_depth_m: smallest depth; smaller ones are set to it. A depth of 0 or less is unknown.
+        max_depth_m: largest depth; larger ones are set to it.
     """
 
     model: str = "apple/DepthPro-hf"
@@ -68,7 +71,13 @@ class DepthAnythingConfig:
         model: a repository name or a local folder of a *metric* model.
         input_height: of the network's input, pixels; the width follows the image. Both are rounded to patches.
         batch: images per call, all stretched like the first of them.
-        revision, device, precision, upsampling, edge_ratio, min_depth_m, max_depth_m: as in `DepthProConfig`.
+        revision: of the repository; by default what the cache holds for `main`.
+        device: `auto`, or what torch calls it.
+        precision: of the encoder's multiplications; `auto` is half precision on an accelerator, float32 on a CPU.
+        upsampling: `nearest` invents no depth; `bilinear` keeps planes, and leaves edges open by `edge_ratio`.
+        edge_ratio: depths that differ by more than this factor are on two sides of an edge; only for `bilinear`.
+        min_depth_m: smallest depth; smaller ones are set to it. A depth of 0 or less is unknown.
+        max_depth_m: largest depth; larger ones are set to it.
     """
 
     model: str = "depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf"

@@ -1,6 +1,7 @@
 """Teachers by name, as the command line and label configurations call them.
 
-A name may carry one argument after a colon, `files:FOLDER`, and any other option as `name=value`. Nothing here loads a
+A name may carry one argument after a colon, `files:FOLDER`, and any other option as `name=value`; or it is
+`module:factory`, which makes a teacher of the user's own (`occlift.teachers.own`). Nothing here loads a
 network: importing this module, or asking what is ready, imports neither transformers nor onnxruntime.
 """
 
@@ -23,7 +24,7 @@ from occlift.teachers.hf_depth import DepthAnything, DepthAnythingConfig, DepthP
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig
 from occlift.teachers.onnx_classes import OnnxClasses, OnnxClassesConfig, missing_onnx_classes
 from occlift.teachers.onnx_depth import OnnxDepth, OnnxDepthConfig, missing_onnx_depth
-from occlift.teachers.options import configured, did_you_mean
+from occlift.teachers.options import Option, configured, did_you_mean, options_of
 from occlift.teachers.oracle import (
     FOUNDATION_DEPTH,
     FOUNDATION_SEMANTICS,
@@ -32,6 +33,7 @@ from occlift.teachers.oracle import (
     OracleSemanticsConfig,
 )
 from occlift.teachers.oracle_features import OracleFeatures, OracleFeaturesConfig
+from occlift.teachers.own import OwnTeacher, names_factory
 from occlift.teachers.sam3 import Sam3, Sam3Config, missing_sam3
 from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher
 from occlift.teachers.weights import missing_weights
@@ -114,6 +116,21 @@ class TeacherStatus:
     needs: str
     ready: bool
     note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """The options of a teacher under one of its names.
+
+    Attributes:
+        kind, name, summary: as in `TeacherStatus`.
+        options: in the order in which they are documented.
+    """
+
+    kind: Kind
+    name: str
+    summary: str
+    options: tuple[Option, ...]
 
 
 def _nothing_missing(config: object) -> str | None:
@@ -310,7 +327,7 @@ def semantics_teacher(
     """The teacher of classes called `name`.
 
     Args:
-        name: a key of `SEMANTICS_TEACHERS`, or with its argument, such as `files:FOLDER`.
+        name: a key of `SEMANTICS_TEACHERS`, or with its argument, such as `files:FOLDER`; or `module:factory`.
         data: the data set that it will be asked about.
         seed: random seed for the errors of oracles.
         options: option → value as text (`occlift.teachers.options`).
@@ -362,6 +379,30 @@ def teacher_table() -> tuple[TeacherStatus, ...]:
     return tuple(table)
 
 
+def teacher_options(name: str) -> tuple[TeacherOptions, ...]:
+    """What can be chosen about the teachers of this name, one entry for each kind that has one. Loads nothing.
+
+    Raises:
+        ConfigError: there is no teacher of this name.
+    """
+    found = tuple(
+        TeacherOptions(
+            kind=kind,
+            name=name,
+            summary=entries[name].summary,
+            options=options_of(entries[name].config, entries[name].preset),
+        )
+        for kind, entries in _ENTRIES.items()
+        if name in entries
+    )
+    if not found:
+        names = list(dict.fromkeys(name for entries in _ENTRIES.values() for name in entries))
+        raise ConfigError(
+            f"there is no teacher called {name!r}{did_you_mean(name, names)}; choose one of {', '.join(names)}"
+        )
+    return found
+
+
 def _build(
     entries: Mapping[str, TeacherEntry[_Teacher]], options: Mapping[str, str], context: TeacherContext
 ) -> _Teacher:
@@ -375,10 +416,13 @@ def _build(
         if option in given:
             raise ConfigError(f"{name}: {option} is given twice, as {argument!r} and as {option}={given[option]}")
         given[option] = argument
+    elif names_factory(name) and short not in entries:
+        surroundings = {"data": context.data, "taxonomy": context.taxonomy, "seed": context.seed}
+        return OwnTeacher(name, context.kind, options, surroundings)  # type: ignore[return-value]
     else:
         raise ConfigError(
             f"there is no teacher of {_KINDS[context.kind]} called {name!r}{did_you_mean(name, list(entries))}; "
-            f"choose one of {', '.join(entries)}"
+            f"choose one of {', '.join(entries)}, or name module:factory of your own"
         )
     entry = entries[short]
     config: Any = configured(entry.config, entry.preset, given, teacher=short)

@@ -216,8 +216,8 @@ def test_an_oracle_is_refused_where_nobody_knows_the_truth(
 
 
 OWN_TEACHERS = """
+from types import SimpleNamespace
 import numpy as np
-from occlift.errors import ConfigError, DataError
 from occlift.teachers.teacher import DepthMap, SemanticMap
 
 

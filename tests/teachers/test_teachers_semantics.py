@@ -87,7 +87,6 @@ def save_bert_tokenizer(folder: Path) -> int:
 
 def save_detector(folder: Path, family: str) -> None:
     import transformers
-    from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
     folder.mkdir()
     vocabulary = save_bert_tokenizer(folder)
@@ -114,7 +113,8 @@ def save_detector(folder: Path, family: str) -> None:
         max_text_len=24,
     )
     getattr(transformers, f"{family}ForObjectDetection")(config).save_pretrained(folder)
-    GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 192}).save_pretrained(folder)
+    size = {"size": {"shortest_edge": 96, "longest_edge": 192}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(size))
 
 
 def save_sam(folder: Path) -> None:

@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEVKIT_VENV ?= .venv-devkit
+OLDEST_VENV ?= .venv-oldest
 DEMO_FLAGS ?=
 TEST_PROCESSES ?= 2
 PIP_FLAGS = --disable-pip-version-check --quiet
 
-.PHONY: demo test check format devkit-parity clean
+.PHONY: demo test test-oldest check format devkit-parity clean
 .DELETE_ON_ERROR:
 
 # A stamp per set of extras: installing again is needed only when the requirements change.
@@ -23,6 +24,18 @@ demo: $(VENV)/installed-view
 # two that spin on each other's core are eight times slower.
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=15
+
+# The oldest versions that pyproject.toml allows, and the tests of teachers, which lean on other libraries most. What those
+# versions warn of is theirs. torch comes with CUDA here: some gigabytes.
+$(OLDEST_VENV)/installed: pyproject.toml tests/oldest_versions.py
+	@test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
+	@$(OLDEST_VENV)/bin/python tests/oldest_versions.py pyproject.toml > $(OLDEST_VENV)/oldest.txt
+	@echo "Installing the oldest versions into $(OLDEST_VENV) ..."
+	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/oldest.txt -e '.[teachers]' beartype hypothesis onnx pytest
+	@touch $@
+
+test-oldest: $(OLDEST_VENV)/installed
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -o filterwarnings=default tests/teachers
 
 check: $(VENV)/installed-check
 	$(VENV)/bin/ruff check .
@@ -51,4 +64,4 @@ ifdef OCCLIFT_REAL_FRAME
 endif
 
 clean:
-	rm -rf build runs $(VENV) $(DEVKIT_VENV)
+	rm -rf build runs $(VENV) $(DEVKIT_VENV) $(OLDEST_VENV)

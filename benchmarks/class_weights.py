@@ -3,7 +3,7 @@
     python benchmarks/class_weights.py runs/demo FOLDER [--steps 300]
 
 Trains every variant on the demo's pseudo-labels, predicts its validation split, and prints the table of
-docs/results.md: per cent, camera mask, absent classes skipped.
+docs/results/demo.md: per cent, camera mask, absent classes skipped.
 """
 
 from __future__ import annotations

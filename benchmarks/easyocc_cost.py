@@ -117,7 +117,8 @@ class RenderingCandidate:
     def loss(self) -> Tensor:
         """Forward pass, rendering and losses of one key frame."""
         volume = self.task.model.volume(self.batch.frame.images, self.batch.frame.rig)
-        return torch.stack(tuple(self.task.losses(volume, self.batch, self._generator).values())).sum()
+        rendering = self.task.rendered(volume, self.batch, self._generator)
+        return torch.stack(tuple(self.task.losses(volume, self.batch, self._generator, rendering).values())).sum()
 
     def infer(self) -> Tensor:
         """The class of every voxel."""

@@ -1,12 +1,13 @@
 """How good labels are by each fusion rule: against a town's exact truth, and against measured depth on real sequences.
 
-    python benchmarks/label_quality.py [--town TOWN] [--real FOLDER] [--rules REGEX] [--cache FILE]
+    python benchmarks/label_quality.py [--town TOWN] [--real FOLDER] [--rules REGEX] [--per-class] [--cache FILE]
 
 TOWN: `occlift town TOWN --scenes 20 --frames 13 --image-height 96 --image-width 176 --maps`. FOLDER holds
-`kitti-sequence` and `ddad-three-frames`. Prints one Markdown row per rule of `RULES`, in per cent:
+`kitti-sequence` and `ddad-three-frames`. Prints one Markdown row per rule of `RULES`, in per cent, and with --per-class
+a table of classes on the town:
 
 - town: IoU and mIoU of 12 validation labels of `oracle:foundation`, 13 frames fused, unknown as free, within the camera
-  mask and without a mask.
+  mask and without a mask, and RayIoU.
 - KITTI network: IoU of labels of 13 frames (every other one, the current one included) from the depth of a network,
   against what their stereo depth says together.
 - KITTI stereo: of 12 frames from stereo depth, against the stereo depth of the current one, which is left out.
@@ -27,7 +28,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,6 +49,7 @@ from occlift.labels.unproject import unproject
 from occlift.labels.view import View, clean_view, default_free_stride, view_of
 from occlift.labels.vote import Tally
 from occlift.metrics.occupancy import Mask
+from occlift.metrics.rays import RayCounts, ray_histogram, ray_origins
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.town.scene_writer import GTS
@@ -68,7 +69,7 @@ class Case:
     """One label to be made, and what is known about it.
 
     Attributes:
-        truth, mask_camera: of a town.
+        truth, mask_camera, ray_origins_m: of a town.
         occupied, free: voxels whose state was measured, of a real sequence.
     """
 
@@ -76,6 +77,7 @@ class Case:
     views: PosedViews
     truth: np.ndarray | None = None
     mask_camera: np.ndarray | None = None
+    ray_origins_m: np.ndarray | None = None
     occupied: np.ndarray | None = None
     free: np.ndarray | None = None
 
@@ -86,15 +88,23 @@ def town_cases(root: Path, positions: Sequence[int] = (2, 6, 10)) -> Iterator[Ca
     for scene in data.scenes("val"):
         tokens = data.key_frame_tokens(scene)
         views = [_views(data, token, semantics.semantics, depth.depth) for token in tokens]
+        global_from_lidar = np.stack([data.key_frame(token).lidar_sweep().global_from_lidar for token in tokens])
         for position in positions:
             truth = read_label(label_path(root / GTS, scene, tokens[position]))
-            ego_from_global = inverse(data.key_frame(tokens[position]).global_from_ego)
+            global_from_ego = data.key_frame(tokens[position]).global_from_ego
+            ego_from_global = inverse(global_from_ego)
             posed = [
                 (view, ego_from_global @ view.global_from_camera, i == position)
                 for i in window(position, len(tokens), 13)
                 for view in views[i]
             ]
-            yield Case(row="town", views=posed, truth=truth.semantics, mask_camera=truth.mask_camera)
+            yield Case(
+                row="town",
+                views=posed,
+                truth=truth.semantics,
+                mask_camera=truth.mask_camera,
+                ray_origins_m=ray_origins(global_from_lidar, global_from_ego),
+            )
 
 
 def _views(data: DrivingDataset, token: str, semantics: Callable, depth: Callable, stride: int = 1) -> list[View]:  # type: ignore[type-arg]
@@ -254,18 +264,39 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-def score(rule: Rule, cases: Sequence[Case]) -> tuple[dict[str, Any], float]:
-    """Every figure of a rule by its column, per cent, and its seconds for a town's label."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Score:
+    """What a rule reaches.
+
+    Attributes:
+        figures: by column, per cent; pairs are precision and recall.
+        classes: of the town by class, IoU within the camera mask, IoU without a mask, and RayIoU.
+        seconds: for a label of the town.
+    """
+
+    figures: dict[str, float | tuple[float, float]]
+    classes: dict[str, tuple[float, float, float]]
+    seconds: float
+
+
+def score(rule: Rule, cases: Sequence[Case]) -> Score:
+    """Makes the label of every case and counts."""
     real: dict[str, np.ndarray] = {}
     town: list[LabelCounts] = []
+    rays = RayCounts.zero()
     seconds = 0.0
     for case in cases:
         started = time.perf_counter()
         semantics = rule(case.views)
         if case.truth is not None:
+            assert case.ray_origins_m is not None, case.row
             seconds += time.perf_counter() - started
             masks = {"camera": case.mask_camera, "none": None}
             town.append(count_against_truth(semantics, case.truth, masks))  # type: ignore[arg-type]
+            decided = np.where(semantics == UNKNOWN, np.uint8(FREE), semantics)
+            rays += RayCounts(
+                histogram=ray_histogram(truth=case.truth, prediction=decided, origins_m=case.ray_origins_m)
+            )
         else:
             o = semantics < FREE
             assert case.occupied is not None, case.row
@@ -275,30 +306,45 @@ def score(rule: Rule, cases: Sequence[Case]) -> tuple[dict[str, Any], float]:
                 (o & case.free).sum(),
                 (~o & case.occupied).sum(),
             ]
-    figures: dict[str, Any] = {}
+    figures: dict[str, float | tuple[float, float]] = {}
+    classes: dict[str, tuple[float, float, float]] = {}
     if town:
         counts = sum(town[1:], town[0]).unknown_as_free
         masks_of_truth: tuple[Mask, ...] = ("camera", "none")
         for mask in masks_of_truth:
             figures[f"town IoU, {mask}"] = counts.geometric_iou(mask)
-            figures[f"town mIoU, {mask}"] = counts.mean_iou(mask)
+            figures[f"mIoU, {mask}"] = counts.mean_iou(mask)
+        figures["RayIoU"] = rays.named()["ray_iou"]
+        by_class = (*(counts.class_iou(mask) for mask in masks_of_truth), rays.class_iou())
+        classes = {name: (by_class[0][name], by_class[1][name], by_class[2][name]) for name in OCC3D.taxonomy.names}
     for row, (true, false, missed) in real.items():
         figures[row] = 100 * true / (true + false + missed)
         figures[f"{row} precision / recall"] = (100 * true / (true + false), 100 * true / (true + missed))
-    return figures, seconds / max(1, len(town))
+    return Score(figures=figures, classes=classes, seconds=seconds / max(1, len(town)))
 
 
-def table(rules: Mapping[str, Rule], cases: Sequence[Case]) -> None:
-    """Prints a row per rule."""
-    header = False
+def table(rules: Mapping[str, Rule], cases: Sequence[Case], *, per_class: bool = False) -> None:
+    """Prints a row per rule, and then, if asked for, a row per class of the town."""
+    scores: dict[str, Score] = {}
     for name, rule in rules.items():
-        figures, seconds = score(rule, cases)
-        if not header:
-            print(f"| rule | {' | '.join(figures)} | s / town label |")
-            print("| --- |" + " ---: |" * (len(figures) + 1))
-            header = True
-        words = (f"{v:.1f}" if isinstance(v, float) else f"{v[0]:.0f} / {v[1]:.0f}" for v in figures.values())
-        print(f"| {name} | {' | '.join(words)} | {seconds:.2f} |", flush=True)
+        found = scores[name] = score(rule, cases)
+        if len(scores) == 1:
+            _row("rule", *(re.sub(".* (precision / recall)", r"\1", c) for c in found.figures), "s / town label")
+            _row("---", *["---:"] * (len(found.figures) + 1))
+        words = (f"{v:.1f}" if isinstance(v, float) else f"{v[0]:.0f} / {v[1]:.0f}" for v in found.figures.values())
+        _row(name, *words, f"{found.seconds:.2f}")
+    if per_class:
+        print()
+        _row("class", *(f"{name}: {what}" for name in scores for what in ("IoU, camera", "IoU, none", "RayIoU")))
+        _row("---", *["---:"] * (3 * len(scores)))
+        for name in OCC3D.taxonomy.names:
+            figures = [figure for found in scores.values() for figure in found.classes[name]]
+            if not np.isnan(figures).all():
+                _row(name, *(f"{figure:.1f}" for figure in figures))
+
+
+def _row(*cells: str) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def all_cases(town: Path | None, real: Path | None, cache: Path | None) -> list[Case]:
@@ -318,10 +364,12 @@ def main() -> None:
     parser.add_argument("--town", type=Path)
     parser.add_argument("--real", type=Path)
     parser.add_argument("--rules", default="", help="regular expression; rules with such names")
+    parser.add_argument("--per-class", action="store_true", help="a table of the town's classes, too")
     parser.add_argument("--cache", type=Path, help="file for the views, made at the first call")
     arguments = parser.parse_args()
     cases = all_cases(arguments.town, arguments.real, arguments.cache)
-    table({name: rule for name, rule in RULES.items() if re.search(arguments.rules, name)}, cases)
+    rules = {name: rule for name, rule in RULES.items() if re.search(arguments.rules, name)}
+    table(rules, cases, per_class=arguments.per_class)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/labels_against_truth.py FOLDER [--seed 3]
 
 Builds a static and a moving town of one scene of 13 key frames at 96×176 in FOLDER, labels them, and prints the table
-of docs/results.md. Compared are the voxels of the truth's camera mask that the label knows, without the outermost layer
-of the grid. A ghost is a voxel labelled with a moving class more than two voxels away from any such voxel of the truth.
+of docs/results/labels.md. Compared are the voxels of the truth's camera mask that the label knows, without the
+outermost layer of the grid. A ghost is a voxel labelled with a moving class more than two voxels away from any such
+voxel of the truth.
 """
 
 from __future__ import annotations

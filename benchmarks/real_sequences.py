@@ -3,9 +3,9 @@
 usage: real_sequences.py FOLDER OUT [ddad] [kitti]
 
 FOLDER holds `ddad-three-frames` and `kitti-sequence`: images, poses, class maps of a network, and lidar or the depth
-maps of a network. Both become `frames:` folders in OUT, are checked, labelled and drawn by the commands that users
-call. What is printed then: how much of each label is occupied, free and unknown, and how many of the points of lidar
-or stereo that the label's own key frame sees within 30 m lie in an occupied voxel, or beside one.
+maps of a network. Both become `frames:` folders in OUT, are checked, labelled, drawn and held against measured depth by
+the commands that users call. KITTI's labels, from the depth of a network, are held against the stereo depth of their
+own image; DDAD's labels are made from lidar, so those of single frames are held against the sweep of the next one.
 """
 
 from __future__ import annotations
@@ -14,25 +14,46 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from scipy.ndimage import binary_dilation
 
-from occlift import CameraImage, KeyFrame, LabelFolder, open_dataset
-from occlift.datasets.frames.sources import PointFile
+from occlift import CameraImage, KeyFrame
 from occlift.datasets.frames.writer import write_frames
-from occlift.geometry.transforms import inverse, transform_points
-from occlift.label_space import OCC3D, UNKNOWN
+from occlift.geometry.transforms import inverse, rigid_transform
 from occlift.scenes import ImageFile, KeyFrameList, LidarSweep
-from occlift.scenes.dataset import DrivingDataset
+from occlift.scenes.sources import LidarSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointsFrom(LidarSource):
+    """Points of a file that are given in the ego frame, as they look from a place in it."""
+
+    path: Path
+    place_m: tuple[float, float, float]
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self) -> np.ndarray:
+        points = np.load(self.path)
+        points[:, :3] -= np.array(self.place_m, points.dtype)
+        return points
 
 
 def ddad(folder: Path) -> KeyFrameList:
-    """The three frames, each image and sweep with its own pose."""
+    """The three frames, each image and sweep with its own pose.
+
+    The points are given in the ego frame: from where they were measured is not told. The lidar's heads stand on the
+    roof beside the cameras, so the mean of these is where rays start.
+    """
     plain = json.loads((folder / "frames.json").read_text())
+    cameras_m = [np.array(camera["ego_from_camera"])[:3, 3] for camera in plain["cameras"].values()]
+    x, y, z = np.mean(cameras_m, axis=0).round(2).tolist()
+    ego_from_lidar = np.array(plain["ego_from_lidar"]) @ rigid_transform(np.eye(3), (x, y, z))
     frames = []
     for number, frame in enumerate(plain["frames"]):
         images = []
@@ -58,9 +79,9 @@ def ddad(folder: Path) -> KeyFrameList:
         sweep = LidarSweep(
             key=f"lidar_{number}",
             timestamp_us=100_000 * number,
-            ego_from_lidar=np.array(plain["ego_from_lidar"]),
+            ego_from_lidar=ego_from_lidar,
             global_from_ego=pose,
-            source=PointFile(folder / frame["lidar"]["path"], 4),
+            source=PointsFrom(path=folder / frame["lidar"]["path"], place_m=(x, y, z)),
         )
         frames.append(
             KeyFrame(
@@ -109,38 +130,26 @@ def kitti(folder: Path) -> KeyFrameList:
     return KeyFrameList(frames)
 
 
-def lidar_points(data: DrivingDataset, token: str, folder: Path) -> np.ndarray:
-    """The sweep in the ego frame."""
-    frame = data.key_frame(token)
-    sweep = frame.lidar_sweep()
-    ego_from_lidar = inverse(frame.global_from_ego) @ sweep.global_from_ego @ sweep.ego_from_lidar
-    return transform_points(ego_from_lidar, sweep.source.read()[:, :3].astype(float))
-
-
-def stereo_points(data: DrivingDataset, token: str, folder: Path) -> np.ndarray:
-    """The stereo depth map of the image as points in the ego frame."""
-    (image,) = data.key_frame(token).cameras
-    depth_m = np.asarray(Image.open(folder / "stereo_depth" / f"{image.stem}.png")) / 256.0
-    rows, columns = np.nonzero((depth_m > 0) & (depth_m < 30))
-    pixels = np.stack((columns + 0.5, rows + 0.5, np.ones(len(rows))), 1)
-    points = pixels @ np.linalg.inv(image.intrinsics_px).T * depth_m[rows, columns, None]
-    return transform_points(image.ego_at_image_from_camera, points)
-
+MAPS = ["pattern={stem}.png", "scale_m=0.00390625"]
 
 SEQUENCES: dict[str, dict[str, Any]] = {
     "ddad": {
         "folder": "ddad-three-frames",
         "read": ddad,
-        "points": lidar_points,
+        "classes": "{camera}/{stem}.png",
         "options": ["--frames", "3", "--depth", "lidar", "--stride", "2"],
         "drawn": "ddad_1",
+        "judged": ["--frames", "1"],
+        "audit": ["--against-depth", "lidar", "--depth-offset", "1"],
     },
     "kitti": {
         "folder": "kitti-sequence",
         "read": kitti,
-        "points": stereo_points,
-        "options": ["--frames", "13", "--depth", "files", "--min-points", "10"],
+        "classes": "{stem}.png",
+        "options": ["--frames", "13", "--depth", "files", "--depth-option", "root=FOLDER/network_depth", *MAPS],
         "drawn": "kitti_000025",
+        "judged": [],
+        "audit": ["--against-depth", "files", "--depth-option", "root=FOLDER/stereo_depth", *MAPS],
     },
 }
 
@@ -149,49 +158,25 @@ def run(name: str, root: Path, out: Path) -> None:
     """Everything about one sequence."""
     sequence = SEQUENCES[name]
     folder = root / sequence["folder"]
-    frames = out / name / "frames"
     shutil.rmtree(out / name, ignore_errors=True)
-    write_frames(sequence["read"](folder), frames)
-    data = f"frames:{frames}"
-    labels = out / name / "labels"
-    options = ["--semantics", "files", "--semantics-option", f"root={folder / 'network_classes'}",
-               f"pattern={'{camera}/{stem}.png' if name == 'ddad' else '{stem}.png'}"]  # fmt: skip
-    if name == "kitti":
-        options += ["--depth-option", f"root={folder / 'network_depth'}", "pattern={stem}.png", "scale_m=0.00390625"]
-    subprocess.run([sys.executable, "-m", "occlift", "check", data, "--out", out / name / "check"], check=False)
-    call("label", data, "--out", labels, *options, *sequence["options"])
+    write_frames(sequence["read"](folder), out / name / "frames")
+    data = f"frames:{out / name / 'frames'}"
+    labels = judged = out / name / "labels"
+    options, judge = ([word.replace("FOLDER", str(folder)) for word in sequence[key]] for key in ("options", "audit"))
+    options += ["--semantics", "files", "--semantics-option", f"root={folder / 'network_classes'}",
+                f"pattern={sequence['classes']}"]  # fmt: skip
+    call("check", data, "--out", out / name / "check", check=False)
+    call("label", data, "--out", labels, *options)
     call("show", data, sequence["drawn"], "--labels", labels, "--out", out / name / "show")
-    report(open_dataset(data), labels, sequence["points"], folder)
+    if sequence["judged"]:
+        judged = out / name / "labels-judged"
+        call("label", data, "--out", judged, *options, *sequence["judged"])
+    call("audit", judged, "--root", data, *judge)
 
 
-def call(*words: object) -> None:
+def call(*words: object, check: bool = True) -> None:
     """A command of occlift, as users call it."""
-    subprocess.run([sys.executable, "-m", "occlift", *map(str, words)], check=True)
-
-
-def report(data: DrivingDataset, labels: Path, points: Any, folder: Path) -> None:
-    """Prints what is in the labels, and how they agree with measured points."""
-    grid, free = OCC3D.grid, OCC3D.taxonomy.free
-    made = LabelFolder(labels)
-    shares, hit, near = [], [], []
-    for scene in data.scenes():
-        for token in data.key_frame_tokens(scene):
-            semantics = made.label(token).semantics.numpy()
-            occupied = semantics < free
-            shares.append([occupied.mean(), (semantics == free).mean(), (semantics == UNKNOWN).mean()])
-            found = points(data, token, folder)
-            found = found[np.linalg.norm(found[:, :2], axis=1) < 30]
-            index, inside = grid.indices(found)
-            at = tuple(index[inside & (np.linalg.norm(found[:, :2], axis=1) > 4)].T)
-            seen = semantics[at] != UNKNOWN
-            hit.append(occupied[at][seen].mean())
-            near.append(binary_dilation(occupied, np.ones((3, 3, 3)))[at][seen].mean())
-    occupied_share, free_share, unknown_share = 100 * np.mean(shares, 0)
-    print(
-        f"{len(shares)} labels: occupied {occupied_share:.1f} %, free {free_share:.1f} %, unknown {unknown_share:.1f} "
-        f"%; of the measured points in known voxels {100 * np.mean(hit):.1f} % lie in an occupied one, "
-        f"{100 * np.mean(near):.1f} % in or beside one"
-    )
+    subprocess.run([sys.executable, "-m", "occlift", *map(str, words)], check=check)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main() -> None:
         for mask in ("camera", "none"):
             values += [scored.named()[f"iou_{mask}"], scored.named()[f"miou_17_{mask}_absent_skipped"]]
             values += [scored.class_iou()[mask][road]]
-        values += [scored.named()["ray_iou"], scored.class_iou()["rays"][road]]
+        values += [scored.named()["ray_iou_17"], scored.class_iou()["rays"][road]]
         print(f"| {name} | " + " | ".join(f"{value:.1f}" for value in values) + " |")
 
 

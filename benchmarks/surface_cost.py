@@ -2,7 +2,8 @@
 
     python benchmarks/surface_cost.py TOWN
 
-TOWN as for label_quality.py. Views of 96×176 pixels are enlarged to 864×1584; seconds are of the processor.
+TOWN as for label_quality.py. Views of 96×176 pixels are enlarged to 864×1584; seconds are of the processor. Memory
+(Linux) is the most that a rule holds at a time beyond what was there before it, the views.
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ def enlarged(view: View) -> View:
     )
 
 
+def memory_mb(*, most: bool = False) -> float:
+    """What this process holds, or the most that it held since the last call without `most`."""
+    if not most:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:" if most else "VmRSS:")[1].split()[0]) * 1024 / 1e6
+
+
 def main() -> None:
     numba.set_num_threads(1)
     case = next(case for case in town_cases(Path(sys.argv[1]), (6,)))
@@ -55,17 +64,21 @@ def main() -> None:
         "of it measuring the error of depth": lambda: depth_error(views),
     }
     seconds: dict[str, list[float]] = {name: [] for name in rules}
+    peak_mb: dict[str, float] = {}
     for number in range(_ROUNDS + 1):
         for name, rule in rules.items():
+            before_mb = memory_mb()
             started = time.process_time()
             rule()
             # The first round compiles.
             if number:
                 seconds[name].append(time.process_time() - started)
+                peak_mb[name] = max(peak_mb.get(name, 0.0), memory_mb(most=True) - before_mb)
     size = views[0][0].depth_m.shape
-    print(f"{len(views)} views of {size[0]}×{size[1]}, core-seconds a label, least of {_ROUNDS}")
+    held_mb = sum(view.class_id.nbytes + view.depth_m.nbytes for view, _, _ in views) / 1e6
+    print(f"{len(views)} views of {size[0]}×{size[1]} ({held_mb:.0f} MB), core-seconds a label, least of {_ROUNDS}")
     for name, found in seconds.items():
-        print(f"{name}: {min(found):.2f} ({min(found) / min(seconds['votes']):.2f} of votes)")
+        print(f"{name}: {min(found):.2f} ({min(found) / min(seconds['votes']):.2f} of votes), {peak_mb[name]:.0f} MB")
 
 
 if __name__ == "__main__":

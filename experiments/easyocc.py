@@ -20,6 +20,7 @@ from typing import Any, Final
 import calls
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
+from occlift.labels.decide import DecisionConfig
 from occlift.town.config import TownConfig
 from occlift.training.occupancy import TrainConfig
 from occlift.training.optimizer import OptimizerConfig
@@ -90,7 +91,7 @@ class _Runs(Runs):
         self._truth = truth or self.root / "gts"
         self._data_needs = () if root else ("data",)
         for n in () if labels else _FUSED:
-            self.add_labels(LabelConfig(frames=n), self.root, self._data_needs)
+            self.add_labels(LabelConfig(frames=n, decision=DecisionConfig(fusion="votes")), self.root, self._data_needs)
 
     def scored(self, name: str, score: Callable[..., dict[str, float]], frames: int = FRAMES) -> tuple[str, ...]:
         """Adds the scores of labels, or of what follows from them, and gives the run's name."""

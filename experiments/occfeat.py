@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 
 import calls
 from occlift.labels.config import LabelConfig
+from occlift.labels.decide import DecisionConfig
 from occlift.models.bev_network import Architecture, BevNetworkConfig
 from occlift.town.config import TownConfig
 from occlift.training.bev import FinetuneConfig
@@ -106,7 +107,7 @@ class _Runs(Runs):
     def __init__(self, scale: _Scale, out: Path) -> None:
         super().__init__(out)
         self.scale, self.root = scale, self.add_town(scale.town)
-        self.add_labels(LabelConfig(frames=FRAMES), self.root, ("data",))
+        self.add_labels(LabelConfig(frames=FRAMES, decision=DecisionConfig(fusion="votes")), self.root, ("data",))
 
     def finetuned(
         self, network: Architecture, start: Start, share: float, *, rate: float = 1.0, longer: int = 1, seeds: int = 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,17 @@ def small_town(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def town_with_sweeps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two key frames of `small_town`'s scenes, as a town of its own with camera sweeps; not to be changed."""
+    from occlift.town.config import TownConfig
+    from occlift.town.write import write_town
+
+    root = tmp_path_factory.mktemp("sweeps")
+    write_town(root, TownConfig(scenes=2, frames=2, seed=5, image_height=48, image_width=88, maps=True, sweeps=True))
+    return root
+
+
+@pytest.fixture(scope="session")
 def real_frame() -> Path:
     """The root of the data set with one real nuScenes key frame; it may not be redistributed, so it may be missing."""
     root = Path(os.environ.get("OCCLIFT_REAL_FRAME", REPOSITORY.parent / "shared/real/nuscenes-one-frame"))
@@ -65,3 +78,14 @@ def real_data() -> Path:
     if not (root / "kitti-sequence").exists():
         pytest.skip(f"no real data at {root}; set OCCLIFT_REAL_DATA to a folder that holds kitti-sequence/ and others")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_disk() -> list[str]:
+    """The beginning of a command line that runs the rest of it with a disk of 600 kB at /mnt."""
+    if shutil.which("unshare"):
+        for rights in ("-m", "-rm"):
+            mount = "mount -t tmpfs -o size=600k tmpfs /mnt"
+            if subprocess.run(["unshare", rights, "sh", "-c", mount], capture_output=True, check=False).returncode == 0:
+                return ["unshare", rights, "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    pytest.skip("this machine lets nobody mount a small disk (`unshare -rm`)")

@@ -101,7 +101,7 @@ def rendering_step(inner_share: float | None) -> tuple[OneCycleTask, Any]:
         frame=frame_batch(labels=True),
         neighbours=(frame_batch(), frame_batch()),
         neighbour_ego_from_ego=torch.eye(4).repeat(BATCH, 2, 1, 1),
-        exists=torch.tensor([[True, True], [False, True]]),
+        exists=torch.tensor([[True, True], [False, True]])[..., None].expand(-1, -1, 6),
         class_id=torch.randint(NUM_CLASSES, rays, dtype=torch.uint8),
         depth_m=depth_m,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import shlex
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from occlift import LabelConfig, generate_labels, open_dataset
-from occlift.cli import COMMANDS, load_command
+from occlift import LabelConfig, cli, generate_labels, open_dataset
+from occlift.cli import load_command
+from occlift.cli.commands import COMMANDS
 from occlift.datasets.frames.writer import write_frames
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.town.config import TownConfig
@@ -197,7 +199,33 @@ def test_help_lists_every_command_and_imports_next_to_nothing(tmp_path: Path) ->
 def test_a_command_is_what_the_help_says(name: str) -> None:
     function = load_command(name)
     assert function.__name__ == name.replace("-", "_")
-    assert (inspect.getdoc(function) or "").splitlines()[0] == COMMANDS[name][1]
+    assert (inspect.getdoc(function) or "").splitlines()[0] == COMMANDS[name].summary
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_example_of_a_command_is_one(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, command, *words = shlex.split(COMMANDS[name].example)
+    assert (program, command) == ("occlift", name)
+    function = load_command(name)
+    called = []
+    monkeypatch.setattr(
+        cli, "load_command", lambda name: functools.wraps(function)(lambda *_, **__: called.append(name))
+    )
+    cli.call(name, words)
+    assert called == [name]
+    with pytest.raises(SystemExit):
+        cli.call(name, ["--help"])
+    shown = capsys.readouterr().out
+    assert "Example:" in shown
+    assert "{None}" not in shown
+    assert "[STR [STR ...]]" not in shown, "a name for each value of an option"
+
+
+def test_the_version_is_said(tmp_path: Path) -> None:
+    done = _run(["--version"], tmp_path)
+    assert re.fullmatch(r"occlift \d+\.\d+\S*\n", done.stdout)
 
 
 def test_a_command_that_is_misspelt_is_answered_with_one_that_exists(tmp_path: Path) -> None:

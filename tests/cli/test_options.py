@@ -12,7 +12,8 @@ import pytest
 import tyro
 
 import occlift.cli
-from occlift.cli import COMMANDS, load_command, main
+from occlift.cli import load_command, main
+from occlift.cli.commands import COMMANDS
 from occlift.cli.options import greedy_options
 from occlift.errors import ConfigError
 from occlift.labels.config import LabelConfig
@@ -132,7 +133,7 @@ def test_options_that_took_other_words_are_named(
 
 def test_options_of_many_values_are_known() -> None:
     assert greedy_options(load_command("compare")) == {"--names", "--mask"}
-    assert greedy_options(load_command("audit")) == {"--mask"}, "--sweep is repeated"
+    assert greedy_options(load_command("audit")) == {"--mask", "--depth-option"}, "--sweep is repeated"
     assert greedy_options(load_command("label")) == {"--semantics-option", "--depth-option", "--class-min-points"}
     assert greedy_options(load_command("predict")) == {"--tokens"}
     for command in COMMANDS:

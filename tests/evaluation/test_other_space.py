@@ -60,7 +60,7 @@ def test_predictions_are_scored_over_the_classes_and_along_rays_of_the_space(tru
     data = HallDataset()
     right = evaluate(write_predictions(tmp_path / "right"), truth, tokens=EVENING, rays=data, space=SPACE)
     scores = right.named()
-    for name in ("iou_camera", "miou_5_camera_absent_skipped", "miou_4_none_absent_skipped", "ray_iou"):
+    for name in ("iou_camera", "miou_5_camera_absent_skipped", "miou_4_none_absent_skipped", "ray_iou_5", "ray_iou_4"):
         assert scores[name] == 100.0, name
     assert not [name for name in scores if "_17_" in name or "_15_" in name]
     assert scores["miou_5_none_absent_zero"] == pytest.approx(60), "no shelf, no rest"
@@ -71,7 +71,7 @@ def test_predictions_are_scored_over_the_classes_and_along_rays_of_the_space(tru
     assert far.class_iou()["none"]["wall"] == 0.0
     assert far.class_iou()["none"]["robot"] == 100.0
     assert far.rays is not None
-    assert far.rays.named()["ray_iou_1m"] < far.rays.named()["ray_iou_2m"]
+    assert far.rays.named()["ray_iou_5_1m"] < far.rays.named()["ray_iou_5_2m"]
     assert 20 < far.class_iou()["rays"]["wall"] < 70
     assert far.rays.class_iou()["robot"] == 100.0
 

@@ -71,7 +71,7 @@ def test_a_run_is_done_once_and_its_result_serves_without_what_it_needed(tmp_pat
     assert not done.failed
     assert not done.remaining
     result = plan.results()["network-s0"]
-    assert (result.kind, result.seed, result.scores["frames"], result.scores["ray_iou"]) == ("train", 1, 3, 821)
+    assert (result.kind, result.seed, result.scores["frames"], result.scores["ray_iou_17"]) == ("train", 1, 3, 821)
     assert result.scores["step_seconds"] == 0.5
     assert 0.01 < result.scores["peak_memory"] < 10
     assert "iou_none" not in result.scores
@@ -130,7 +130,7 @@ def test_a_call_that_is_killed_ends_its_run_which_the_next_call_resumes(tmp_path
     assert 4 <= call["first"] < call["last"] == 40
     assert (out / "data/made").read_text() == "called\n"
     # As if it had not been killed.
-    assert plan_of(runs).results()["network-s0"].scores["ray_iou"] == 821
+    assert plan_of(runs).results()["network-s0"].scores["ray_iou_17"] == 821
     assert [step for step, _ in read_losses(out / "network-s0", "loss")] == list(range(1, 41))
 
 
@@ -146,7 +146,7 @@ def test_a_call_ends_in_time_and_the_next_one_goes_on(tmp_path: Path, monkeypatc
     calls = [json.loads(line) for line in (tmp_path / "network-s0/calls.jsonl").read_text().splitlines()]
     assert [(call["first"], call["last"]) for call in calls] == [(0, 20), (20, 40)]
     assert not conduct(plan, ends_at=time.time() + 600).remaining
-    assert plan.results()["network-s0"].scores["ray_iou"] == 821
+    assert plan.results()["network-s0"].scores["ray_iou_17"] == 821
 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

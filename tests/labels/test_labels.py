@@ -471,7 +471,7 @@ def test_two_runs_are_identical_and_the_second_call_reuses(static: TinyData, tmp
     assert first.done == 5
     generate_labels(static, tmp_path / "b", config)
     before = files_in(tmp_path / "a")
-    assert len(before) == 7  # five labels, the manifest and a lock; timings are not part of it
+    assert len(before) == 12  # five labels, what was measured beside them, the manifest and a lock; not timings
     assert before == files_in(tmp_path / "b")
     label_path(tmp_path / "a", "tiny", "frame3").unlink()
     again = generate_labels(static, tmp_path / "a", config)
@@ -731,3 +731,13 @@ def test_maps_that_were_kept_make_the_same_labels(static: TinyData, tmp_path: Pa
     for frame in static.frames["tiny"]:
         paths = [label_path(tmp_path / name, "tiny", frame.token) for name in ("labels", "again")]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_threshold_far_too_low_for_the_size_of_images_is_doubted() -> None:
+    votes = LabelConfig(decision=DecisionConfig(fusion="votes"))
+    assert votes.doubt_of_threshold(96, 176) is None
+    assert "about 28 are usual (--min-points 28)" in str(votes.doubt_of_threshold(900, 1600))
+    assert dataclasses.replace(votes, stride=4).doubt_of_threshold(900, 1600) is None
+    assert LabelConfig().doubt_of_threshold(900, 1600) is None
+    one = dataclasses.replace(votes, decision=DecisionConfig(fusion="votes", min_points=1))
+    assert one.doubt_of_threshold(96, 176) is None

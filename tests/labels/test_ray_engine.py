@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -133,6 +134,25 @@ def test_a_cluster_that_is_gone_is_said_at_once(
     with pytest.raises(ConfigError, match=rf"there is no Ray cluster at {address}: .* does not answer .* RAY_ADDRESS"):
         generate_labels(NuScenes.open(small_town), tmp_path, QUICK, engine=ray_engine(workers=1))
     assert time.monotonic() - before < 20
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["another protocol", "hangs up"])
+def test_a_port_of_something_else_is_said_at_once(answer: bytes, small_town: Path, tmp_path: Path) -> None:
+    ray.shutdown()
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=serve)
+        server.start()
+        address = f"ray://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=rf"no Ray cluster at {address}: .* does not speak Ray's protocol"):
+            generate_labels(NuScenes.open(small_town), tmp_path, QUICK, engine=ray_engine(address, workers=1))
+        server.join()
 
 
 def test_gpus_and_clusters_that_are_not_there(small_town: Path, tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ from occlift.evaluation.label_sweep import sweep
 from occlift.label_space import UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
+from occlift.labels.files import read_confidence, read_label
 from occlift.labels.generate import generate_labels
 from occlift.labels.surface import depth_error, fuse_surface
 from occlift.labels.view import View, clean_view
+from occlift.metrics.calibration import calibration_counts, calibration_error
 from occlift.town.scene_writer import GTS
 
 GRID, TAXONOMY = SPACE.grid, SPACE.taxonomy
@@ -145,3 +147,33 @@ def test_votes_are_neither_kept_nor_swept_where_there_are_none(small_town: Path,
     generate_labels(data, tmp_path / "labels", config, scenes=data.scenes("val"))
     with pytest.raises(ConfigError, match="only labels of fusion=votes can be swept"):
         sweep(tmp_path / "labels", small_town / GTS, min_points=(2,))
+
+
+def test_confidence_falls_with_the_error_of_depth_and_rises_with_views() -> None:
+    rng = np.random.default_rng(0)
+    exact = [view(forward_m=0.2 * n, current=n == 0) for n in range(9)]
+    noisy = [replace(v, depth_m=(v.depth_m * np.exp(0.1 * rng.standard_normal())).astype(np.float32)) for v in exact]
+
+    def sure_of_the_floor(views: list[PosedView]) -> float:
+        label = label_from_views(views, space=SPACE, decision=DecisionConfig(fusion="surface"), confidence=True)
+        assert label.confidence is not None
+        assert (label.confidence[label.semantics == UNKNOWN] == 0).all()
+        return float(label.confidence[label.semantics == GROUND].mean()) / 255
+
+    assert sure_of_the_floor(exact) > 0.8
+    assert sure_of_the_floor(noisy) < sure_of_the_floor(exact) - 0.1
+    assert sure_of_the_floor(noisy[:2]) < sure_of_the_floor(noisy)
+
+
+def test_confidence_of_a_town_is_how_often_labels_are_right(small_town: Path, tmp_path: Path) -> None:
+    data = open_dataset(small_town)
+    scenes = data.scenes("val")
+    config = LabelConfig(frames=4, confidence=True, decision=DecisionConfig(fusion="surface"))
+    generate_labels(data, tmp_path / "labels", config, scenes=scenes)
+    counts = np.zeros((256, 2), np.int64)
+    for path in sorted((tmp_path / "labels").glob("*/*/labels.npz")):
+        truth = read_label(small_town / GTS / path.relative_to(tmp_path / "labels")).semantics
+        semantics = read_label(path, allow_unknown=True).semantics
+        known = semantics != UNKNOWN
+        counts += calibration_counts(read_confidence(path)[known], (semantics == truth)[known])
+    assert calibration_error(counts) < 0.05

@@ -103,7 +103,7 @@ def test_batches_of_volumes_add_up(sizes: tuple[int, ...]) -> None:
     integers, scores = whole_occupancy()
     assert occupancy_integers(occupancy, rays) == integers
     assert occupancy.compute() | rays.compute() == scores
-    assert 0 < scores["ray_iou"] < 100
+    assert 0 < scores["ray_iou_17"] < 100
 
 
 def test_a_volume_needs_the_masks_that_are_scored() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,17 +40,6 @@ for name, write in writers.items():
         print(f"{type(error).__name__}: {error}")
 print(sorted(path.name for path in folder.iterdir()))
 """
-
-
-@pytest.fixture(scope="session")
-def small_disk() -> list[str]:
-    """The beginning of a command line that runs the rest of it with a disk of 600 kB at /mnt."""
-    if shutil.which("unshare"):
-        for rights in ("-m", "-rm"):
-            mount = "mount -t tmpfs -o size=600k tmpfs /mnt"
-            if subprocess.run(["unshare", rights, "sh", "-c", mount], capture_output=True, check=False).returncode == 0:
-                return ["unshare", rights, "sh", "-c", f'{mount} && exec "$@"', "sh"]
-    pytest.skip("this machine lets nobody mount a small disk (`unshare -rm`)")
 
 
 def test_a_full_disk_is_named_by_every_writer(small_disk: list[str]) -> None:

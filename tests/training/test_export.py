@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.export import dense_lift
 from occlift.models.lift import lift, visible_pairs
+from occlift.models.rendering import RenderingConfig
 from occlift.training import export as export_module
+from occlift.training.checkpoint import load_easyocc
 from occlift.training.export import ExportDiffers, export, random_inputs, to_onnx
 from occlift.training.occupancy_task import OccupancyTask, as_hyper_parameters
 from occlift.training.optimizer import OptimizerConfig
+from occlift.training.rendering_task import RenderingLossConfig, RenderingTask
 
 TINY = tiny_easyocc(residual_pair=True)
 
@@ -172,6 +175,33 @@ def test_nothing_is_written_that_was_not_checked(tmp_path: Path, monkeypatch: py
     with pytest.raises(ConfigError, match=r"export needs onnx, onnxscript, onnxruntime: .*occlift\[export\]"):
         export(checkpoint, tmp_path / "x.onnx")
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_of_a_rendering_model_the_network_is_exported_whose_logits_are_its_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checkpoint(config: RenderingConfig, name: str) -> Path:
+        torch.manual_seed(3)
+        task = RenderingTask(
+            model=config.to_dict(), loss=asdict(RenderingLossConfig()), pseudo=None, seed=0, mirror=False,
+            optimizer=asdict(OptimizerConfig()), ray_counts=[1] * 18, label_counts=None,
+        )  # fmt: skip
+        task.model.decide_by(torch.tensor([-2.5]))
+        torch.save({"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}, tmp_path / name)
+        return tmp_path / name
+
+    exported: list[EasyOcc] = []
+    monkeypatch.setattr(export_module, "to_onnx", lambda model, **options: exported.append(model) or b"onnx")
+    monkeypatch.setattr(export_module, "_difference", lambda *_: 0.0)
+    config = RenderingConfig(network=TINY, ray_height=2, ray_width=3, samples=8, reach_m=48.0)
+    path = checkpoint(config, "rendering.ckpt")
+    export(path, tmp_path / "x.onnx", cameras=2)
+    images, rig = random_inputs(TINY, batch=1, cameras=2, seed=0)
+    with torch.no_grad():
+        torch.testing.assert_close(exported[0](images, rig), load_easyocc(path)(images, rig))
+    stretched = replace(config, network=replace(TINY, grid_shape=(40, 40, 8)), inner_share=0.6)
+    with pytest.raises(ConfigError, match=r"contracted.ckpt: a contracted volume.*without --contracted"):
+        export(checkpoint(stretched, "contracted.ckpt"), tmp_path / "y.onnx")
 
 
 def test_another_seed_is_another_calibration() -> None:

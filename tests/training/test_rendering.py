@@ -35,7 +35,7 @@ from occlift.scenes.frames import CameraImage
 from occlift.scenes.truth_maps import TruthMaps, read_truth_beside
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.training.frames import OccupancyFrames
-from occlift.training.rendering_frames import RenderingFrames, at_rays
+from occlift.training.rendering_frames import Neighbours, RenderingFrames, at_rays
 
 TINY = tiny_easyocc(image=(48, 88))
 RENDERING = RenderingConfig(network=TINY, ray_height=6, ray_width=11, samples=24, reach_m=48.0)
@@ -239,7 +239,7 @@ def test_a_rendering_is_what_its_formulas_say(share: float | None) -> None:
     )  # fmt: skip
     model, rig = RenderingModel(config), ring(2)
     volume = torch.randn(1, 18, *shape, generator=torch.Generator().manual_seed(1))
-    volume[:, FREE] += 2.5
+    volume[:, FREE] += 5.5
     jitter = torch.rand(1, 2, 2, 3, generator=torch.Generator().manual_seed(2)) - 0.5
     rendering = model.render(volume, rig, jitter=jitter)
     lower, upper = np.array(OCC3D_GRID.lower_m), np.array(OCC3D_GRID.upper_m)
@@ -249,6 +249,8 @@ def test_a_rendering_is_what_its_formulas_say(share: float | None) -> None:
         farthest = contracted(torch.tensor(48 / 40), share)
         edges = (expanded(torch.linspace(0, 1, 25) * farthest, share) * 40).double().numpy()
     grid = volume[0].double().numpy()
+    free = np.exp(grid[FREE:]) / np.exp(grid).sum(0)
+    log_odds = np.log((1 - free) / free)
     for camera, row, column in np.ndindex(2, 2, 3):
         reached, weights, points, z = 0.0, [], [], []
         for i in range(24):
@@ -257,7 +259,7 @@ def test_a_rendering_is_what_its_formulas_say(share: float | None) -> None:
             point = 2 * (ego - lower) / (upper - lower) - 1
             if share is not None:
                 point = contracted(torch.from_numpy(point), share).numpy()
-            occupied = 1 / (1 + math.exp(slow_sample(grid[FREE:], point)[0])) if (np.abs(point) < 1).all() else 0.0
+            occupied = 1 / (1 + math.exp(-slow_sample(log_odds, point)[0])) if (np.abs(point) < 1).all() else 0.0
             weights.append(min(reached + occupied, 1) - min(reached, 1))
             reached += occupied
             points.append(point)
@@ -350,19 +352,24 @@ def test_the_sky_and_the_entropy_pull_at_an_untrained_volume(share: float | None
         assert 0.3 < opacity.min() <= opacity.max() < 0.9, "no ray is opaque, none is empty"
 
 
-def test_without_contraction_the_first_fog_is_as_it_was() -> None:
+def test_without_contraction_five_samples_of_a_hundred_are_occupied_in_the_first_fog() -> None:
     bias = RenderingModel(RENDERING).network.head.bias.view(-1, FREE + 1)
-    assert torch.all(bias[:, FREE] == torch.tensor(math.log(1 / 0.05 - 1)))
+    assert torch.allclose(1 - bias.softmax(1)[:, FREE], torch.tensor(0.05))
 
 
 def test_a_config_survives_json() -> None:
     for config in (RENDERING, RenderingConfig.full(contracted=True)):
         assert RenderingConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ConfigError, match="not the configuration of a rendering model"):
-        RenderingConfig.from_dict({"network": TINY.to_dict()})
+        RenderingConfig.from_dict({"network": TINY.to_dict(), "occupied": "1 - softmax(free)"})
+    of_before = {name: value for name, value in RENDERING.to_dict().items() if name != "occupied"}
+    with pytest.raises(ConfigError, match=r"occupied with 1 - sigmoid\(free\).*train it again"):
+        RenderingConfig.from_dict(of_before)
 
 
-def frames_of(root: Path, *, neighbours: bool = True, rows: int = 6, columns: int = 11) -> RenderingFrames:
+def frames_of(
+    root: Path, *, neighbours: Neighbours | None = "key_frames", rows: int = 6, columns: int = 11
+) -> RenderingFrames:
     data = NuScenes.open(root)
     tokens = [token for scene in data.scenes("all") for token in data.key_frame_tokens(scene)]
     return RenderingFrames(
@@ -379,9 +386,8 @@ def frames_of(root: Path, *, neighbours: bool = True, rows: int = 6, columns: in
 def test_neighbours_are_the_key_frames_before_and_after(small_town: Path) -> None:
     data, frames = NuScenes.open(small_town), frames_of(small_town)
     first, second, last = frames[0], frames[1], frames[3]
-    assert first.exists.tolist() == [[False, True]]
-    assert second.exists.tolist() == [[True, True]]
-    assert last.exists.tolist() == [[True, False]]
+    for frame, there in ((first, [False, True]), (second, [True, True]), (last, [True, False])):
+        assert frame.exists.tolist() == [[[one] * 6 for one in there]]
     assert second.neighbours[1].tokens == frames[2].tokens
     here, there = data.key_frame(second.tokens[0]), data.key_frame(frames[2].tokens[0])
     expected = np.linalg.inv(there.cameras[4].global_from_camera) @ here.cameras[4].global_from_camera
@@ -397,7 +403,7 @@ def test_true_depth_explains_the_neighbours_better_than_a_guess(small_town: Path
     assert batch.depth_m is not None
     images = _colours(batch.frame)
     neighbours = torch.stack([_colours(neighbour) for neighbour in batch.neighbours], 1)
-    exists = batch.exists.repeat_interleave(6, 0)
+    exists = batch.exists.transpose(1, 2).flatten(0, 1)
     truth_m = batch.depth_m[0].clamp(max=80.0)
 
     def loss(depth_m: Tensor) -> float:
@@ -435,7 +441,7 @@ def test_rays_of_invalid_pixels_are_unknown(small_town: Path) -> None:
     tokens = half.key_frame_tokens(half.scenes()[0])
     frames = RenderingFrames(
         half, OccupancyFrames(half, tokens, height=48, width=88), semantics=semantics_teacher("oracle:perfect", half),
-        depth=depth_teacher("oracle:perfect", half), ray_height=6, ray_width=12, neighbours=False,
+        depth=depth_teacher("oracle:perfect", half), ray_height=6, ray_width=12, neighbours=None,
     )  # fmt: skip
     class_id, depth_m = frames.maps(0, frames._frames[0].rig)
     assert depth_m is not None
@@ -467,7 +473,7 @@ def test_maps_are_read_where_the_rays_are(small_town: Path) -> None:
 
 
 def test_rays_are_counted_by_class(small_town: Path) -> None:
-    frames = frames_of(small_town, neighbours=False)
+    frames = frames_of(small_town, neighbours=None)
     counts = frames.class_counts([0, 5])
     expected = torch.cat([frames[i].class_id.flatten() for i in (0, 5)]).long().bincount(minlength=256)[:NUM_CLASSES]
     assert torch.equal(counts, expected)

@@ -62,14 +62,15 @@ def task_of(loss: RenderingLossConfig, counts: list[int]) -> RenderingTask:
 
 def test_class_and_depth_maps_of_one_frame_are_learned_by_heart(small_town: Path) -> None:
     """If a volume cannot repeat the maps of one frame, rays, samples and losses do not fit together."""
-    frames = frames_of(small_town, neighbours=False, rows=12, columns=22)
+    frames = frames_of(small_town, neighbours=None, rows=12, columns=22)
     batch = frames[1]
     assert batch.depth_m is not None
     task = task_of(RenderingLossConfig.of_maps(), frames.class_counts([1]).tolist())
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=2e-2)
     for step in range(50):
         volume = task.model.volume(batch.frame.images, batch.frame.rig)
-        terms = task.losses(volume, batch, frame_generator(0, step, 0))
+        generator = frame_generator(0, step, 0)
+        terms = task.losses(volume, batch, generator, task.rendered(volume, batch, generator))
         optimizer.zero_grad()
         torch.stack(tuple(terms.values())).sum().backward()
         optimizer.step()
@@ -99,7 +100,8 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_frames(small_town: Path, monke
         for place, index in enumerate((1, 2)):
             alone = frames[index]
             volume = task.model.volume(alone.frame.images, alone.frame.rig)
-            terms = task.losses(volume, alone, frame_generator(0, 0, place))
+            generator = frame_generator(0, 0, place)
+            terms = task.losses(volume, alone, generator, task.rendered(volume, alone, generator))
             assert terms.keys() == names
             for name, term in terms.items():
                 expected[name] += float(term) / 2
@@ -128,6 +130,7 @@ def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp
     model = load_easyocc(run.checkpoint)
     assert isinstance(model, RenderingModel)
     assert model.config == CONFIG.model
+    assert (model.decided_on, float(model.free_offset) != 0) == (1, True), "the training says what is occupied"
     data = NuScenes.open(small_town)
     (token, *_) = split_tokens(data, "val")
     predict(data, tmp_path / "predictions", checkpoint=run.checkpoint, tokens=[token], precision="fp32")
@@ -252,7 +255,7 @@ def test_the_ground_lies_at_zero(small_town: Path) -> None:
 
 
 def test_the_guess_is_what_a_ray_shows_most_often(small_town: Path) -> None:
-    frames = frames_of(small_town, neighbours=False)
+    frames = frames_of(small_town, neighbours=None)
     found = _most_frequent(frames, OCC3D.taxonomy)
     maps = np.stack([frames[i].class_id[0].numpy() for i in range(len(frames))])
     for at in ((0, 5, 3), (2, 0, 7), (4, 3, 10)):

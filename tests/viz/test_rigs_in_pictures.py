@@ -14,7 +14,7 @@ from other_space import SPACE, HallDataset, write_truth
 from PIL import Image
 
 from occlift import CameraImage, KeyFrame, KeyFrameList
-from occlift.errors import ConfigError, DataError
+from occlift.errors import ConfigError, DataError, OccliftError
 from occlift.geometry.transforms import rigid_transform, rotation_about_z
 from occlift.labels.files import label_path
 from occlift.scenes import ImageArray, LidarSource, LidarSweep
@@ -150,6 +150,45 @@ def test_a_scene_becomes_a_small_video(tmp_path: Path) -> None:
     assert run.frames == 2
     assert run.notes[0].startswith("key frame morning-1 is left out: image in memory: the image has 1×1 pixels")
     assert write_scene_video(ring(FLAT), "s", tmp_path / "bare.mp4").frames == 1
+
+
+_FILM = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from test_rigs_in_pictures import FLAT, ring, write_scene_video
+path = Path(sys.argv[1])
+try:
+    write_scene_video(ring(FLAT), "s", path)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+print(path.read_bytes() == b"former", [file.name for file in path.parent.iterdir()])
+"""
+
+
+def test_a_video_on_a_full_disk_leaves_the_former_one(small_disk: list[str]) -> None:
+    pytest.importorskip("imageio_ffmpeg", reason="videos need imageio: pip install 'occlift[video]'")
+    here = str(Path(__file__).parent)
+    fill = 'printf former > /mnt/film.mp4; head -c 1000000 /dev/zero 2> /dev/null > /mnt/other; exec "$@"'
+    filled = [*small_disk, "sh", "-c", fill, "sh"]
+    run = subprocess.run(
+        [*filled, sys.executable, "-c", _FILM, "/mnt/film.mp4", here, str(Path(here).parent)],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    said, kept = run.stdout.splitlines()
+    assert said.startswith("DiskFull: /mnt/film.mp4: the disk is full (No space left on device)"), run.stdout
+    assert kept.startswith("True")
+
+
+def test_ffmpeg_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg", reason="videos need imageio: pip install 'occlift[video]'")
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho Unknown encoder libx264 >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
+    with pytest.raises(OccliftError, match=r"film.mp4: ffmpeg could not write the video: Unknown encoder libx264"):
+        write_scene_video(ring(FLAT), "s", tmp_path / "film.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["ffmpeg"]
 
 
 def test_a_video_that_cannot_be_written_is_said_before_any_work(

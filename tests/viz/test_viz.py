@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,7 +37,16 @@ from occlift.viz.curves import Curve, Series, curve_svg
 from occlift.viz.mesh import visible_rectangles, volume_glb
 from occlift.viz.occupancy import chase_view, height_levels, perspective_image, pixel_from_above, top_view
 from occlift.viz.overlay import depth_colors, draw_classes, draw_depth, draw_lidar, draw_occupancy, draw_points
-from occlift.viz.report import Report, ReportFrame, ScoreRow, Scores, Stage, VolumePictures, report_html
+from occlift.viz.report import (
+    Report,
+    ReportFrame,
+    ScoreRow,
+    Scores,
+    Stage,
+    VolumePictures,
+    compare_with_baselines,
+    report_html,
+)
 from occlift.viz.scene import write_scene_html
 
 SMALL_GRID = VoxelGrid(lower_m=(-4.0, -4.0, -1.0), voxel_size_m=(1.0, 1.0, 0.5), shape=(8, 8, 4))
@@ -394,6 +404,17 @@ def test_report_marks_the_best_contender_and_states_the_ratio(report_page: str) 
     assert "best" not in labels.group(), "the labels' own score is no contender"
     assert report_page.count('<td class="absent">–</td>') == 4
     assert "1 min 32 s" in report_page
+
+
+def test_comparison_names_the_best_baseline_of_each_score() -> None:
+    rows = [score_row("prior", "baseline", 5.0), score_row("blind", "baseline", 7.0), score_row("net", "model", 14.0)]
+    prior = replace(rows[0], with_camera_mask=replace(rows[0].with_camera_mask, iou=54.9))
+    model = replace(rows[2], with_camera_mask=replace(rows[2].with_camera_mask, iou=52.8))
+    found = compare_with_baselines([prior, rows[1], model])
+    assert found is not None
+    assert (found.baseline.name, found.baseline_by_iou.name, found.ratio) == ("blind", "prior", 2.0)
+    assert "its IoU is not above that of prior (52.80 against 54.90)" in str(found)
+    assert compare_with_baselines([prior]) is None
 
 
 def test_curve_is_a_bare_svg_in_the_colours_of_the_page() -> None:

@@ -32,6 +32,10 @@ def evaluate(
     ] = False,
     part: Annotated[str, arg(help="i/n: score the i-th of n parts, for `occlift merge`", metavar="I/N")] = "1/1",
     device: Annotated[str, arg(help="torch device on which rays are cast; the answer is the same everywhere")] = "cpu",
+    ray_walk: Annotated[
+        Literal["float64", "float32"],
+        arg(help="walk of the rays; float32 repeats the public code of RayIoU rounding for rounding, on the CPU"),
+    ] = "float64",
 ) -> None:
     """Score predictions: IoU, every mIoU by name, RayIoU."""
     from occlift.cli.tables import print_evaluation
@@ -47,8 +51,8 @@ def evaluate(
     data = open_dataset(root) if root else None
     evaluation = run_evaluation(
         predictions, truth, tokens=split_tokens(data, split) if data and split else None, masks=mask,
-        rays=data if rays else None, device=device, allow_missing=allow_missing, part=(int(number), int(parts)),
-        space=space_of(space, truth, predictions),
+        rays=data if rays else None, device=device, ray_walk=ray_walk, allow_missing=allow_missing,
+        part=(int(number), int(parts)), space=space_of(space, truth, predictions),
     )  # fmt: skip
     if json:
         write_text(json, evaluation.to_json())
@@ -60,7 +64,8 @@ def evaluate_bev(
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     split: Annotated[str, arg(help="split of ROOT")] = "val",
     corrupt: Annotated[
-        tuple[str, ...], arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all")
+        tuple[str, ...],
+        arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all", metavar="NAME ..."),
     ] = (),
     json: Annotated[Path | None, arg(help="file for every number")] = None,
     device: Annotated[str | None, arg(help="torch device; by default an accelerator if there is one")] = None,
@@ -94,12 +99,18 @@ def merge(
 
 
 def compare(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(help="files of `occlift evaluate --json`", metavar="JSON")],
-    names: Annotated[tuple[str, ...], arg(help="names of the runs; by default those of the files")] = (),
-    mask: Annotated[Masks, arg(help="masks of the columns")] = ("camera", "none"),
+    runs: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(help="files of `occlift evaluate --json`, or of `occlift evaluate-bev --json`", metavar="JSON"),
+    ],
+    names: Annotated[
+        tuple[str, ...], arg(help="names of the runs; by default those of the files", metavar="NAME ...")
+    ] = (),
+    mask: Annotated[Masks | None, arg(help="masks of the columns", help_behavior_hint="(default: camera none)")] = None,
     absent: Annotated[
-        Literal["skipped", "zero"], arg(help="rule for classes that neither truth nor prediction holds")
-    ] = "skipped",
+        Literal["skipped", "zero"] | None,
+        arg(help="rule for classes that neither truth nor prediction holds", help_behavior_hint="(default: skipped)"),
+    ] = None,
     per_class: Annotated[
         Literal["camera", "lidar", "none", "rays"] | None, arg(help="mask, or rays, of a second table: IoU per class")
     ] = None,
@@ -112,16 +123,31 @@ def compare(
     from occlift.cli.tables import print_comparison
     from occlift.errors import ConfigError
     from occlift.evaluation.compare import compare as run_comparison
+    from occlift.evaluation.compare_bev import compare_bev, is_of_bev
 
     if names and len(names) != len(runs):
         raise ConfigError(
             f"--names: {len(names)} names ({', '.join(names)}) for {len(runs)} files; expected one for each. It takes "
             "all words up to the next option: name the files first, as in `occlift compare A.json B.json --names a b`"
         )
-    comparison = run_comparison(runs, names)
-    tables = [comparison.table(masks=mask, absent=absent), *([comparison.class_table(per_class)] if per_class else [])]
-    if picture:
-        comparison.picture(picture, per_class or "camera")
+    of_bev = [path for path in runs if is_of_bev(path)]
+    if of_bev and (others := [path for path in runs if path not in of_bev]):
+        raise ConfigError(
+            f"{of_bev[0]} is of `occlift evaluate-bev`, and {others[0]} is not: bird's-eye-view networks compare with "
+            "each other only"
+        )
+    if of_bev:
+        asked = {"--mask": mask, "--absent": absent, "--per-class": per_class, "--picture": picture}
+        if unfit := [option for option, value in asked.items() if value is not None]:
+            raise ConfigError(f"{', '.join(unfit)}: for files of `occlift evaluate`, and these are of evaluate-bev")
+        tables = [compare_bev(runs, names).table()]
+    else:
+        comparison = run_comparison(runs, names)
+        tables = [comparison.table(masks=mask or ("camera", "none"), absent=absent or "skipped")]
+        if per_class:
+            tables.append(comparison.class_table(per_class))
+        if picture:
+            comparison.picture(picture, per_class or "camera")
     if markdown:
         print("\n".join(table.markdown() for table in tables), end="")
     else:

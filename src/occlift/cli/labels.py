@@ -10,7 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
-from occlift.errors import OccliftError
+from occlift.errors import DataError, OccliftError
 from occlift.runtime.files import write_text
 
 Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
@@ -18,6 +18,7 @@ Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
 if TYPE_CHECKING:
     from occlift.labels.config import LabelConfig
     from occlift.labels.engine import Engine
+    from occlift.scenes.dataset import DrivingDataset
 
 
 _OWN_LAYOUT: Final[dict[str, Layout]] = {"surroundocc": "surroundocc", "openoccupancy": "openoccupancy"}
@@ -58,12 +59,15 @@ def label(
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
     from occlift.labels.files import label_path
     from occlift.labels.generate import generate_labels
-    from occlift.labels.summary import summarise_labels
+    from occlift.labels.summary import depth_report, summarise_labels
     from occlift.scenes.dataset import open_dataset
 
     data, label_space = open_dataset(root), space_of(space, out)
+    config = given.onto(_configs()["label"])
+    if doubt := _doubt_of_threshold(config, data, split):
+        print(f"  ! {doubt}", file=sys.stderr)
     run = generate_labels(
-        data, out, given.onto(_configs()["label"]), scenes=data.scenes(split), workers=workers,
+        data, out, config, scenes=data.scenes(split), workers=workers,
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
         space=label_space,
     )  # fmt: skip
@@ -77,12 +81,26 @@ def label(
         print(f"  {summary}")
         for doubt in summary.doubts:
             print(f"  ! {doubt}")
+        for line in depth_report(run.out, made):
+            print(f"  {line}")
     for token, without in list(run.incomplete.items())[:10]:
         print(f"  {token} had to do without {', '.join(without)}", file=sys.stderr)
     if run.failed:
         for token, reason in list(run.failed.items())[:10]:
             print(f"  no label for {token}: {reason}", file=sys.stderr)
         raise OccliftError(f"{len(run.failed)} labels could not be made; {run.out / 'manifest.json'} says why")
+
+
+def _doubt_of_threshold(config: LabelConfig, data: DrivingDataset, split: str) -> str | None:
+    """Why the threshold of votes does not suit the first key frame's images; None if it does, or none can be read."""
+    for scene in data.scenes(split):
+        for token in data.key_frame_tokens(scene):
+            try:
+                cameras = data.key_frame(token).cameras
+            except DataError:  # said where its label is made
+                return None
+            return next(filter(None, (config.doubt_of_threshold(c.height, c.width) for c in cameras)), None)
+    return None
 
 
 def convert_labels(
@@ -184,6 +202,21 @@ def audit(
         ),
     ] = (),
     out: Annotated[Path, arg(help="folder of the figures and numbers of a sweep")] = Path("runs/audit"),
+    against_depth: Annotated[
+        str | None,
+        arg(
+            help="measured depth of --root to hold the labels against: lidar (its points), or a teacher of depth",
+            help_behavior_hint="(default: none)",
+            metavar="lidar|TEACHER",
+        ),
+    ] = None,
+    depth_option: Annotated[
+        tuple[str, ...],
+        arg(help="options of that teacher", help_behavior_hint="(default: none)", metavar="NAME=VALUE"),
+    ] = (),
+    depth_offset: Annotated[
+        int, arg(help="number of key frames from a label's to the one whose depth judges it, such as one not fused")
+    ] = 0,
     shift_voxels: Annotated[int, arg(help="number of voxels to move labels up by before they are scored")] = 0,
     write_shifted: Annotated[
         Path | None, arg(help="folder for the labels so moved", help_behavior_hint="(default: not written)")
@@ -193,23 +226,34 @@ def audit(
         bool, arg(help="leave out key frames that lack label or truth, instead of refusing")
     ] = False,
 ) -> None:
-    """Look at labels: against truth, their ground, their neighbours; and what other settings would give."""
+    """Look at labels: against truth or measured depth, their ground, their neighbours; and what other settings give."""
     from occlift.cli.tables import print_audit, print_comparison
     from occlift.errors import ConfigError
     from occlift.evaluation import audit as recipe
+    from occlift.labels.files import labels_by_token
+    from occlift.labels.summary import depth_report
     from occlift.scenes.dataset import open_dataset, split_tokens
 
     if split and root is None:
         raise ConfigError("--split needs --root: of which data set?")
     if write_shifted and not shift_voxels:
         raise ConfigError("--write-shifted needs --shift-voxels: by how many?")
+    if against_depth and root is None:
+        raise ConfigError("--against-depth needs --root: the data set whose depth it is")
+    if (depth_option or depth_offset) and against_depth is None:
+        raise ConfigError(f"{'--depth-option' if depth_option else '--depth-offset'} needs --against-depth")
     if sweep and truth is None:
         raise ConfigError("--sweep needs --truth: labels are scored against it")
     axes, label_space = _axes(sweep), space_of(space, labels, truth)
     data = open_dataset(root) if root else None
     tokens = split_tokens(data, split) if data and split else None
+    depth = None
+    if data and against_depth:
+        from occlift.evaluation.audit_depth import MeasuredDepth
+
+        depth = MeasuredDepth(data, against_depth, options=named_values(depth_option), offset=depth_offset)
     found = recipe.audit(
-        labels, truth=truth, data=data, tokens=tokens, masks=mask, shift_voxels=shift_voxels,
+        labels, truth=truth, data=data, tokens=tokens, masks=mask, depth=depth, shift_voxels=shift_voxels,
         allow_missing=allow_missing, space=label_space,
     )  # fmt: skip
     if json:
@@ -227,6 +271,9 @@ def audit(
         written = [out / "sweep.json", *swept.write_figures(out)]
     # Last of all: whoever reads it may close the pipe.
     print_audit(found)
+    audited = set(found.tokens)
+    for line in depth_report(labels, [path for token, path in labels_by_token(labels).items() if token in audited]):
+        print(line)
     if write_shifted:
         print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
     if swept is not None:

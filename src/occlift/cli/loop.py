@@ -44,6 +44,8 @@ def train_as(spec: TrainingSpec[Any, Any], recipe: str, loop: LoopOptions) -> No
 
     run = run_training(spec, loop.out or Path("runs") / recipe, resume=loop.resume, max_steps=loop.max_steps)
     if is_first_process():
+        for about, remark in run.remarks.items():
+            print(f"{about}: {remark}")
         print(
             f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s, peak memory "
             f"{peak_memory_bytes() / 1e9:.1f} GB; see {run.losses}"

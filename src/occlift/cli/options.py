@@ -115,14 +115,21 @@ def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any,
     kind, help = get_type_hints(owner)[name], _help(owner, name)
     defaults = {recipe: getattr(one, name) for recipe, one in owners.items()}
     default = next(iter(defaults.values()))
-    values, hint = None, None
+    values, hint, metavar = None, None, None
     if get_origin(kind) is Mapping:
         kind, default, values, hint = tuple[str, ...], (), get_args(kind)[1], "(default: none)"
+        metavar = "NAME=VALUE ..."
     elif any(other != default for other in defaults.values()):
         kind, default = kind | None, None
         hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
+    elif kind == tuple[str, ...]:
+        metavar = "NAME ..."
     metadata = {"path": path, "values": values}
-    return flag, Annotated[kind, arg(help=help, help_behavior_hint=hint)], field(default=default, metadata=metadata)
+    return (
+        flag,
+        Annotated[kind, arg(help=help, help_behavior_hint=hint, metavar=metavar)],
+        field(default=default, metadata=metadata),
+    )
 
 
 def _flag(path: str) -> str:

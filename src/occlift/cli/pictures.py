@@ -70,7 +70,7 @@ def show_targets(
     teacher: Annotated[
         str | None, arg(help="teacher of features (occlift teachers); without it occupancy alone")
     ] = None,
-    teacher_option: Annotated[tuple[str, ...], arg(help="options of the teacher, as name=value")] = (),
+    teacher_option: Annotated[tuple[str, ...], arg(help="options of the teacher", metavar="NAME=VALUE ...")] = (),
     stride: Annotated[int, arg(help="edge of a target voxel, cells of half a metre: occfeat 1, occfeat-demo 2")] = 1,
 ) -> None:
     """Draw what a pretraining would be asked to predict of one key frame, on the images and from above."""

@@ -23,7 +23,7 @@ def _recipes() -> dict[str, RenderingTrainConfig]:
 
 
 _OPTIONS = options(
-    _recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed"
+    _recipes, "confidence", "semantics", "semantics_options", "depth", "depth_options", "teacher_seed", "neighbours",
 )  # fmt: skip
 
 
@@ -73,12 +73,14 @@ def evaluate_rendering(
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "val",
     train_split: Annotated[str, arg(help="split of ROOT that the baselines are computed from")] = "train",
-    tokens: Annotated[tuple[str, ...], arg(help="tokens of the key frames, instead of a split")] = (),
+    tokens: Annotated[
+        tuple[str, ...], arg(help="tokens of the key frames, instead of a split", metavar="TOKEN ...")
+    ] = (),
     semantics: Annotated[str, arg(help="teacher whose class maps are the truth")] = "oracle:perfect",
     train_semantics: Annotated[
         str, arg(help="teacher whose class maps the baselines are computed from")
     ] = "oracle:foundation",
-    semantics_option: Annotated[tuple[str, ...], arg(help="options of both teachers, as name=value")] = (),
+    semantics_option: Annotated[tuple[str, ...], arg(help="options of both teachers", metavar="NAME=VALUE ...")] = (),
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], arg(help="arithmetic; auto is bf16 where the hardware computes in it")
     ] = "auto",

@@ -10,10 +10,11 @@ from rich.table import Table
 
 from occlift.evaluation.score_table import format_score
 from occlift.metrics.occupancy import ABSENT_RULES, class_sets
+from occlift.metrics.rays import THRESHOLDS_M, ray_score_name
 
 if TYPE_CHECKING:
     from occlift.demo import DemoRun
-    from occlift.evaluation.audit import Audit
+    from occlift.evaluation.audit import Audit, DepthAudit
     from occlift.evaluation.bev import BevEvaluation
     from occlift.evaluation.occupancy import Evaluation
     from occlift.evaluation.rendering import RenderedEvaluation
@@ -41,12 +42,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     )
     if evaluation.rays:
         named = evaluation.rays.named()
-        table = Table(
-            title=f"RayIoU, no mask, {counts.taxonomy.free} classes, absent skipped, per cent", title_justify="left"
-        )
-        for column in ("RayIoU", "at 1 m", "at 2 m", "at 4 m"):
+        title = f"RayIoU, no mask, absent skipped, {evaluation.rays.walk} walk, per cent"
+        table = Table(title=title, title_justify="left")
+        for column in ("classes", "RayIoU", *(f"at {m:.0f} m" for m in THRESHOLDS_M)):
             table.add_column(column, justify="right")
-        table.add_row(*(format_score(named[key]) for key in ("ray_iou", "ray_iou_1m", "ray_iou_2m", "ray_iou_4m")))
+        for classes in sets:
+            scores = [named[ray_score_name(classes, threshold_m)] for threshold_m in (None, *THRESHOLDS_M)]
+            table.add_row(str(classes), *map(format_score, scores))
         console.print(table)
     _print_left_out(console, evaluation.without_prediction, "prediction")
     _print_left_out(console, evaluation.without_truth, "truth")
@@ -130,8 +132,42 @@ def print_audit(audit: Audit) -> None:
                 kinds = (found.static, found.dynamic)
                 table.add_row(name, *(format_score(score) for kind in kinds for score in (kind.iou, kind.equal_share)))
         console.print(table)
+    if audit.depth:
+        _print_depth(console, audit.depth)
     _print_left_out(console, audit.without_label, "label")
     _print_left_out(console, audit.without_truth, "truth")
+
+
+def _print_depth(console: Console, depth: DepthAudit) -> None:
+    from occlift.evaluation.audit_depth import OUTCOMES
+
+    whose = f" of the key frame {depth.offset:+d}" if depth.offset else ""
+    table = Table(
+        title=f"{depth.frames} labels against {depth.name}{whose}, per cent of the points",
+        title_justify="left",
+    )
+    for column in ("range", "points", *OUTCOMES[1:]):
+        table.add_column(
+            f"{column}, m" if column == "range" else column, justify="left" if column == "range" else "right"
+        )
+    points = [*depth.labels.counts[:, 0].tolist(), depth.labels.counts[:, 0].sum()]
+    for (name, shares), number in zip(depth.labels.shares().items(), points, strict=True):
+        table.add_row(name, str(number), *(format_score(share) for share in shares.values()))
+    table.add_row(
+        "a flat road", str(points[-1]), *(format_score(share) for share in depth.flat.shares()["all"].values())
+    )
+    console.print(table)
+    console.print(
+        "The point lies in an occupied voxel (hit), in or beside one (near), in a free one (miss), in an unknown one. "
+        "Before it, the ray meets an occupied voxel (occluded), and comes out of it again (pierced).",
+        soft_wrap=True,
+    )
+    if not depth.independent:
+        console.print(
+            "The labels were made from this depth: it says nothing about errors that both share. Use --depth-offset "
+            "beyond the fused key frames, or a sensor that was held out.",
+            style="bold", soft_wrap=True,
+        )  # fmt: skip
 
 
 def _print_left_out(console: Console, tokens: Sequence[str], what: str) -> None:
@@ -219,9 +255,7 @@ def print_demo(run: DemoRun) -> None:
     console.print(table)
     for row in run.rows:
         console.print(f"{row.name}: {row.note}", highlight=False)
-    console.print(
-        f"EasyOcc has {run.ratio:.2f} times the mIoU (17 classes, camera mask) of the better of prior and blind."
-    )
+    console.print(str(run.comparison))
     console.print(f"{run.seconds:.0f} s, peak memory {run.peak_memory_gb:.1f} GB.", highlight=False)
     console.print(f"Report: {run.report}", soft_wrap=True, highlight=False)
     console.print(f"3-D scene: {run.scene}", soft_wrap=True, highlight=False)

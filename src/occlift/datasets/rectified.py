@@ -25,7 +25,15 @@ from occlift.geometry.lenses import BrownConrady, Lens
 from occlift.geometry.transforms import rigid_transform
 from occlift.label_space import UNKNOWN
 from occlift.runtime.kernels import njit
-from occlift.scenes.dataset import DatasetSpec, DrivingDataset, HasBoxes, HasMap, HasTruthMaps
+from occlift.scenes.dataset import (
+    AdjacentImages,
+    DatasetSpec,
+    DrivingDataset,
+    HasBoxes,
+    HasMap,
+    HasSweeps,
+    HasTruthMaps,
+)
 from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.scenes.sources import ImageSource
 from occlift.scenes.truth_maps import TruthMaps
@@ -193,6 +201,9 @@ class Rectified:
             self.boxes = data.boxes
         if isinstance(data, HasMap):
             self.scene_map = data.scene_map
+        if isinstance(data, HasSweeps):
+            self._real_sweeps = data
+            self.adjacent_images = self._adjacent_images
         if isinstance(data, HasTruthMaps):
             self._real_truth = data
             self.truth_maps = self._truth_maps
@@ -243,6 +254,18 @@ class Rectified:
                 source=RectifiedImage(image, camera, suffix),
                 distortion=None,
             )
+
+    def _adjacent_images(self, token: str) -> AdjacentImages:
+        cameras = [image.camera for image in self._data.key_frame(token).cameras]
+        before, after = (
+            tuple(
+                virtual
+                for camera, image in zip(cameras, images, strict=True)
+                for virtual in (self._virtual(image) if image is not None else [None] * len(self._suffixes(camera)))
+            )
+            for images in self._real_sweeps.adjacent_images(token)
+        )
+        return before, after
 
     def _truth_maps(self, image: CameraImage) -> TruthMaps:
         source = image.source

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from occlift.errors import ConfigError, DataError
+from occlift.evaluation.audit_depth import DepthAgreement, MeasuredDepth, compare_with_rays, flat_road
 from occlift.evaluation.audit_measures import (
     KindAgreement,
     LabelCounts,
@@ -59,6 +60,26 @@ SHIFT_KEY: Final = "shift_voxels"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class DepthAudit:
+    """Agreement with measured depth (`occlift.evaluation.audit_depth`).
+
+    Attributes:
+        name, offset: where it is from, as in `MeasuredDepth`.
+        frames: number of labels that were compared: those of key frames whose scene has one `offset` further on.
+        independent: whether the labels were made without it, as far as their manifest says.
+        labels: of the labels, before they were moved.
+        flat: of a flat road in their place.
+    """
+
+    name: str
+    offset: int
+    frames: int
+    independent: bool
+    labels: DepthAgreement
+    flat: DepthAgreement
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Audit:
     """Measures of the labels in a folder.
 
@@ -76,6 +97,7 @@ class Audit:
         neighbours: agreement of neighbouring key frames; None without a data set, which has the poses.
         truth_neighbours: agreement of neighbouring truth, over its `mask_lidar` if that is asked for: the upper bound
             that resampling leaves.
+        depth: agreement with measured depth; None: none was asked for.
         without_label, without_truth: samples that were left out.
         space: grid and classes of labels and truth.
     """
@@ -91,6 +113,7 @@ class Audit:
     truth_ground: Levels | None = None
     neighbours: NeighbourAgreement | None = None
     truth_neighbours: NeighbourAgreement | None = None
+    depth: DepthAudit | None = None
     without_label: tuple[str, ...] = ()
     without_truth: tuple[str, ...] = ()
     space: LabelSpace = OCC3D
@@ -142,6 +165,7 @@ class Audit:
             },
             "ground": {"height_m": self.ground_height_m, **_levels(self.ground)},
             "neighbours": _neighbours(self.neighbours),
+            "depth": _depth(self.depth),
         }
         if counts:
             assert self.ground_offset is not None, "with truth"
@@ -177,6 +201,7 @@ def audit(
     data: DrivingDataset | None = None,
     tokens: Collection[str] | None = None,
     masks: Sequence[Mask] = MASKS,
+    depth: MeasuredDepth | None = None,
     shift_voxels: int = 0,
     allow_missing: bool = False,
     space: LabelSpace = OCC3D,
@@ -188,6 +213,7 @@ def audit(
         data: the data set, whose poses say how neighbouring key frames lie; None: no agreement of neighbours.
         tokens: the samples of a split; by default all that have a label.
         masks: masks of the truth over which is counted; truth without the mask of that name is refused.
+        depth: what the labels are compared with where they are, moved or not; None: with none.
         shift_voxels: move the labels up by so many voxels first, for truth whose road lies elsewhere.
         allow_missing: leave samples out that lack label or truth, instead of refusing.
         space: grid and classes of labels and truth.
@@ -204,6 +230,8 @@ def audit(
     counts: LabelCounts | None = None
     offset: Levels | None = None
     mine = theirs = NeighbourAgreement()
+    with_depth = flat = DepthAgreement.zero()
+    depth_frames = 0
     before: tuple[LabelSample, UInt8[np.ndarray, "x y z"], OccupancyTruth | None] | None = None
     for is_neighbour, sample in track(_with_neighbours(selection.samples, data), "audit", total=len(selection.samples)):
         unshifted = read_truth(sample.label, (), space=space).semantics
@@ -226,6 +254,10 @@ def audit(
             here = ground_offsets(semantics, frame.semantics, taxonomy=taxonomy)
             offset = offset + here if offset else here
             truth_ground += ground_levels(frame.semantics, space=space)
+        if depth and (rays := depth.rays(sample.token)):
+            with_depth += compare_with_rays(unshifted, *rays, space=space)
+            flat += compare_with_rays(flat_road(unshifted, space=space), *rays, space=space)
+            depth_frames += 1
         if data and before and is_neighbour:
             global_from_earlier = data.key_frame(before[0].token).global_from_ego
             global_from_later = data.key_frame(sample.token).global_from_ego
@@ -234,6 +266,13 @@ def audit(
             if frame and before[2]:
                 theirs += neighbour_agreement(_observed(before[2]), _observed(frame), later_from_earlier, space=space)
         before = sample, unshifted, frame
+    depth_audit = None
+    if depth:
+        config = read_manifest(labels).config if (labels / MANIFEST_NAME).exists() else {}
+        depth_audit = DepthAudit(
+            name=depth.name, offset=depth.offset, frames=depth_frames, independent=not depth.made(config),
+            labels=with_depth, flat=flat,
+        )  # fmt: skip
     return Audit(
         labels=str(labels),
         truth=None if truth is None else str(truth),
@@ -246,6 +285,7 @@ def audit(
         truth_ground=truth_ground if truth else None,
         neighbours=mine if data else None,
         truth_neighbours=theirs if data and truth else None,
+        depth=depth_audit,
         without_label=selection.without_label,
         without_truth=selection.without_truth,
         space=space,
@@ -320,6 +360,19 @@ def _neighbours(found: NeighbourAgreement | None) -> dict[str, Any] | None:
         "pairs": found.pairs,
         "known": found.known,
         **{kind: _kind(agreed) for kind, agreed in (("static", found.static), ("dynamic", found.dynamic))},
+    }
+
+
+def _depth(found: DepthAudit | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "name": found.name,
+        "offset": found.offset,
+        "frames": found.frames,
+        "independent": found.independent,
+        "labels": found.labels.to_dict(),
+        "flat_road": found.flat.to_dict(),
     }
 
 

@@ -22,15 +22,20 @@ class BevEvaluation:
 
     Attributes:
         checkpoint: what was scored.
-        frames: how many key frames.
+        tokens: the key frames, sorted.
         corruption: what was done to the images; None: nothing.
         counts: of the object classes, and of the map classes if the network knows any.
     """
 
     checkpoint: Path
-    frames: int
+    tokens: tuple[str, ...]
     corruption: Corruption | None
     counts: tuple[BevCounts, ...]
+
+    @property
+    def frames(self) -> int:
+        """Number of key frames."""
+        return len(self.tokens)
 
     def named(self) -> dict[str, float]:
         """Every IoU by its full name, per cent (`occlift.metrics.bev`)."""
@@ -44,6 +49,7 @@ class BevEvaluation:
             "frames": self.frames,
             "corruption": None if self.corruption is None else asdict(self.corruption),
             "scores": {name: None if np.isnan(iou) else iou for name, iou in named.items()},
+            "tokens": list(self.tokens),
         }
 
 
@@ -94,5 +100,7 @@ def evaluate_bev(
                 probability = network(batch.frame.images, batch.frame.rig).segmentation.float().sigmoid()
             scores.update(probability, batch)
         counts = tuple(score.counts for score in scores)
-        found.append(BevEvaluation(checkpoint=checkpoint, frames=len(frames), corruption=corruption, counts=counts))
+        found.append(
+            BevEvaluation(checkpoint=checkpoint, tokens=tuple(sorted(tokens)), corruption=corruption, counts=counts)
+        )
     return found

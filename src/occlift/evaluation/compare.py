@@ -13,9 +13,10 @@ from typing import Final, Literal
 
 from occlift.errors import ConfigError
 from occlift.evaluation.occupancy import Evaluation, read_evaluation
-from occlift.evaluation.score_table import ScoreTable
+from occlift.evaluation.score_table import ScoreTable, best_of, run_names
 from occlift.label_space import Taxonomy
 from occlift.metrics.occupancy import AbsentClass, Mask, class_sets, score_name
+from occlift.metrics.rays import ray_score_name
 
 PerClass = Literal["camera", "lidar", "none", "rays"]
 """Which IoU per class: over the voxels of a mask, or RayIoU."""
@@ -48,11 +49,11 @@ class Comparison:
             for classes in class_sets(self.taxonomy):
                 columns[score_name(mask, classes, absent)] = f"mIoU {classes}, {_MASK_WORDS[mask]}"
         # RayIoU has one rule for absent classes, that of its public code: skipped.
-        columns["ray_iou"] = "RayIoU"
+        columns |= {ray_score_name(classes): f"RayIoU {classes}" for classes in class_sets(self.taxonomy)}
         scores = [evaluation.named() for evaluation in self.evaluations]
         columns = {key: title for key, title in columns.items() if any(key in named for named in scores)}
         values = tuple(tuple(_number(named.get(key)) for key in columns) for named in scores)
-        by_column = [_best([row[i] for row in values]) for i in range(len(columns))]
+        by_column = [best_of([row[i] for row in values]) for i in range(len(columns))]
         return ScoreTable(
             title=f"{self._frames()}, per cent, classes absent from truth and prediction "
             + ("skipped" if absent == "skipped" else "counted as 0 (in RayIoU: skipped)"),
@@ -78,7 +79,7 @@ class Comparison:
             columns=self.names,
             rows=self.taxonomy.names,
             values=values,
-            best=tuple(_best(row) for row in values),
+            best=tuple(best_of(row) for row in values),
             notes=self.notes(),
         )
 
@@ -126,6 +127,11 @@ class Comparison:
                         f"({_MASK_WORDS[mask]}): their scores cannot be compared."
                     )
                     break
+            if first.rays and evaluation.rays and first.rays.walk != evaluation.rays.walk:
+                found.append(
+                    f"The rays of {name} walked in {evaluation.rays.walk}, those of {self.names[0]} in "
+                    f"{first.rays.walk}: their RayIoUs differ by that, too."
+                )
         return tuple(found)
 
     def _frames(self) -> str:
@@ -147,31 +153,18 @@ def compare(paths: Sequence[Path], names: Sequence[str] = ()) -> Comparison:
     """Reads evaluations to compare, best baseline first or in any order.
 
     Args:
-        paths: JSON files of `occlift evaluate`.
+        paths: JSON files of `occlift evaluate`; for those of `occlift evaluate-bev` there is `compare_bev`.
         names: names of the runs; by default those of the files, with their folders where those are equal.
 
     Raises:
         ConfigError: there is no file, not one name for each, or their grids or classes differ.
         DataError: a file is missing or something else.
     """
-    if not paths:
-        raise ConfigError("nothing to compare: name the JSON files that `occlift evaluate --json` wrote")
-    if names and len(names) != len(paths):
-        raise ConfigError(f"{len(names)} names for {len(paths)} files; expected one for each")
+    names = run_names(paths, names)
     evaluations = tuple(read_evaluation(path) for path in paths)
     for path, evaluation in zip(paths[1:], evaluations[1:], strict=True):
         evaluations[0].space.check_same(evaluation.space, f"the evaluation {paths[0]}", f"the evaluation {path}")
-    return Comparison(names=tuple(names) or _short_names(paths), evaluations=evaluations)
-
-
-def _short_names(paths: Sequence[Path]) -> tuple[str, ...]:
-    """The shortest ends of the paths, without suffix, that tell them apart."""
-    parts = [path.with_suffix("").absolute().parts for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = tuple("/".join(p[-length:]) for p in parts)
-        if len(set(names)) == len(names):
-            return names
-    return tuple(str(path) for path in paths)
+    return Comparison(names=names, evaluations=evaluations)
 
 
 def _what(which: PerClass) -> str:
@@ -180,11 +173,3 @@ def _what(which: PerClass) -> str:
 
 def _number(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
-
-
-def _best(values: Sequence[float | None]) -> tuple[bool, ...]:
-    """Which values are the largest; none where there is only one, or all are 0."""
-    numbers = [value for value in values if value is not None]
-    if len(values) < 2 or not numbers or max(numbers) == 0:
-        return (False,) * len(values)
-    return tuple(value == max(numbers) for value in values)

@@ -21,7 +21,15 @@ from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import check_some_free, labels_by_token, prediction_path, read_prediction, read_truth
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
-from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape, ray_origins
+from occlift.metrics.rays import (
+    RayCounts,
+    RayWalk,
+    check_walk,
+    float32_ray_origins,
+    ray_histogram,
+    ray_histogram_shape,
+    ray_origins,
+)
 from occlift.runtime.devices import torch_device
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, require_lidar
@@ -84,6 +92,7 @@ class Evaluation:
             "class_iou": {name: _nan_as_none(scores) for name, scores in self.class_iou().items()},
             "histograms": {mask: h.tolist() for mask, h in self.counts.histograms.items()},
             "ray_histogram": self.rays.histogram.tolist() if self.rays else None,
+            **({"ray_walk": self.rays.walk} if self.rays else {}),
             "without_prediction": list(self.without_prediction),
             "without_truth": list(self.without_truth),
             "tokens": list(self.tokens),
@@ -119,7 +128,11 @@ class Evaluation:
                 ),
                 rays=None
                 if rays is None
-                else RayCounts(histogram=_integers(rays, ray_histogram_shape(taxonomy)), taxonomy=taxonomy),
+                else RayCounts(
+                    histogram=_integers(rays, ray_histogram_shape(taxonomy)),
+                    taxonomy=taxonomy,
+                    walk=plain.get("ray_walk", "float64"),
+                ),
                 without_prediction=tuple(plain["without_prediction"]),
                 without_truth=tuple(plain["without_truth"]),
                 space=space,
@@ -152,6 +165,7 @@ def evaluate(
     masks: Sequence[Mask] = MASKS,
     rays: DrivingDataset | None = None,
     device: str = "cpu",
+    ray_walk: RayWalk = "float64",
     allow_missing: bool = False,
     part: tuple[int, int] = (1, 1),
     space: LabelSpace = OCC3D,
@@ -163,12 +177,14 @@ def evaluate(
         masks: evaluated voxels; truth without the file's mask of that name is refused.
         rays: the data set whose lidar poses say where RayIoU's rays start; None: no RayIoU.
         device: where RayIoU's rays are cast, as torch names it; the answer is the same everywhere.
+        ray_walk: how RayIoU's rays walk (`occlift.metrics.rays`); `float32` as those of the public code.
         allow_missing: leave samples out that are missing on one side, instead of refusing to score.
         part: (i, n), score the i-th of n parts of the samples, i from 1; see `merge`.
         space: grid and classes of predictions and truth.
 
     Raises:
-        ConfigError: `part` is none, there is no such device, or RayIoU is asked for and the data set has no lidar.
+        ConfigError: `part` is none, there is no such device, the rays cannot walk so, or RayIoU is asked for and the
+            data set has no lidar.
         DataError: a token is missing on one side (all such are counted, the first are listed) or has truth twice, a
             file is damaged, a prediction holds a value that is no class, or a file is of another class list
             (`labels.files.check_some_free`).
@@ -178,6 +194,7 @@ def evaluate(
             raise DataError(f"{folder}: no such folder")
     if rays is not None:
         torch_device(device)  # refused now, not after the first samples
+        check_walk(ray_walk, device, space.grid)
     number, parts = part
     if not 1 <= number <= parts:
         raise ConfigError(f"part {number}/{parts}: expected i/n with i from 1 to n")
@@ -202,8 +219,8 @@ def evaluate(
         require_lidar(rays, scored, "RayIoU, whose rays start at the lidar")
     taxonomy = space.taxonomy
     total = OccupancyCounts.zero(masks, taxonomy=taxonomy)
-    ray_total = RayCounts.zero(taxonomy) if rays else None
-    origins = _RayOrigins(rays, space.grid) if rays else None
+    ray_total = RayCounts.zero(taxonomy, ray_walk) if rays else None
+    origins = _RayOrigins(rays, space.grid, ray_walk) if rays else None
     for token in track(scored, "evaluate"):
         path, predicted_path = where[token], prediction_path(predictions, token)
         frame = read_truth(path, [mask for mask in masks if mask != "none"], space=space)
@@ -219,9 +236,9 @@ def evaluate(
             if origins and ray_total:
                 h = ray_histogram(
                     truth=frame.semantics, prediction=prediction, origins_m=origins.of(token), space=space,
-                    device=device,
+                    device=device, walk=ray_walk,
                 )  # fmt: skip
-                ray_total += RayCounts(histogram=h, taxonomy=taxonomy)
+                ray_total += RayCounts(histogram=h, taxonomy=taxonomy, walk=ray_walk)
         except DataError as error:
             raise DataError(f"{path} and {predicted_path}: {error}") from error
     return Evaluation(
@@ -255,12 +272,11 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
                 "of one split, each once"
             )
         seen.update(evaluation.tokens)
-        masks = [list(e.counts.histograms) for e in (first, evaluation)]
-        if sorted(masks[0]) != sorted(masks[1]) or (first.rays is None) != (evaluation.rays is None):
-            described = [
-                f"masks {', '.join(m)}{', rays' if e.rays else ''}"
-                for m, e in zip(masks, (first, evaluation), strict=True)
-            ]
+        scored = [
+            (sorted(e.counts.histograms), f", rays ({e.rays.walk})" if e.rays else "") for e in (first, evaluation)
+        ]
+        if scored[0] != scored[1]:
+            described = [f"masks {', '.join(masks)}{rays}" for masks, rays in scored]
             raise DataError(f"parts hold different scores ({described[0]}; {described[1]}); score them alike")
     rays = [evaluation.rays for evaluation in evaluations if evaluation.rays]
     return Evaluation(
@@ -278,8 +294,8 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
 class _RayOrigins:
     """Origins of the rays of a key frame; caches the lidar poses of one scene."""
 
-    def __init__(self, data: DrivingDataset, grid: VoxelGrid) -> None:
-        self._data, self._grid = data, grid
+    def __init__(self, data: DrivingDataset, grid: VoxelGrid, walk: RayWalk) -> None:
+        self._data, self._grid, self._walk = data, grid, walk
         self._scene: str | None = None
         self._global_from_lidar: Float[np.ndarray, "n 4 4"] = np.zeros((0, 4, 4))
 
@@ -289,6 +305,12 @@ class _RayOrigins:
             sweeps = [self._data.key_frame(t).lidar_sweep() for t in self._data.key_frame_tokens(frame.scene)]
             self._global_from_lidar = np.stack([sweep.global_from_lidar for sweep in sweeps])
             self._scene = frame.scene
+        if self._walk == "float32":
+            sweep = frame.lidar_sweep()
+            current = self._data.key_frame_tokens(frame.scene).index(token)
+            return float32_ray_origins(
+                self._global_from_lidar, current, frame.ego_from_lidar(sweep), grid=self._grid
+            )  # fmt: skip
         return ray_origins(self._global_from_lidar, frame.global_from_ego, grid=self._grid)
 
 

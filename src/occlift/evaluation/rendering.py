@@ -175,7 +175,7 @@ def _frames(
         depth=None,
         ray_height=config.ray_height,
         ray_width=config.ray_width,
-        neighbours=False,
+        neighbours=None,
     )
 
 

@@ -72,6 +72,21 @@ class LabelConfig:
         """The stride of the pixels that cast rays, for maps of this size."""
         return self.free_stride or default_free_stride(height, width)
 
+    def doubt_of_threshold(self, height: int, width: int) -> str | None:
+        """Why `min_points` is far too low for votes of images of this size, in words; None if it is not.
+
+        What is best grows with the square root of the number of pixels: 3 points for 96×176, about 35 for 900×1600.
+        """
+        rule = self.decision
+        usual = round(3 * (height * width / self.stride**2 / (96 * 176)) ** 0.5)
+        if rule.fusion != "votes" or rule.min_points * 3 >= usual:
+            return None
+        points = "1 point makes" if rule.min_points == 1 else f"{rule.min_points} points make"
+        return (
+            f"{points} a voxel occupied, which for images of {height}×{width} makes surfaces thick: about {usual} are "
+            f"usual (--min-points {usual}), or use --fusion surface, which has no threshold"
+        )
+
     def identity(self, semantics: Mapping[str, object], depth: Mapping[str, object]) -> dict[str, Any]:
         """Everything that labels depend on, as JSON values; `semantics` and `depth` are the teachers' own settings."""
         plain = asdict(self)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
@@ -24,6 +24,12 @@ MAX_MIN_POINTS: Final = 255
 """The largest threshold that can be decided later: obstruction is counted up to here, in one byte."""
 
 _CONFIDENCE_STEPS: Final = 16
+
+_LEAST_EXTENT_M: Final = 0.05
+_LEAST_ERROR_M: Final = 0.05
+_LARGEST_ERROR_M: Final = 5.0
+"""Limits of what confidence follows from. Voxels with points whose centre no view sees have the largest error: of these
+one in eight was right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +49,7 @@ class DecisionConfig:
             points.
     """
 
-    fusion: Fusion = "votes"
+    fusion: Fusion = "surface"
     min_points: int = 3
     class_min_points: Mapping[str, int] = field(default_factory=dict)
     thin_share: float = 1.0
@@ -75,13 +81,14 @@ _VOTES_ALONE: Final = ("min_points", "class_min_points", "thin_share", "carve")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decision:
-    """A label as far as votes decide it.
+    """A label as far as votes or a surface decide it.
 
     Attributes:
         semantics: semantic classes where occupied, `Taxonomy.free` (17 for Occ3D) where free, 255 unknown.
-        confidence: 0..255 for 0..1, in 16 steps (finer ones say nothing and double the file). Occupied: the winner's
-            share of all evidence about the voxel: points, rays that passed (as many points each as there are per ray)
-            and `min_points` more, as a doubt that fades. Free: p of p + 1 for p rays that passed. Unknown: 0.
+        confidence: 0..255 for 0..1, in 16 steps (finer ones say nothing and double the file). Of a surface: the
+            probability that it is right (`decide_surface`). Of votes no probability: occupied: the winner's share of
+            all evidence about the voxel: points, rays that passed (as many points each as there are per ray) and
+            `min_points` more, as a doubt that fades. Free: p of p + 1 for p rays that passed. Unknown: 0.
     """
 
     semantics: UInt8[np.ndarray, "x y z"]
@@ -135,8 +142,7 @@ def decide_surface(
     there is exact to a voxel: where it is, there would be points. A voxel with a point of a thin class is of that
     class. What lies in front of the surface is free; what is behind it, or seen by nobody, unknown (255).
 
-    Confidence: occupied: the share of the evidence that sees a surface, times the share of the class in the votes,
-    times v of v + 1 for v views. Free: the share of the evidence that does not, times the same.
+    Confidence is the probability that this is right, free or this very class: `_how_sure`.
 
     Args:
         voxel_size_m: smallest edge of a voxel.
@@ -151,12 +157,28 @@ def decide_surface(
     semantics[occupied] = surface.class_id[occupied]
     thin = surface.thin != UNKNOWN
     semantics[thin] = surface.thin[thin]
-    views = np.maximum(surface.views.astype(np.float32), 1)
-    certain = views / (views + 1)
-    near = np.where(known, surface.near, np.float32(1))
-    confidence = np.where(semantics == taxonomy.free, 1 - near, near * np.maximum(surface.class_share, 1e-3)) * certain
-    confidence[semantics == UNKNOWN] = 0
-    return Decision(semantics=semantics, confidence=_in_steps(confidence))
+    return Decision(semantics=semantics, confidence=_in_steps(_how_sure(surface, semantics, taxonomy, voxel_size_m)))
+
+
+def _how_sure(
+    surface: Surface, semantics: UInt8[np.ndarray, "x y z"], taxonomy: Taxonomy, voxel_size_m: float
+) -> Float32[np.ndarray, "x y z"]:
+    """The probability that each voxel is what the label says, 0 where unknown.
+
+    With v views, depth that errs by σ and a surface that passes d from the centre of a voxel of the extent e, the odds
+    that it is in this voxel and no neighbour are 2.2 (v + 1)^0.9 (a / σ)^1.1 exp(-1.7 |d| / e) for an edge of length a;
+    that it has this class is another matter: the class's share of the votes. Of free voxels the odds are 0.75
+    (v + 1)^0.6 (1 + d / e)^2.1. The form is that of physics, the numbers are fitted (`benchmarks/calibration.py`).
+    """
+    views = surface.views + np.float32(1)
+    offset = np.abs(surface.distance_m) / np.maximum(surface.extent_m, np.float32(_LEAST_EXTENT_M))
+    error = np.clip(surface.sigma_m, _LEAST_ERROR_M, _LARGEST_ERROR_M)
+    odds = 2.2 * views**0.9 * (voxel_size_m / error) ** 1.1 * np.exp(-1.7 * offset)
+    occupied = surface.class_share * odds / (1 + odds)
+    odds = 0.75 * views**0.6 * (1 + offset) ** 2.1
+    sure = np.where(semantics == taxonomy.free, odds / (1 + odds), occupied).astype(np.float32)
+    sure[semantics == UNKNOWN] = 0
+    return sure
 
 
 def _in_steps(confidence: np.ndarray) -> np.ndarray:

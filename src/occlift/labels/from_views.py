@@ -100,10 +100,10 @@ def label_from_views(
 ) -> OccupancyLabel:
     """The occupancy label that some views give together.
 
-    By EasyOcc's rule (arXiv 2509.26087): every pixel votes for its class in the voxel that its depth puts it in; a
-    voxel with enough votes is occupied by the majority; what rays pass before they end is free; the rest is unknown.
-    Or, with `decision.fusion="surface"`, by the surface on which views agree (`decide_surface`): occupied where it
-    passes, free in front of it, unknown behind.
+    By the surface on which the views agree (`decide_surface`): occupied where it passes, free in front of it, unknown
+    behind. Or, with `decision.fusion="votes"`, by EasyOcc's rule (arXiv 2509.26087): every pixel votes for its class in
+    the voxel that its depth puts it in; a voxel with enough votes is occupied by the majority; what rays pass before
+    they end is free; the rest is unknown.
 
     Args:
         views: of any cameras and times; their sizes may differ.

@@ -30,6 +30,9 @@ _OBJECT_STORE_BYTES: Final = 100_000_000
 _ANSWER_S: Final = 4.0
 """How long a cluster may take to accept a connection."""
 
+_NO_SETTINGS: Final = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""A frame of HTTP/2: its length (three bytes), its kind (4: settings), flags and stream."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -194,12 +197,25 @@ def _check_answers(ray: Any, address: str) -> None:
     if host is None or port is None:
         return
     try:
-        socket.create_connection((host, port), timeout=_ANSWER_S).close()
+        fault = _fault_of(host, port)
     except OSError as error:
+        fault = f"does not answer ({error})"
+    if fault is not None:
         raise ConfigError(
-            f"there is no Ray cluster at {address}: {host}:{port} does not answer ({error}); start one there (`ray "
-            "start --head`), or say another --address (also: the environment variable RAY_ADDRESS), such as local"
-        ) from error
+            f"there is no Ray cluster at {address}: {host}:{port} {fault}; start one there (`ray start --head`), or "
+            "say another --address (also: the environment variable RAY_ADDRESS), such as local"
+        )
+
+
+def _fault_of(host: str, port: int) -> str | None:
+    """Why what listens there is no cluster, None if it may be one: Ray speaks HTTP/2, whose servers begin with their
+    settings (RFC 9113, 3.4), so that a web server or a database is told apart at once."""
+    with socket.create_connection((host, port), timeout=_ANSWER_S) as connection:
+        if os.environ.get("RAY_USE_TLS") == "1":
+            return None
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _NO_SETTINGS)
+        header = connection.recv(9, socket.MSG_WAITALL)
+    return None if header[3:4] == _NO_SETTINGS[3:4] else "is something else, which does not speak Ray's protocol"
 
 
 def _check_room(there: dict[str, float], address: str, workers: int, gpus_per_worker: float) -> None:

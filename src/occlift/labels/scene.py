@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,6 +23,7 @@ from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import Decision, decide
+from occlift.labels.depth_check import DepthCheck, check_depth, check_track, write_check
 from occlift.labels.files import OccupancyLabel, label_path, write_label
 from occlift.labels.from_views import add_views, decide_by_surface, points_per_ray
 from occlift.labels.fuse import (
@@ -174,7 +175,9 @@ class SceneLabeller:
         path = label_path(self._out, scene, token)
         started = time.perf_counter()
         try:
-            decision, votes, without, teacher_s = self._decide(scene, position)
+            made, without, teacher_s, tokens = self._window(scene, position)
+            decision, votes = self._decide(made, position, tokens)
+            check = self._check(made, position, tokens, decision)
         except DataError as error:
             return Outcome(scene=scene, token=token, failed=str(error), teacher_s=time.perf_counter() - started)
         frame = self._data.key_frame(token)
@@ -184,7 +187,7 @@ class SceneLabeller:
         ]
         label = label_of(decision, cameras, confidence=self._config.confidence, space=self._space)
         fused = time.perf_counter()
-        self._write(path, label, votes, without)
+        self._write(path, label, votes, check, without)
         return Outcome(
             scene=scene,
             token=token,
@@ -194,7 +197,9 @@ class SceneLabeller:
             write_s=time.perf_counter() - fused,
         )
 
-    def _write(self, path: Path, label: OccupancyLabel, votes: Votes | None, without: tuple[str, ...]) -> None:
+    def _write(
+        self, path: Path, label: OccupancyLabel, votes: Votes | None, check: DepthCheck, without: tuple[str, ...]
+    ) -> None:
         """The label last: where it exists, everything does. A note that says it is flawed comes before it, and goes
         after it: whatever moment this is killed at, a flawed label never looks whole."""
         note = path.with_name(INCOMPLETE_NAME)
@@ -203,19 +208,34 @@ class SceneLabeller:
                 file.write((json.dumps(list(without)) + "\n").encode())
         if self._keep_votes and votes:
             write_votes(path.with_name(VOTES_NAME), votes)
+        write_check(path, check)
         write_label(path, label, space=self._space)
         if not without:
             note.unlink(missing_ok=True)
 
-    def _decide(self, scene: str, current: int) -> tuple[Decision, Votes | None, tuple[str, ...], float]:
-        """(decision, votes if it rests on votes, tokens that were left out, seconds that the teachers took)."""
-        made, without, teacher_s, tokens = self._window(scene, current)
+    def _decide(
+        self, made: dict[int, _FrameViews], current: int, tokens: Sequence[str]
+    ) -> tuple[Decision, Votes | None]:
+        """(decision, votes if it rests on votes)."""
         config = self._config
         if config.decision.fusion == "votes":
             votes = self._vote(made, current, tokens)
-            return decide(votes, config.decision, self._space.taxonomy), votes, without, teacher_s
+            return decide(votes, config.decision, self._space.taxonomy), votes
         posed, carried = self._posed(made, current, tokens, config.moving)
-        return decide_by_surface(posed, self._space, carried=carried), None, without, teacher_s
+        return decide_by_surface(posed, self._space, carried=carried), None
+
+    def _check(
+        self, made: dict[int, _FrameViews], current: int, tokens: Sequence[str], decision: Decision
+    ) -> DepthCheck:
+        """What tells whether depth can be trusted: the moments just before and after, and where the car drives."""
+        cars = {position: self._data.key_frame(tokens[position]).global_from_ego for position in made}
+        before = max((p for p in made if p < current), default=current)
+        after = min((p for p in made if p > current), default=current)
+        others = [(cars[p], made[p].views) for p in (before, after) if p != current]
+        check = check_depth((cars[current], made[current].views), others, list(cars.values()), self._space.taxonomy)
+        ego_from_global = inverse(cars[current])
+        track, blocked = check_track(decision.semantics, [ego_from_global @ car for car in cars.values()], self._space)
+        return replace(check, track=track, blocked=blocked)
 
     def _window(self, scene: str, current: int) -> tuple[dict[int, _FrameViews], tuple[str, ...], float, Sequence[str]]:
         """(views by position, tokens that were left out, seconds that the teachers took, tokens of the scene)."""

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
+from occlift.labels.depth_check import DepthCheck, read_checks
 from occlift.labels.files import read_label
+from occlift.labels.manifest import MANIFEST_NAME, read_manifest
 from occlift.scenes.dataset import evenly_spaced
 
 _READ = 10
+_CHECKS_READ = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,4 +102,31 @@ def summarise_labels(paths: Sequence[Path], *, space: LabelSpace = OCC3D) -> Lab
         unknown=float(counts[UNKNOWN]) / total,
         classes={taxonomy.name_of(i): float(occupied[i] / occupied.sum()) for i in order},
         ground_height_m=float(np.median(found)) if len(found) else float("nan"),
+    )
+
+
+def depth_report(folder: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+    """What was measured about the depth behind some labels of a folder when they were made: the errors of the teacher
+    by distance and by rows of the image, and whether they can be trusted, in lines; none where nothing was measured.
+
+    Args:
+        paths: of the labels; a thousand of them are read at most, evenly spaced.
+
+    Raises:
+        DataError: the manifest, or what is written beside a label, is damaged.
+
+    >>> from occlift import LabelConfig, generate_labels, open_dataset
+    >>> config = LabelConfig(semantics="oracle:perfect", depth="oracle:perfect", frames=3)
+    >>> run = generate_labels(open_dataset(town), out, config)
+    >>> depth_report(out, sorted(out.glob("*/*/labels.npz")))[0]
+    'depth (oracle:perfect): one view against others of the same and the next moments'
+    """
+    check = read_checks(evenly_spaced(paths, _CHECKS_READ))
+    if check == DepthCheck():
+        return ()
+    teacher = read_manifest(folder).config.get("depth") if (folder / MANIFEST_NAME).exists() else None
+    return (
+        f"depth ({teacher or 'of an unknown teacher'}): one view against others of the same and the next moments",
+        *(f"  {line}" for line in str(check).split("\n")),
+        *(f"! {doubt}" for doubt in check.doubts),
     )

@@ -16,39 +16,31 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8, UInt32
-from numba import prange
+from jaxtyping import Bool, Float, Float32, Float64, UInt8, UInt32
 
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse
 from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.labels.fuse import EVERYTHING, static_classes
+from occlift.labels.surface_kernels import (
+    NEAREST_M,
+    SAME_SURFACE,
+    SIGMA_PER_M,
+    add_distances,
+    add_points,
+    compare,
+    depth_ratios,
+    find_winners,
+    measure_extents,
+)
 from occlift.labels.view import View
-from occlift.runtime.kernels import njit
 
 PosedView = tuple[View, Float[np.ndarray, "4 4"], bool]
 """A view, the transform from its camera to the grid's frame, and whether what may move by itself counts in it."""
 
-_SIGMA_M: Final = 0.3
-_SIGMA_PER_M: Final = 0.05
-"""Error with which a view enters the average, by depth: that of a good network. Measured errors in its place were worse
-on every data set, because they cut the average off where views disagree."""
-
-_TRUNCATION: Final = 2.0
-_TRUNCATION_M: Final = 0.6
-"""Where distances are cut off, in standard deviations of the view, but no closer than this."""
-
-_NEAREST_M: Final = 0.3
-"""Voxels closer to a camera than this are not seen by it."""
-
 _SCALE_SHARE: Final = 0.8
 _SCALE_VOXELS: Final = 50
 """How far the scale of an image follows the surface, because the image is part of it; and from how many voxels."""
-
-_ON_SURFACE_M: Final = 0.8
-_SAME_SURFACE: Final = 0.25
-"""What scales and errors are measured at: voxels this close to the surface, and depths that differ by less than this
-share; others see something else."""
 
 _PAIRS: Final = 400
 _PIXELS_PER_VIEW: Final = 400
@@ -56,14 +48,6 @@ _PAIR_SAMPLES: Final = 50
 _DISTANCES_M: Final = (0.0, 5.0, 8.0, 12.0, 18.0, 27.0, 40.0, 70.0)
 """From how many pairs of views and pixels of each the error is measured, in which bins of depth, with at least how many
 samples in a bin."""
-
-_SURFACE_SIGMA_M: Final = 0.2
-_SURFACE_SIGMA_SHARE: Final = 0.5
-"""Error of the averaged surface along a ray: half a voxel's extent along the gradient of the distance, which is large
-where surfaces are grazed; at least the former."""
-
-_STEPS: Final = 2
-"""Newton steps by which a point finds the surface along its ray."""
 
 MOST: Final = 0.5
 NEARLY_ALL: Final = 0.75
@@ -150,7 +134,7 @@ def fuse_surface(
     lower_m, size_m = np.asarray(grid.lower_m, float), np.asarray(grid.voxel_size_m, float)
     average = _Average.of(cast, scale, grid.shape, lower_m, size_m, taxonomy, relative)
     extent_m = np.zeros(grid.shape, np.float32)
-    _extents(average.distance_m, average.weight, extent_m)
+    measure_extents(average.distance_m, average.weight, extent_m)
     points = np.zeros(grid.shape, np.uint32)
     thin_ids = np.full(256, -1, np.int64)
     thin_ids[list(taxonomy.ids(taxonomy.thin))] = np.arange(len(taxonomy.thin))
@@ -161,7 +145,7 @@ def fuse_surface(
         spacing = view.intrinsics_px[0, 0] / view.stride * finest_m / (reach_m * _POINTS_ACROSS)
         rotation = (pose[:3, :3] @ np.linalg.inv(view.intrinsics_px)) / size_m[:, None]
         origin = (pose[:3, 3] - lower_m) / size_m
-        _add_points(
+        add_points(
             view.class_id, view.depth_m, view.stride, max(1, int(spacing)), rotation, origin, counted, taxonomy.free,
             float(factor), relative, finest_m, average.distance_m, average.weight, extent_m, thin_ids,
             average.near.reshape(-1), average.classes, points.reshape(-1), thin_points,
@@ -202,7 +186,7 @@ def depth_error(views: Sequence[PosedView], taxonomy: Taxonomy = OCC3D.taxonomy)
     static = static_classes(taxonomy)
     at, ahead = (np.array([pose[:3, column] for _, pose, _ in views]).reshape(-1, 3) for column in (3, 2))
     moved_m = np.linalg.norm(at[:, None] - at[None], axis=-1)
-    pairs = np.argwhere((ahead @ ahead.T > 0.7) & (moved_m > _NEAREST_M))
+    pairs = np.argwhere((ahead @ ahead.T > 0.7) & (moved_m > NEAREST_M))
     if len(pairs) > _PAIRS:
         pairs = pairs[np.linspace(0, len(pairs) - 1, _PAIRS).astype(int)]
     ratios, depths = [np.zeros(0)], [np.zeros(0)]
@@ -211,7 +195,7 @@ def depth_error(views: Sequence[PosedView], taxonomy: Taxonomy = OCC3D.taxonomy)
         step = max(1, round((view.depth_m.size / _PIXELS_PER_VIEW) ** 0.5))
         grid_from_pixel = pose[:3, :3] @ np.linalg.inv(view.intrinsics_px)
         ratio, depth = np.empty((2, view.depth_m.size // step + view.depth_m.shape[0] + 1))
-        count = _compare(
+        count = compare(
             view.class_id, view.depth_m, view.stride, grid_from_pixel, pose[:3, 3].copy(), other.class_id,
             other.depth_m, other.stride, _pixel_from_grid(other, other_pose), static, taxonomy.free, step, ratio, depth,
         )  # fmt: skip
@@ -220,13 +204,13 @@ def depth_error(views: Sequence[PosedView], taxonomy: Taxonomy = OCC3D.taxonomy)
     ratio, depth = np.concatenate(ratios), np.concatenate(depths)
     at_m, relative = [], []
     for low, high in pairwise(_DISTANCES_M):
-        among = ratio[(depth >= low) & (depth < high) & (ratio < _SAME_SURFACE)]
+        among = ratio[(depth >= low) & (depth < high) & (ratio < SAME_SURFACE)]
         if len(among) > _PAIR_SAMPLES:
             at_m.append((low + high) / 2)
             # Of a normal error the median of the absolute value is σ / 1.4826; two views have both one.
             relative.append(1.4826 * float(np.median(among)) / 2**0.5)
     if not at_m:
-        at_m, relative = [0.0], [_SIGMA_PER_M]
+        at_m, relative = [0.0], [SIGMA_PER_M]
     return DepthError(at_m=np.array(at_m), relative=np.array(relative), samples=len(ratio))
 
 
@@ -264,7 +248,7 @@ class _Average:
         views, sigma_m = np.zeros(shape, np.uint8), np.full(shape, np.inf, np.float32)
         classes = np.zeros((distance_m.size if with_classes else 0, taxonomy.free), np.float32)
         for (view, pixel_from_grid, counted), factor in zip(cast, scale, strict=True):
-            _add_distances(
+            add_distances(
                 view.class_id, view.depth_m, view.stride, pixel_from_grid, counted, taxonomy.free, float(factor),
                 relative, lower_m, size_m, distance_m, weight, near, views, sigma_m, classes,
             )  # fmt: skip
@@ -288,7 +272,7 @@ def _scales(
     )  # fmt: skip
     ratio = np.empty(average.weight.size)
     for number, (view, pixel_from_grid, counted) in enumerate(cast):
-        count = _residuals(
+        count = depth_ratios(
             view.class_id, view.depth_m, view.stride, pixel_from_grid, counted, taxonomy.free, lower_m, spacing_m,
             average.distance_m, average.weight, ratio,
         )  # fmt: skip
@@ -297,295 +281,10 @@ def _scales(
     return scale
 
 
-@njit(inline="always")
-def _column_is_unseen(
-    pixel_from_grid: Float64[np.ndarray, "3 4"], x: float, y: float, bottom: float, top: float, width: int, height: int
-) -> bool:
-    """Whether all of a column of voxels is behind the camera or beside the image; a line's image is a line."""
-    behind = left = right = above = below = 0
-    for z in (bottom, top):
-        depth = (
-            pixel_from_grid[2, 0] * x + pixel_from_grid[2, 1] * y + pixel_from_grid[2, 2] * z + pixel_from_grid[2, 3]
-        )
-        u = pixel_from_grid[0, 0] * x + pixel_from_grid[0, 1] * y + pixel_from_grid[0, 2] * z + pixel_from_grid[0, 3]
-        v = pixel_from_grid[1, 0] * x + pixel_from_grid[1, 1] * y + pixel_from_grid[1, 2] * z + pixel_from_grid[1, 3]
-        behind += depth < _NEAREST_M
-        left += u < 0
-        right += u >= depth * width
-        above += v < 0
-        below += v >= depth * height
-    return behind == 2 or left == 2 or right == 2 or above == 2 or below == 2
-
-
-@njit(parallel=True)
-def _add_distances(
-    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
-    pixel_from_grid: Float64[np.ndarray, "3 4"], counted: Bool[np.ndarray, "256"], free: int, scale: float,
-    relative: Float64[np.ndarray, "100"], lower_m: Float64[np.ndarray, "3"], size_m: Float64[np.ndarray, "3"],
-    distance: Float32[np.ndarray, "x y z"], weight: Float32[np.ndarray, "x y z"], near: Float32[np.ndarray, "x y z"],
-    views: UInt8[np.ndarray, "x y z"], sigma_m: Float32[np.ndarray, "x y z"],
-    classes: Float32[np.ndarray, "voxels classes"],
-) -> None:  # fmt: skip
-    rows, columns = depth_m.shape
-    nx, ny, nz = distance.shape
-    p = pixel_from_grid
-    bottom, top = lower_m[2] + 0.5 * size_m[2], lower_m[2] + (nz - 0.5) * size_m[2]
-    for i in prange(nx):
-        x = lower_m[0] + (i + 0.5) * size_m[0]
-        for j in range(ny):
-            y = lower_m[1] + (j + 0.5) * size_m[1]
-            if _column_is_unseen(p, x, y, bottom, top, columns * stride, rows * stride):
-                continue
-            for k in range(nz):
-                z = lower_m[2] + (k + 0.5) * size_m[2]
-                ahead = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
-                if ahead < _NEAREST_M:
-                    continue
-                column = (p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]) / (ahead * stride)
-                row = (p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]) / (ahead * stride)
-                if not (0 <= column < columns and 0 <= row < rows):
-                    continue
-                found = class_id[int(row), int(column)]
-                if found > free or not counted[found]:
-                    continue
-                if found == free:
-                    sigma = _SIGMA_M + _SIGMA_PER_M * ahead
-                    limit = max(_TRUNCATION_M, _TRUNCATION * sigma)
-                    signed = limit
-                else:
-                    depth = float(depth_m[int(row), int(column)]) * scale
-                    sigma = _SIGMA_M + _SIGMA_PER_M * depth
-                    limit = max(_TRUNCATION_M, _TRUNCATION * sigma)
-                    signed = depth - ahead
-                    # Written so that NaN fails.
-                    if not signed >= -limit:
-                        continue
-                share = 1 / (sigma * sigma)
-                weight[i, j, k] += share
-                if views[i, j, k] < 255:
-                    views[i, j, k] += 1
-                if signed >= limit:
-                    distance[i, j, k] += share * limit
-                    continue
-                distance[i, j, k] += share * signed
-                near[i, j, k] += share
-                sigma_m[i, j, k] = min(sigma_m[i, j, k], relative[min(99, int(depth))] * depth)
-                if len(classes) > 0:
-                    classes[(i * ny + j) * nz + k, found] += share
-
-
-@njit
-def _residuals(
-    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
-    pixel_from_grid: Float64[np.ndarray, "3 4"], counted: Bool[np.ndarray, "256"], free: int,
-    lower_m: Float64[np.ndarray, "3"], size_m: Float64[np.ndarray, "3"], distance_m: Float32[np.ndarray, "x y z"],
-    weight: Float32[np.ndarray, "x y z"], ratio: Float64[np.ndarray, " _voxels"],
-) -> int:  # fmt: skip
-    """Logarithms of the depth of the surface over the depth of the view, at voxels close to both; how many."""
-    rows, columns = depth_m.shape
-    nx, ny, nz = distance_m.shape
-    p = pixel_from_grid
-    bottom, top = lower_m[2] + 0.5 * size_m[2], lower_m[2] + (nz - 0.5) * size_m[2]
-    count = 0
-    for i in range(nx):
-        x = lower_m[0] + (i + 0.5) * size_m[0]
-        for j in range(ny):
-            y = lower_m[1] + (j + 0.5) * size_m[1]
-            if _column_is_unseen(p, x, y, bottom, top, columns * stride, rows * stride):
-                continue
-            for k in range(nz):
-                if weight[i, j, k] == 0 or abs(distance_m[i, j, k]) >= _ON_SURFACE_M:
-                    continue
-                z = lower_m[2] + (k + 0.5) * size_m[2]
-                ahead = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
-                if ahead < _NEAREST_M or ahead + distance_m[i, j, k] < _NEAREST_M:
-                    continue
-                column = (p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]) / (ahead * stride)
-                row = (p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]) / (ahead * stride)
-                if not (0 <= column < columns and 0 <= row < rows):
-                    continue
-                found = class_id[int(row), int(column)]
-                depth = float(depth_m[int(row), int(column)])
-                if found < free and counted[found] and abs(depth - ahead) < _SAME_SURFACE * depth:
-                    ratio[count] = np.log((ahead + distance_m[i, j, k]) / depth)
-                    count += 1
-    return count
-
-
-@njit
-def _compare(
-    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
-    grid_from_pixel: Float[np.ndarray, "3 3"], origin_m: Float[np.ndarray, "3"],
-    other_class_id: UInt8[np.ndarray, "_rows _columns"], other_depth_m: Float32[np.ndarray, "_rows _columns"],
-    other_stride: int, pixel_from_grid: Float64[np.ndarray, "3 4"], counted: Bool[np.ndarray, "256"], free: int,
-    step: int, ratio: Float64[np.ndarray, " _samples"], depth_found: Float64[np.ndarray, " _samples"],
-) -> int:  # fmt: skip
-    """Logarithms of the other view's depth over that of every `step`-th pixel's point in it, and the pixel's depth."""
-    rows, columns = other_depth_m.shape
-    q, p = grid_from_pixel, pixel_from_grid
-    count = 0
-    for a in range(step // 2, depth_m.shape[0], step):
-        v = a * stride + stride // 2 + 0.5
-        for b in range(step // 2, depth_m.shape[1], step):
-            found = class_id[a, b]
-            depth = float(depth_m[a, b])
-            if found >= free or not counted[found] or np.isnan(depth):
-                continue
-            u = b * stride + stride // 2 + 0.5
-            x = origin_m[0] + depth * (q[0, 0] * u + q[0, 1] * v + q[0, 2])
-            y = origin_m[1] + depth * (q[1, 0] * u + q[1, 1] * v + q[1, 2])
-            z = origin_m[2] + depth * (q[2, 0] * u + q[2, 1] * v + q[2, 2])
-            ahead = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
-            if ahead < _NEAREST_M:
-                continue
-            column = (p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]) / (ahead * other_stride)
-            row = (p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]) / (ahead * other_stride)
-            if not (0 <= column < columns and 0 <= row < rows) or other_class_id[int(row), int(column)] != found:
-                continue
-            seen = float(other_depth_m[int(row), int(column)])
-            if not np.isnan(seen):
-                ratio[count], depth_found[count] = np.log(seen / ahead), depth
-                count += 1
-    return count
-
-
-@njit(parallel=True)
-def _extents(
-    distance_m: Float32[np.ndarray, "x y z"], weight: Float32[np.ndarray, "x y z"],
-    extent_m: Float32[np.ndarray, "x y z"],
-) -> None:  # fmt: skip
-    """Half the sum over the axes of the larger difference to a neighbour that is known.
-
-    A plane crosses a cube if its distance from the centre is at most half the sum of its changes along the edges.
-    """
-    nx, ny, nz = distance_m.shape
-    for i in prange(nx):
-        for j in range(ny):
-            for k in range(nz):
-                if weight[i, j, k] == 0:
-                    continue
-                here = distance_m[i, j, k]
-                along_x = along_y = along_z = np.float32(0)
-                for side in (-1, 1):
-                    if 0 <= i + side < nx and weight[i + side, j, k] > 0:
-                        along_x = max(along_x, abs(distance_m[i + side, j, k] - here))
-                    if 0 <= j + side < ny and weight[i, j + side, k] > 0:
-                        along_y = max(along_y, abs(distance_m[i, j + side, k] - here))
-                    if 0 <= k + side < nz and weight[i, j, k + side] > 0:
-                        along_z = max(along_z, abs(distance_m[i, j, k + side] - here))
-                extent_m[i, j, k] = np.float32(0.5) * (along_x + along_y + along_z)
-
-
-@njit
-def _distance_at(
-    distance_m: Float32[np.ndarray, "x y z"], weight: Float32[np.ndarray, "x y z"], x: float, y: float, z: float
-) -> float:
-    """The distance at a place (in voxels), interpolated between those of the eight nearest centres that are known; NaN
-    if none is."""
-    i, j, k = int(np.floor(x - 0.5)), int(np.floor(y - 0.5)), int(np.floor(z - 0.5))
-    total = parts = 0.0
-    for a in range(max(i, 0), min(i + 2, distance_m.shape[0])):
-        for b in range(max(j, 0), min(j + 2, distance_m.shape[1])):
-            for c in range(max(k, 0), min(k + 2, distance_m.shape[2])):
-                if weight[a, b, c] > 0:
-                    part = (1 - abs(x - 0.5 - a)) * (1 - abs(y - 0.5 - b)) * (1 - abs(z - 0.5 - c))
-                    total += part * distance_m[a, b, c]
-                    parts += part
-    return total / parts if parts > 1e-6 else np.nan
-
-
-@njit
-def _add_points(
-    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int, step: int,
-    rotation: Float[np.ndarray, "3 3"], origin: Float[np.ndarray, "3"], counted: Bool[np.ndarray, "256"], free: int,
-    scale: float, relative: Float64[np.ndarray, "100"], finest_m: float, distance_m: Float32[np.ndarray, "x y z"],
-    weight: Float32[np.ndarray, "x y z"], extent_m: Float32[np.ndarray, "x y z"], thin_ids: Int[np.ndarray, "256"],
-    near: Float32[np.ndarray, " voxels"], classes: Float32[np.ndarray, "voxels classes"],
-    points: UInt32[np.ndarray, " voxels"], thin_points: UInt32[np.ndarray, "voxels thin"],
-) -> None:  # fmt: skip
-    """The points of a view where they lie on the surface; those of thin classes also where they lie by themselves.
-
-    A point whose depth is exact to a voxel stays. Others follow their ray to the surface, unless that is further than
-    their error and the surface's allow; they go as far as the errors say: all the way if theirs is much the larger.
-    """
-    rows, columns = depth_m.shape
-    nx, ny, nz = distance_m.shape
-    for a in range(rows):
-        v = a * stride + stride // 2 + 0.5
-        for b in range(columns):
-            found = class_id[a, b]
-            if found >= free or not counted[found]:
-                continue
-            thin = thin_ids[found]
-            on_raster = a % step == step // 2 and b % step == step // 2
-            if thin < 0 and not on_raster:
-                continue
-            depth = float(depth_m[a, b])
-            if np.isnan(depth):
-                continue
-            u = b * stride + stride // 2 + 0.5
-            ray_x = rotation[0, 0] * u + rotation[0, 1] * v + rotation[0, 2]
-            ray_y = rotation[1, 0] * u + rotation[1, 1] * v + rotation[1, 2]
-            ray_z = rotation[2, 0] * u + rotation[2, 1] * v + rotation[2, 2]
-            if thin >= 0:
-                x, y, z = origin[0] + depth * ray_x, origin[1] + depth * ray_y, origin[2] + depth * ray_z
-                if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
-                    thin_points[(int(x) * ny + int(y)) * nz + int(z), thin] += 1
-                if not on_raster:
-                    continue
-            depth *= scale
-            x, y, z = origin[0] + depth * ray_x, origin[1] + depth * ray_y, origin[2] + depth * ray_z
-            if not (0 <= x < nx and 0 <= y < ny and 0 <= z < nz):
-                continue
-            sigma = relative[min(99, int(depth))] * depth
-            if sigma > finest_m:
-                surface_sigma = max(_SURFACE_SIGMA_M, _SURFACE_SIGMA_SHARE * 2 * extent_m[int(x), int(y), int(z)])
-                allowed = np.sqrt(sigma * sigma + surface_sigma * surface_sigma)
-                moved = 0.0
-                for _ in range(_STEPS):
-                    there = depth + moved
-                    x, y, z = origin[0] + there * ray_x, origin[1] + there * ray_y, origin[2] + there * ray_z
-                    if not (0 <= x < nx and 0 <= y < ny and 0 <= z < nz):
-                        break
-                    distance = _distance_at(distance_m, weight, x, y, z)
-                    if np.isnan(distance):
-                        break
-                    moved += distance
-                    if abs(moved) > allowed:
-                        break
-                if abs(moved) > allowed:
-                    continue
-                depth += moved * sigma * sigma / (allowed * allowed)
-                x, y, z = origin[0] + depth * ray_x, origin[1] + depth * ray_y, origin[2] + depth * ray_z
-                if not (0 <= x < nx and 0 <= y < ny and 0 <= z < nz):
-                    continue
-            voxel = (int(x) * ny + int(y)) * nz + int(z)
-            points[voxel] += 1
-            # Where no view sees a surface through the centre of the voxel, its points name it.
-            if near[voxel] == 0:
-                classes[voxel, found] += 1
-
-
-@njit(parallel=True)
-def _winners_of(
-    classes: Float32[np.ndarray, "voxels classes"], class_id: UInt8[np.ndarray, " voxels"],
-    share: Float32[np.ndarray, " voxels"],
-) -> None:  # fmt: skip
-    for voxel in prange(len(classes)):
-        best = total = np.float32(0)
-        for c in range(classes.shape[1]):
-            total += classes[voxel, c]
-            if classes[voxel, c] > best:
-                best = classes[voxel, c]
-                class_id[voxel] = c
-        if total > 0:
-            share[voxel] = best / total
-
-
 def _winners(
     classes: Float32[np.ndarray, "voxels classes"],
 ) -> tuple[UInt8[np.ndarray, " voxels"], Float32[np.ndarray, " voxels"]]:
     """Per voxel the class with the most votes (255 without any; the lowest of equals), and its share of them."""
     class_id, share = np.full(len(classes), UNKNOWN, np.uint8), np.zeros(len(classes), np.float32)
-    _winners_of(classes, class_id, share)
+    find_winners(classes, class_id, share)
     return class_id, share

@@ -10,15 +10,19 @@ its distance the range at which it *leaves* the voxel; a ray that meets none is 
 
 Only rays whose truth is not free count. For class c and τ ∈ {1, 2, 4} m a ray is a true positive if both labels are c
 and the distances differ by less than τ; IoU = TP / (n_truth + n_pred − TP), over all rays of all key frames of the
-split. RayIoU@τ is the mean over the semantic classes that are present in truth or prediction, RayIoU the mean of the
-three. All scores are percentages. Source: SparseOcc (arXiv 2312.17118); traversal: `occlift.geometry.traversal`.
+split. RayIoU@τ is the mean over the semantic classes (all, or all that are not vague: 17 or 15 of Occ3D's) that are
+present in truth or prediction, RayIoU the mean of the three. All scores are percentages. Source: SparseOcc (arXiv
+2312.17118); traversal: `occlift.geometry.traversal`.
+
+The public code of that paper rounds to single precision on its way, which decides for rays that run along the faces of
+voxels, as those of a lidar in the middle of the vehicle do. `walk="float32"` repeats it rounding for rounding.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -27,7 +31,12 @@ from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
+from occlift.metrics.occupancy import class_sets
 
+RayWalk = Literal["float64", "float32"]
+"""How rays walk: as exactly as doubles can, or as the public code of RayIoU does."""
+
+RAY_WALKS: Final[tuple[RayWalk, ...]] = get_args(RayWalk)
 THRESHOLDS_M: Final = (1.0, 2.0, 4.0)
 MAX_ORIGINS: Final = 8
 _ORIGIN_MARGIN_M: Final = 1.0
@@ -65,7 +74,30 @@ def ray_origins(
         global_from_ego: of the key frame that is scored, at the lidar's time.
         grid: of the volumes, in that ego frame.
     """
-    origins_ego = transform_points(inverse(global_from_ego), global_from_lidar[:, :3, 3])
+    return _kept(transform_points(inverse(global_from_ego), global_from_lidar[:, :3, 3]), grid)
+
+
+def float32_ray_origins(
+    global_from_lidar: Float[np.ndarray, "frames 4 4"],
+    current: int,
+    ego_from_lidar: Float[np.ndarray, "4 4"],
+    *,
+    grid: VoxelGrid = OCC3D.grid,
+) -> Float[np.ndarray, "origins 3"]:
+    """As `ray_origins`, by the way of the public code: rounded to single precision in the frame of the current lidar.
+
+    Args:
+        current: index of the key frame that is scored among those of the scene.
+        ego_from_lidar: mounting of the lidar, in the ego frame of that key frame.
+    """
+    places_lidar = transform_points(inverse(global_from_lidar[current]), global_from_lidar[:, :3, 3])
+    # The lidar itself is at zero, and not where two products of matrices find it.
+    places_lidar[current] = 0
+    return _kept(transform_points(ego_from_lidar, places_lidar.astype(np.float32).astype(np.float64)), grid)
+
+
+def _kept(origins_ego: Float[np.ndarray, "frames 3"], grid: VoxelGrid) -> Float[np.ndarray, "origins 3"]:
+    """Those in reach of the grid, at most 8 of them."""
     # Grids that do not reach behind the ego vehicle are scored from where it stands all the same.
     lower_m = np.minimum(np.array(grid.lower_m[:2]) + _ORIGIN_MARGIN_M, -_NEAR_EGO_M)
     upper_m = np.maximum(np.array(grid.upper_m[:2]) - _ORIGIN_MARGIN_M, _NEAR_EGO_M)
@@ -83,6 +115,7 @@ def ray_histogram(
     origins_m: Float[np.ndarray, "origins 3"],
     space: LabelSpace = OCC3D,
     device: str = "cpu",
+    walk: RayWalk = "float64",
 ) -> RayHistogram:
     """What the rays of a key frame meet: h[class in truth, class in prediction, bin of the difference of distances].
 
@@ -91,6 +124,7 @@ def ray_histogram(
         origins_m: where rays start (`ray_origins`), metres in the grid's frame; inside of the grid or outside.
         space: grid and classes of both volumes.
         device: `cpu` is compiled; any other, as torch names it, is cast there by torch. The answer is the same.
+        walk: how rays walk; `float32` on the CPU only, and on grids of cubes.
 
     Returns:
         int64 [n, n + 1, 4] for n semantic classes, over the rays whose truth is not free; the last class of the
@@ -98,9 +132,11 @@ def ray_histogram(
         free).
 
     Raises:
+        ConfigError: the walk in single precision is asked for on another device, or on a grid of no cubes.
         DataError: shapes differ from the grid's, or a value is no class: rays need a truth and a prediction that
             decide everywhere.
     """
+    check_walk(walk, device, space.grid)
     grid, free = space.grid, space.taxonomy.free
     for name, volume in (("truth", truth), ("prediction", prediction)):
         if volume.shape != grid.shape:
@@ -116,11 +152,26 @@ def ray_histogram(
         return count_on_device(
             truth, prediction, grid, origins_m, ray_directions(), empty=free, bins_m=THRESHOLDS_M, device=device
         )
-    from occlift.geometry.two_volumes import count_first_hits
-
+    if walk == "float32":
+        from occlift.geometry.float32_walk import count_first_hits
+    else:
+        from occlift.geometry.two_volumes import count_first_hits
     return count_first_hits(
         truth, prediction, grid, origins_m, ray_directions(), empty=free, bins_m=np.array(THRESHOLDS_M)
     )
+
+
+def check_walk(walk: RayWalk, device: str, grid: VoxelGrid) -> None:
+    """Raises ConfigError where rays cannot walk in this way."""
+    if walk not in RAY_WALKS:
+        raise ConfigError(f"there is no ray walk {walk!r}; choose {' or '.join(RAY_WALKS)}")
+    if walk == "float32" and device != "cpu":
+        raise ConfigError(f"the ray walk float32 is computed on the CPU, not on {device}: leave the device out")
+    if walk == "float32" and len(set(grid.voxel_size_m)) > 1:
+        raise ConfigError(
+            f"the ray walk float32 is that of the public code, which knows one voxel size, not {grid.voxel_size_m}: "
+            "choose float64"
+        )
 
 
 def ray_class_iou(h: RayHistogram) -> Float[np.ndarray, "3 classes"]:
@@ -131,6 +182,15 @@ def ray_class_iou(h: RayHistogram) -> Float[np.ndarray, "3 classes"]:
     return np.divide(100.0 * hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
 
 
+def ray_score_name(classes: int, threshold_m: float | None = None) -> str:
+    """The full name of a RayIoU over so many classes: the mean of all thresholds, or at one.
+
+    >>> ray_score_name(17), ray_score_name(15, 2.0)
+    ('ray_iou_17', 'ray_iou_15_2m')
+    """
+    return f"ray_iou_{classes}" + ("" if threshold_m is None else f"_{threshold_m:.0f}m")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RayCounts:
     """The ray histogram of some key frames, and every score that follows from it; parts of a split add up.
@@ -138,29 +198,37 @@ class RayCounts:
     Attributes:
         histogram: as `ray_histogram` makes them.
         taxonomy: classes of the histogram.
+        walk: how the rays walked.
     """
 
     histogram: RayHistogram
     taxonomy: Taxonomy = OCC3D.taxonomy
+    walk: RayWalk = "float64"
 
     @classmethod
-    def zero(cls, taxonomy: Taxonomy = OCC3D.taxonomy) -> RayCounts:
+    def zero(cls, taxonomy: Taxonomy = OCC3D.taxonomy, walk: RayWalk = "float64") -> RayCounts:
         """The counts of no key frame."""
-        return cls(histogram=np.zeros(ray_histogram_shape(taxonomy), np.int64), taxonomy=taxonomy)
+        return cls(histogram=np.zeros(ray_histogram_shape(taxonomy), np.int64), taxonomy=taxonomy, walk=walk)
 
     def __add__(self, other: RayCounts) -> RayCounts:
         mine, others = self.taxonomy.names, other.taxonomy.names
         if mine != others:
             raise ConfigError(f"counts of rays add up only if the classes are the same: {mine} and {others}")
-        return RayCounts(histogram=self.histogram + other.histogram, taxonomy=self.taxonomy)
+        if self.walk != other.walk:
+            raise ConfigError(f"counts of rays add up only if the rays walk alike: {self.walk} and {other.walk}")
+        return RayCounts(histogram=self.histogram + other.histogram, taxonomy=self.taxonomy, walk=self.walk)
 
     def named(self) -> dict[str, float]:
-        """RayIoU and RayIoU at each threshold, by name; NaN if no ray meets anything."""
+        """RayIoU and RayIoU at each threshold over every set of classes, by name; NaN if no ray meets anything."""
         iou = ray_class_iou(self.histogram)
-        present = ~np.isnan(iou[0])
-        at = [float(row[present].mean()) if present.any() else float("nan") for row in iou]
-        names = [f"ray_iou_{threshold:.0f}m" for threshold in THRESHOLDS_M]
-        return {"ray_iou": sum(at) / len(at), **dict(zip(names, at, strict=True))}
+        scores: dict[str, float] = {}
+        for number, classes in class_sets(self.taxonomy).items():
+            of_set = iou[:, list(classes)]
+            present = ~np.isnan(of_set[0])
+            at = [float(row[present].mean()) if present.any() else float("nan") for row in of_set]
+            scores[ray_score_name(number)] = sum(at) / len(at)
+            scores |= {ray_score_name(number, m): score for m, score in zip(THRESHOLDS_M, at, strict=True)}
+        return scores
 
     def class_iou(self) -> dict[str, float]:
         """IoU per class name, mean over the thresholds, per cent; NaN where absent."""

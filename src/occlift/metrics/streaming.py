@@ -152,7 +152,7 @@ class RayScore(SummedMetric):
     >>> truth = torch.full((1, 8, 8, 3), 2, dtype=torch.uint8)  # free
     >>> truth[:, :, :, 0] = 0
     >>> score.update(truth=truth, prediction=truth, origins_m=[torch.tensor([[0.2, 0.1, 1.8]])])
-    >>> score.compute()["ray_iou"]
+    >>> score.compute()["ray_iou_2"]
     100.0
     """
 

@@ -1,19 +1,32 @@
 """The rendering baseline: a volume that learns by being rendered, in the manner of OccNeRF (arXiv 2312.09243).
 
-The network is EasyOcc's: images → features → voxels → 3-D CNN → 18 logits per voxel, the last one *free*. Instead of
-being compared with labels, the volume is rendered into the cameras. At the samples z_i of a ray (z along the optical
-axis):
+The network is EasyOcc's: images → features → voxels → 3-D CNN → 18 logits per voxel, the last one *free*. They are the
+logits of one softmax, whatever trains them. Instead of being compared with labels, the volume is rendered into the
+cameras. At the samples z_i of a ray (z along the optical axis):
 
-    p_i = 1 − σ(free_i)                             that the sample is occupied, from the trilinearly sampled logit
-    w_i = min(1, Σ_{j≤i} p_j) − min(1, Σ_{j<i} p_j)     opacity = Σ w_i
-    depth = Σ w_i z_i + (1 − opacity) · behind          classes = Σ w_i · logits_i
+    p_i = σ(occupied_i),  occupied = ln Σ_c exp(logit_c) − free     that the sample is not free: 1 − softmax(free)
+    w_i = min(1, Σ_{j≤i} p_j) − min(1, Σ_{j<i} p_j)                 opacity = Σ w_i
+    depth = Σ w_i z_i + (1 − opacity) · behind                      classes = Σ w_i · logits_i, without free
 
-As in the public implementation, class logits are sampled once per group of neighbouring samples. What is left of a ray
-ends *behind* the volume: far away, or, ours, where a ray that leads down leaves the volume through its floor, since
-nothing below the ground is seen.
+*occupied* is computed at the voxels and sampled trilinearly. As in the public implementation, class logits are sampled
+once per group of neighbouring samples. What is left of a ray ends *behind* the volume: far away, or, ours, where a ray
+that leads down leaves the volume through its floor, since nothing below the ground is seen.
 
-The logits themselves are the prediction: a voxel is free where that logit is the largest. So the same volume can be
-trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer.
+*What decides.* A voxel is predicted free where that logit is the largest, as everywhere in this library, after a
+constant was added to it: `free_offset`. So predictions follow from what was rendered: a change of the logits that no
+loss sees, the same number on all 18, changes none of them. (The public implementation takes p = 1 − σ(free) from that
+logit alone, and trains the classes against it by rendering all 18 logits, the sky as free. Here that was seen to fill
+the sky with opaque free space, and to end all rays a metre before their cameras.)
+
+Rendering alone does not say how dense a voxel has to be: a surface of three samples with p = 0.3 stops a ray as one of
+p = 1 does. The constant does, and the training split fixes it, without labels: predictions shall begin where rays end.
+With the *margin* of a place, its largest class logit minus free's, rays that end at a depth d have met the margins
+m₁ = max over all samples up to one spacing before d, and m₂ = max up to one spacing behind it; thresholds between the
+two make predictions begin at d. `ending_margin` is the median of (m₁ + m₂) / 2 over the rays of a key frame, and
+`free_offset` its running mean over the key frames of the training, as the statistics of batch norms are.
+
+And the same volume can be trained with labels as well, the *pseudo-loss* between the 3-D CNN and the renderer, which
+trains the same softmax. Labels say themselves what is free, so the constant is 0 then.
 
 *Contracted coordinates* (`geometry.contraction`) let the grid reach to infinity; voxels inside Occ3D's extent then
 take the `inner_share` of every axis. Such a grid has no outside: every sample of every ray counts, and fog that ends
@@ -26,6 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -45,6 +59,12 @@ _FIRST_OCCUPIED: Final = 0.05
 
 _FIRST_OCCUPIED_OF_RAY: Final = 0.7
 """Of all samples of a ray together in an untrained contracted volume: no ray is opaque, every term has a gradient."""
+
+_OCCUPIED: Final = "1 - softmax(free)"
+"""What is rendered as occupied. It is recorded: a network that was trained by another rule shows something else."""
+
+_REMEMBERED: Final = 50
+"""Key frames of which `free_offset` is the mean, older ones counting less and less."""
 
 _TINY: Final = 1e-6
 
@@ -127,17 +147,23 @@ class RenderingConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers."""
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "network"}
-        return {"network": self.network.to_dict(), **fields}
+        return {"network": self.network.to_dict(), "occupied": _OCCUPIED, **fields}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> RenderingConfig:
         """The inverse of `to_dict`.
 
         Raises:
-            ConfigError: a field is missing or unknown.
+            ConfigError: a field is missing or unknown, or the network was trained to be rendered by another rule.
         """
+        fields = {name: value for name, value in plain.items() if name != "occupied"}
+        if (rule := plain.get("occupied", "1 - sigmoid(free)")) != _OCCUPIED:
+            raise ConfigError(
+                f"a rendering model whose voxels were rendered as occupied with {rule}, which does not train what its "
+                f"predictions decide; this version renders {_OCCUPIED}: train it again"
+            )
         try:
-            return cls(**{**plain, "network": EasyOccConfig.from_dict(plain["network"])})
+            return cls(**{**fields, "network": EasyOccConfig.from_dict(plain["network"])})
         except (KeyError, TypeError) as error:
             raise ConfigError(f"not the configuration of a rendering model: {error}") from error
 
@@ -185,6 +211,8 @@ class RenderingModel(nn.Module):
     occ3d_in_grid: Tensor
     lower_m: Tensor
     upper_m: Tensor
+    free_offset: Tensor
+    decided_on: Tensor
 
     def __init__(self, config: RenderingConfig) -> None:
         super().__init__()
@@ -203,6 +231,9 @@ class RenderingModel(nn.Module):
         self.register_buffer("spacing_m", edges.diff(), persistent=False)
         occ3d = torch.from_numpy(config.space.grid.centers()).float()
         self.register_buffer("occ3d_in_grid", self._in_grid(occ3d)[None], persistent=False)
+        self.register_buffer("free_offset", torch.zeros(()))
+        # Number of key frames whose rays went into it.
+        self.register_buffer("decided_on", torch.zeros((), dtype=torch.long))
         self._start_as_fog()
 
     def _start_as_fog(self) -> None:
@@ -211,15 +242,69 @@ class RenderingModel(nn.Module):
         occupied = _FIRST_OCCUPIED
         if self.config.inner_share is not None:
             occupied = _FIRST_OCCUPIED_OF_RAY / self.config.samples
+        taxonomy = self.config.space.taxonomy
         with torch.no_grad():
             head.bias.zero_()
-            head.bias.view(-1, self.config.space.taxonomy.num_classes)[:, -1] = math.log(1 / occupied - 1)
+            # Against all semantic classes together.
+            head.bias.view(-1, taxonomy.num_classes)[:, -1] = math.log(1 / occupied - 1) + math.log(taxonomy.free)
 
     def forward(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
     ) -> Float[Tensor, "batch classes label_x label_y label_z"]:
-        """Logits per voxel [x, y, z] of the Occ3D grid; arguments as `EasyOcc.forward`."""
-        return self.occ3d_logits(self.volume(images, rig))
+        """Logits per voxel [x, y, z] of the Occ3D grid, the largest the prediction; arguments as `EasyOcc.forward`."""
+        return self.decided(self.volume(images, rig))
+
+    def decided(
+        self, volume: Float[Tensor, "batch classes x y z"]
+    ) -> Float[Tensor, "batch classes label_x label_y label_z"]:
+        """`occ3d_logits` with `free_offset` on that of free: the largest is the prediction."""
+        logits = self.occ3d_logits(volume)
+        return torch.cat((logits[:, :-1], logits[:, -1:] + self.free_offset.to(logits.dtype)), 1)
+
+    def predicting_network(self) -> EasyOcc:
+        """The network whose logits are those of `forward`: without the renderer, which only trains.
+
+        Raises:
+            ConfigError: the volume is contracted, and the network's grid is not that of the labels.
+        """
+        if self.config.inner_share is not None:
+            raise ConfigError(
+                "a contracted volume reaches beyond the grid of the labels: no network answers on it alone"
+            )
+        network = deepcopy(self.network)
+        with torch.no_grad():
+            network.head.bias.view(-1, self.config.space.taxonomy.num_classes)[:, -1] += self.free_offset
+        return network
+
+    @torch.no_grad()
+    def ending_margin(
+        self, volume: Float[Tensor, "1 classes x y z"], rig: CameraRig, rendering: Rendering
+    ) -> Float[Tensor, ""]:
+        """The margin (largest class logit minus free's) at which predictions begin where rays end; NaN where none does.
+
+        Args:
+            volume: of one key frame.
+            rendering: of this volume into this rig.
+        """
+        origins, directions = rig.rays(self.config.ray_height, self.config.ray_width)
+        in_grid = self._in_grid(
+            origins[..., None, None, None, :] + rendering.z_m[..., None] * directions[..., None, :]
+        )  # fmt: skip
+        margins = volume[:, :-1].amax(1, keepdim=True).float() - volume[:, -1:].float()
+        met = _trilinear(margins, in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0].view(rendering.z_m.shape)
+        met = torch.where((in_grid.abs() < 1).all(-1), met, -torch.inf)
+        from_end_m = rendering.z_m - rendering.depth_m[..., None]
+        before = torch.where(from_end_m < -self.spacing_m, met, -torch.inf).amax(-1)
+        behind = torch.where(from_end_m < self.spacing_m, met, -torch.inf).amax(-1)
+        halfway = (before + behind)[(rendering.opacity > 0.5) & before.isfinite()] / 2
+        return halfway.median() if len(halfway) else halfway.new_tensor(torch.nan)
+
+    @torch.no_grad()
+    def decide_by(self, margins: Float[Tensor, "frames"]) -> None:
+        """Takes the `ending_margin` of some key frames of the training into the running mean; those of NaN are none."""
+        for margin in margins[margins.isfinite()]:
+            self.decided_on += 1
+            self.free_offset += (margin - self.free_offset) / self.decided_on.clamp(max=_REMEMBERED)
 
     def volume(
         self, images: Float[Tensor, "batch cameras 3 height width"], rig: CameraRig
@@ -259,8 +344,8 @@ class RenderingModel(nn.Module):
             grouped = in_grid.view(*in_grid.shape[:-2], -1, config.class_group, 3).mean(-2)
         inside = (in_grid.abs() < 1).all(-1)
         # grid_sample wants three spatial axes: rays and samples as they come, and an axis of one.
-        free = _trilinear(volume[:, -1:], in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0]
-        occupied = torch.sigmoid(-free).view(inside.shape) * inside
+        log_odds = _trilinear(occupied_log_odds(volume), in_grid.flatten(1, 3)[:, :, :, None])[:, 0, :, :, 0]
+        occupied = torch.sigmoid(log_odds).view(inside.shape) * inside
         reached = occupied.cumsum(-1).clamp(max=1)
         weights = reached.diff(dim=-1, prepend=torch.zeros_like(reached[..., :1]))
         opacity = reached[..., -1]
@@ -301,6 +386,17 @@ class RenderingModel(nn.Module):
         """Ego points (metres) → coordinates of the volume's grid, −1..1 from face to face along x, y, z."""
         inner = 2 * (points_ego - self.lower_m) / (self.upper_m - self.lower_m) - 1
         return inner if self.config.inner_share is None else contracted(inner, self.config.inner_share)
+
+
+def occupied_log_odds(volume: Float[Tensor, "batch classes x y z"]) -> Float[Tensor, "batch 1 x y z"]:
+    """ln p/(1 − p) of the probability p that a voxel is not free, by the softmax of its logits, the last of them free.
+
+    >>> import torch
+    >>> logits = torch.tensor([0.3, 0.5, 0.2]).log()[None, :, None, None, None]
+    >>> occupied_log_odds(logits).sigmoid().item()
+    0.800000011920929
+    """
+    return volume[:, :-1].logsumexp(1, keepdim=True) - volume[:, -1:]
 
 
 def _sample_edges_m(config: RenderingConfig) -> Float[Tensor, "edges"]:

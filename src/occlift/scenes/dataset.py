@@ -25,6 +25,9 @@ from occlift.scenes.truth_maps import TruthMaps
 
 MapClass = Literal["drivable_area", "crossing", "lane_divider"]
 
+AdjacentImages = tuple[tuple[CameraImage | None, ...], tuple[CameraImage | None, ...]]
+"""Images just before, and images just after, one per camera or None."""
+
 MAP_CLASSES: Final[tuple[MapClass, ...]] = get_args(MapClass)
 
 
@@ -199,6 +202,19 @@ class HasMap(Protocol):
 
 
 @runtime_checkable
+class HasSweeps(Protocol):
+    """Data sets whose cameras also recorded images between the key frames."""
+
+    def adjacent_images(self, token: str) -> AdjacentImages:
+        """Of every image of a key frame, in order, the image of the same camera just before it and just after it.
+
+        Returns:
+            All that were just before, then all that were just after; None where there is none, as where a scene ends.
+        """
+        ...
+
+
+@runtime_checkable
 class HasTruthMaps(Protocol):
     """Data sets with exact class, depth and object of every pixel, such as a town."""
 
@@ -213,6 +229,7 @@ _Item = TypeVar("_Item")
 _CAPABILITIES: Final[Mapping[type, str]] = {
     HasBoxes: "annotated boxes (a method boxes(token))",
     HasMap: "a map of the ground (a method scene_map(scene))",
+    HasSweeps: "camera images between its key frames (a method adjacent_images(token))",
     HasTruthMaps: "truth maps of its images (a method truth_maps(image))",
 }
 

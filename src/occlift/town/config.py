@@ -19,6 +19,7 @@ class TownConfig:
         image_width: width of the images, pixels; the field of view is cropped in height to the aspect ratio.
         maps: class, depth and instance maps written beside the images, for the oracle teacher.
         static: a town in which nothing but the ego vehicle moves.
+        sweeps: camera images 1/12 s before and after those of the key frames, as cameras at 12 Hz record them.
     """
 
     scenes: int = 10
@@ -28,6 +29,7 @@ class TownConfig:
     image_width: int = 400
     maps: bool = False
     static: bool = False
+    sweeps: bool = False
 
     def __post_init__(self) -> None:
         for name in ("scenes", "frames"):

@@ -31,6 +31,8 @@ TABLES: Final = "v1.0-town"
 GTS: Final = "gts"
 """The folder of the truth in a town."""
 _PERIOD_US: Final = 500_000
+_SWEEP_PERIOD_US: Final = 83_333
+"""From image to image of a camera, at 12 Hz."""
 _EPOCH_US: Final = 1_600_000_000_000_000
 _BOX_MARGIN_M: Final = 0.05
 _ANNOTATED_WITHIN_M: Final = 80.0
@@ -71,6 +73,8 @@ class SceneWriter:
         config = self._config
         self._scene: TownScene = scene_of_town(config, self._number)
         self._rng = np.random.default_rng((config.seed, self._number, 1))
+        # Of its own: what is seen in key frames does not depend on whether there are sweeps.
+        self._sweep_rng = np.random.default_rng((config.seed, self._number, 2))
         self._rig: SensorRig = build_rig(self._rng, height=config.image_height, width=config.image_width)
         self._truth = SceneTruth(self._scene)
         self._start_us = _EPOCH_US + 1_000_000_000 * self._number
@@ -112,23 +116,26 @@ class SceneWriter:
         with replacing(path) as stream:
             picture.resize((size[0], size[1]), Image.Resampling.NEAREST).save(stream, "PNG")
 
-    def _data(self, index: int, channel: str, timestamp_us: int, file: str, size: tuple[int, int]) -> None:
-        """Rows of one sensor reading and of the ego pose at its time."""
+    def _data(
+        self, index: int, channel: str, timestamp_us: int, file: str, size: tuple[int, int], beside: str = ""
+    ) -> None:
+        """Rows of one sensor reading and of the ego pose at its time; `beside` names a sweep of the key frame."""
         time_s = (timestamp_us - self._start_us) / 1e6
-        pose_token = tables.token(self._name, index, channel, "ego_pose")
+        what = (channel, beside) if beside else (channel,)
+        pose_token = tables.token(self._name, index, *what, "ego_pose")
         pose = self._scene.drive.global_from_ego(time_s)
         self._rows["ego_pose"].append(
             {"token": pose_token, "timestamp": timestamp_us, "rotation": list(quaternion_from_rotation(pose[:3, :3])),
              "translation": pose[:3, 3].tolist()}
         )  # fmt: skip
         row = {
-            "token": tables.token(self._name, index, channel, "sample_data"),
+            "token": tables.token(self._name, index, *what, "sample_data"),
             "sample_token": tables.token(self._name, index, "sample"),
             "ego_pose_token": pose_token,
             "calibrated_sensor_token": tables.token(self._name, channel, "calibrated_sensor"),
             "timestamp": timestamp_us,
             "fileformat": "pcd" if channel == tables.LIDAR_CHANNEL else "jpg",
-            "is_key_frame": True,
+            "is_key_frame": not beside,
             "height": size[0],
             "width": size[1],
             "filename": file,
@@ -155,20 +162,35 @@ class SceneWriter:
         views = []
         for camera in self._rig.cameras:
             image_us = timestamp_us - camera.lag_us
-            image_s = (image_us - self._start_us) / 1e6
-            global_from_camera = scene.drive.global_from_ego(image_s) @ camera.ego_from_camera
-            rendered = render_image(
-                scene.ground, scene.light, scene.static, scene.moving(image_s), intrinsics_px=camera.intrinsics_px,
-                global_from_camera=global_from_camera, height=config.image_height, width=config.image_width,
-                seed=int(self._rng.integers(1 << 40)),
-            )  # fmt: skip
-            file = f"samples/{camera.camera}/{self._name}__{camera.camera}__{image_us}.jpg"
-            self._pending.append(self._pool.submit(_write_image, self._out / file, rendered, config.maps))
-            self._data(index, camera.camera, image_us, file, (config.image_height, config.image_width))
+            if config.sweeps and index > 0:
+                self._image(index, camera, image_us - _SWEEP_PERIOD_US, beside="before")
+            global_from_camera, image_s = self._image(index, camera, image_us)
+            if config.sweeps and index + 1 < config.frames:
+                self._image(index, camera, image_us + _SWEEP_PERIOD_US, beside="after")
             views.append((camera, global_from_camera, image_s))
         self._seen_from.append([(camera, global_from_camera) for camera, global_from_camera, _ in views])
         shares = visible_share(scene, views, height=config.image_height, width=config.image_width, rng=self._rng)
         self._annotate(sample_token, index, time_s, global_from_lidar, points_lidar, shares)
+
+    def _image(
+        self, index: int, camera: MountedCamera, image_us: int, *, beside: str = ""
+    ) -> tuple[Float[np.ndarray, "4 4"], float]:
+        """Draws an image of a key frame, or of a sweep beside it; where its camera was, and when, seconds."""
+        scene, config = self._scene, self._config
+        image_s = (image_us - self._start_us) / 1e6
+        global_from_camera = scene.drive.global_from_ego(image_s) @ camera.ego_from_camera
+        rng = self._sweep_rng if beside else self._rng
+        rendered = render_image(
+            scene.ground, scene.light, scene.static, scene.moving(image_s), intrinsics_px=camera.intrinsics_px,
+            global_from_camera=global_from_camera, height=config.image_height, width=config.image_width,
+            seed=int(rng.integers(1 << 40)),
+        )  # fmt: skip
+        folder = "sweeps" if beside else "samples"
+        file = f"{folder}/{camera.camera}/{self._name}__{camera.camera}__{image_us}.jpg"
+        maps = config.maps and not beside
+        self._pending.append(self._pool.submit(_write_image, self._out / file, rendered, maps))
+        self._data(index, camera.camera, image_us, file, (config.image_height, config.image_width), beside)
+        return global_from_camera, image_s
 
     def _annotate(
         self, sample_token: str, index: int, time_s: float, global_from_lidar: Float[np.ndarray, "4 4"],

@@ -3,6 +3,7 @@
     OUT/v1.0-town/*.json                         the thirteen tables
     OUT/samples/<channel>/*.jpg, *.pcd.bin       sensor data
     OUT/samples/<channel>/*.truth.npz            class, depth and instance per pixel, if asked for
+    OUT/sweeps/<channel>/*.jpg                   images beside those of the key frames, if asked for
     OUT/maps/<token>.png                         driveable surface and sidewalks, 0.1 m per pixel
     OUT/maps/expansion/<scene>.json              drivable area, crossings and dividers as polygons and lines
     OUT/gts/<scene>/<token>/labels.npz           occupancy and both masks
@@ -113,8 +114,11 @@ def _write_scene(out: Path, config: TownConfig, number: int) -> None:
 
 def _claim(out: Path, config: TownConfig) -> None:
     """Makes `out` the folder of this town, or finds that it is."""
+    settings = asdict(config)
+    if not config.sweeps:
+        del settings["sweeps"]  # towns from before there was this choice stay the same towns
     # As JSON gives it back.
-    wanted = json.loads(json.dumps({"format": _FORMAT, **asdict(config)}))
+    wanted = json.loads(json.dumps({"format": _FORMAT, **settings}))
     path = out / _RECORD_NAME
     if is_claimed(out, path.name, contents="town"):
         check_same(out, read_record(path), wanted, contents="a town")

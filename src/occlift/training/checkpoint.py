@@ -99,8 +99,11 @@ def load_easyocc(checkpoint: Path) -> EasyOcc | RenderingModel:
         )
     # The weights are in the checkpoint: where the first ones came from no longer matters.
     if task == "rendering":
-        network = {**config["network"], "pretrained": None}
-        return _loaded(RenderingModel(RenderingConfig.from_dict({**config, "network": network})), parts, checkpoint)
+        try:
+            rendering = RenderingConfig.from_dict({**config, "network": {**config["network"], "pretrained": None}})
+        except ConfigError as error:
+            raise DataError(f"{checkpoint}: {error}") from error
+        return _loaded(RenderingModel(rendering), parts, checkpoint)
     return _loaded(EasyOcc(EasyOccConfig.from_dict({**config, "pretrained": None})), parts, checkpoint)
 
 

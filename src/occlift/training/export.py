@@ -61,17 +61,17 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int | None
     hold the label space and the names of the cameras.
 
     Args:
-        checkpoint: of an `occlift.training.occupancy.OccupancyTraining`.
+        checkpoint: of an `OccupancyTraining`, or of a `RenderingTraining` without contraction.
         onnx: the file, there whole or not at all.
         opset: of ONNX, 20 or later.
         cameras: images per key frame; None: as many as in the training (6 where the checkpoint does not say).
 
     Raises:
-        ConfigError: a package is missing, the opset is too old, or the checkpoint is not an EasyOcc's.
+        ConfigError: a package is missing, the opset is too old, or the volume is contracted.
         DataError: the checkpoint is missing or damaged.
         ExportDiffers: the logits differ by more than `MAX_DIFFERENCE`; nothing was written.
     """
-    from occlift.models.easyocc import EasyOcc
+    from occlift.models.rendering import RenderingModel
     from occlift.training.checkpoint import load_easyocc, trained_cameras
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
@@ -82,8 +82,11 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int | None
     if cameras is not None and cameras < 1:
         raise ConfigError(f"a key frame needs at least one camera, got {cameras}")
     model, names = load_easyocc(checkpoint), trained_cameras(checkpoint)
-    if not isinstance(model, EasyOcc):
-        raise ConfigError(f"{checkpoint}: expected an EasyOcc; a rendering model is a baseline and is not exported")
+    if isinstance(model, RenderingModel):
+        try:
+            model = model.predicting_network()
+        except ConfigError as error:
+            raise ConfigError(f"{checkpoint}: {error}; train it without --contracted") from error
     cameras = cameras or len(names) or 6
     serialized = to_onnx(model, opset=opset, cameras=cameras, names=names)
     batches = (1, 2)

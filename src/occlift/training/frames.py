@@ -249,6 +249,18 @@ class OccupancyFrames(Dataset[FrameBatch]):
             confidence=None if stored.confidence is None else stored.confidence[None],
         )
 
+    def images_of(self, key_frame: KeyFrame) -> FrameBatch:
+        """The images of a key frame as an item without labels; nothing is kept in memory.
+
+        Args:
+            key_frame: one of the data set, or one with images of another moment in the place of its own: the rig leads
+                from each camera at its time to the ego frame of the key frame all the same.
+        """
+        images, rig = self._images(key_frame)
+        return FrameBatch(
+            tokens=(key_frame.token,), images=normalised(images)[None], rig=rig, semantics=None, mask_camera=None
+        )
+
     def _read(self, token: str) -> _Stored:
         key_frame = self._data.key_frame(token)
         images, rig = self._images(key_frame)

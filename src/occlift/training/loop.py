@@ -8,9 +8,9 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
@@ -91,6 +91,7 @@ class TrainRun:
         seconds: of this call.
         losses: CSV with the columns step, name, value (`occlift.training.callbacks.read_scalars`).
         train_frames: how many.
+        remarks: what readers should know of its data (`TrainingSpec.remarks`).
     """
 
     checkpoint: Path
@@ -98,6 +99,7 @@ class TrainRun:
     seconds: float
     losses: Path
     train_frames: int
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_start(settings: LoopSettings, resume: Path | None, max_steps: int | None) -> None:

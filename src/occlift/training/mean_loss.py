@@ -36,7 +36,7 @@ def logged_mean(
     """
     names = tuple(terms[0])
     matrix = torch.stack([torch.stack([term[name] for name in names]) for term in terms])
-    everywhere = _of_all_processes(matrix.detach())
+    everywhere = of_all_processes(matrix.detach())
     if not bool(everywhere.isfinite().all()):
         raise _diverged(task, everywhere, names, tokens)
     means = everywhere.mean((0, 1))
@@ -46,7 +46,8 @@ def logged_mean(
     return matrix.mean(0).sum()
 
 
-def _of_all_processes(matrix: Float[Tensor, "frames terms"]) -> Float[Tensor, "processes frames terms"]:
+def of_all_processes(matrix: Float[Tensor, "frames *terms"]) -> Float[Tensor, "processes frames *terms"]:
+    """What each of the processes that train together has; the same shape everywhere."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return matrix[None]
     gathered = [torch.empty_like(matrix) for _ in range(distributed.get_world_size())]

@@ -58,7 +58,7 @@ class TrainConfig:
     """
 
     model: EasyOccConfig = field(default_factory=EasyOccConfig.demo)
-    # 1/log f: with 1/√f the free class counts so little that rays are filled from front to back (docs/results.md).
+    # 1/log f: with 1/√f the free class counts so little that rays are filled from front to back (docs/results/demo.md).
     loss: OccupancyLossConfig = field(
         default_factory=lambda: OccupancyLossConfig(
             class_weighting="inverse_log", max_voxels=100_000, max_lovasz_voxels=30_000

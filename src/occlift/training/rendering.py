@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from occlift.errors import ConfigError
 from occlift.labels.files import label_paths
@@ -18,7 +18,7 @@ from occlift.labels.manifest import check_label_space
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig
 from occlift.runtime.devices import Precision
-from occlift.scenes.dataset import evenly_spaced, split_tokens
+from occlift.scenes.dataset import HasSweeps, evenly_spaced, split_tokens
 from occlift.teachers.files import warn_of_strange_maps
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 from occlift.training.augment import mirrored_where_possible
@@ -31,7 +31,7 @@ from occlift.training.run_folder import run_identity
 if TYPE_CHECKING:
     from occlift.training.loaders import TrainingData
     from occlift.training.one_cycle import OneCycleTask
-    from occlift.training.rendering_frames import RenderingFrames
+    from occlift.training.rendering_frames import Neighbours, RenderingFrames
 
 _COUNTED_FRAMES: Final = 400
 
@@ -51,6 +51,8 @@ class RenderingTrainConfig:
         depth: teacher of depth maps, asked only where the loss compares depths (`--maps-only`).
         depth_options: options of this teacher, as name=value.
         teacher_seed: random seed of the oracle's errors.
+        neighbours: images that the photometric loss compares with; sweeps are those of the same camera just before and
+            after, key_frames those of the key frames before and after; auto is sweeps where the data set has any.
         optimizer: schedule, and step sizes.
         split: split of the data set that is trained on.
         checkpoint_every: number of steps between two checkpoints; there is always one at the end.
@@ -72,6 +74,7 @@ class RenderingTrainConfig:
     depth: str = "oracle:foundation"
     depth_options: Mapping[str, str] = field(default_factory=dict)
     teacher_seed: int = 0
+    neighbours: Literal["auto", "sweeps", "key_frames"] = "auto"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     split: str = "train"
     checkpoint_every: int = 100
@@ -153,17 +156,30 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
             depth=depth,
             ray_height=config.model.ray_height,
             ray_width=config.model.ray_width,
-            neighbours=config.loss.photometric > 0,
+            neighbours=self._neighbours(),
             taxonomy=taxonomy,
             cache_bytes=config.cache_bytes // 4,
         )
 
+    def _neighbours(self) -> Neighbours | None:
+        """What neighbours are, where the loss compares images."""
+        if not self.config.loss.photometric:
+            return None
+        if self.config.neighbours == "auto":
+            return "sweeps" if isinstance(self.data, HasSweeps) else "key_frames"
+        return self.config.neighbours
+
     def resolved(self, frames: RenderingFrames) -> RenderingTraining:
-        """Without mirroring where the grid is not its own mirror image."""
-        return replace(self, config=mirrored_where_possible(self.config, self.config.model.space.grid))
+        """Without mirroring where the grid is not its own mirror image, and with the neighbours that there are."""
+        config = mirrored_where_possible(self.config, self.config.model.space.grid)
+        return replace(self, config=replace(config, neighbours=self._neighbours() or "auto"))
 
     def identity(self) -> dict[str, Any]:
         return run_identity(self.config.to_dict(), self.labels, self.data.cameras)
+
+    def remarks(self, frames: RenderingFrames) -> dict[str, str]:
+        found = frames.describe_neighbours()
+        return {} if found is None else {"neighbours": found}
 
     def counts(self, frames: RenderingFrames) -> tuple[list[int], list[int] | None]:
         """Rays per class in the class maps, and voxels per class in the labels."""

@@ -1,9 +1,15 @@
-"""Key frames as a rendering model needs them: images, their neighbours in time, and maps at the rays."""
+"""Key frames as a rendering model needs them: images, their neighbours in time, and maps at the rays.
+
+A photometric loss wants neighbours that show nearly the same. Where a data set has images between its key frames
+(`HasSweeps`), the neighbours of an image are those of its camera just before and just after it; otherwise they are the
+key frames before and after.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -14,7 +20,7 @@ from torch.utils.data import Dataset
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.transforms import inverse
 from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
-from occlift.scenes.dataset import DrivingDataset
+from occlift.scenes.dataset import DrivingDataset, HasSweeps, evenly_spaced, require
 from occlift.scenes.frames import CameraImage
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 from occlift.training.frames import FrameBatch, OccupancyFrames, collate_frames
@@ -26,10 +32,10 @@ class RenderingBatch:
 
     Attributes:
         frame: images, rig and, where asked for, labels.
-        neighbours: the key frames before and after, without labels; empty where they were not asked for. Where a scene
-            begins or ends, the frame itself stands in.
-        neighbour_ego_from_ego: from the ego frame of the key frame to that of each neighbour.
-        exists: which neighbours are real.
+        neighbours: what the cameras saw before and after, without labels; empty where it was not asked for. Where there
+            is nothing, as where a scene begins or ends, the image itself stands in.
+        neighbour_ego_from_ego: from the ego frame of the key frame to that in which each neighbour's rig is given.
+        exists: which images of the neighbours are real.
         class_id: what the rays show: a class, `Taxonomy.free` for the sky, 255 unknown.
         depth_m: how far it is, along the optical axis; NaN unknown, +inf nothing; None where it was not asked for.
     """
@@ -37,7 +43,7 @@ class RenderingBatch:
     frame: FrameBatch
     neighbours: tuple[FrameBatch, ...]
     neighbour_ego_from_ego: Float[Tensor, "batch neighbours 4 4"]
-    exists: Bool[Tensor, "batch neighbours"]
+    exists: Bool[Tensor, "batch neighbours cameras"]
     class_id: UInt8[Tensor, "batch cameras rows columns"]
     depth_m: Float[Tensor, "batch cameras rows columns"] | None
 
@@ -108,6 +114,15 @@ def collate_rendering(samples: Sequence[RenderingBatch]) -> RenderingBatch:
     )
 
 
+Neighbours = Literal["sweeps", "key_frames"]
+
+_Neighbourhood = tuple[
+    tuple[FrameBatch, ...], Float[Tensor, "1 neighbours 4 4"], Bool[Tensor, "1 neighbours cameras"]
+]  # fmt: skip
+
+_DESCRIBED_FRAMES: Final = 100
+
+
 class RenderingFrames(Dataset[RenderingBatch]):
     """Key frames with neighbours and maps; every item is a batch of one.
 
@@ -118,11 +133,13 @@ class RenderingFrames(Dataset[RenderingBatch]):
         depth: says how far it is; None: not asked for.
         ray_height: rows of rays.
         ray_width: columns of rays.
-        neighbours: whether the key frames before and after come along.
+        neighbours: what comes along: the images just before and just after, those of the key frames before and after,
+            or nothing.
         taxonomy: classes of what the rays show.
         cache_bytes: maps are kept in memory until they take this much (per process).
 
     Raises:
+        ConfigError: neighbours are sweeps, and the data set has none.
         DataError: (from an item) what a teacher or the frames need is missing or damaged.
     """
 
@@ -135,7 +152,7 @@ class RenderingFrames(Dataset[RenderingBatch]):
         depth: DepthTeacher | None,
         ray_height: int,
         ray_width: int,
-        neighbours: bool,
+        neighbours: Neighbours | None,
         taxonomy: Taxonomy = OCC3D.taxonomy,
         cache_bytes: int = 0,
     ) -> None:
@@ -143,6 +160,7 @@ class RenderingFrames(Dataset[RenderingBatch]):
         self._semantics, self._depth = semantics, depth
         self._ray_height, self._ray_width = ray_height, ray_width
         self._neighbours, self._taxonomy = neighbours, taxonomy
+        self._sweeps = require(data, HasSweeps, "neighbours in time") if neighbours == "sweeps" else None
         self._index = {token: index for index, token in enumerate(frames.tokens)}
         self._maps: dict[int, tuple[UInt8[Tensor, "cameras h w"], Float32[Tensor, "cameras h w"] | None]] = {}
         self._cache_bytes_left = cache_bytes
@@ -153,23 +171,61 @@ class RenderingFrames(Dataset[RenderingBatch]):
     def __getitem__(self, index: int) -> RenderingBatch:
         frame = self._frames[index]
         class_id, depth_m = self.maps(index, frame.rig)
-        neighbours: tuple[FrameBatch, ...] = ()
-        transforms, exists = torch.zeros(1, 0, 4, 4), torch.zeros(1, 0, dtype=torch.bool)
-        if self._neighbours:
-            found = self._neighbour_indices(index)
-            neighbours = tuple(
-                replace(self._frames[i], semantics=None, mask_camera=None, confidence=None) for i in found
-            )
-            ego_from_global = [inverse(self._global_from_ego(i)) for i in found]
-            global_from_ego = self._global_from_ego(index)
-            # In double precision: global coordinates are kilometres, their difference is metres.
-            moved = np.stack([ego_from_global @ global_from_ego for ego_from_global in ego_from_global])
-            transforms = torch.from_numpy(moved).float()[None]
-            exists = torch.tensor([[i != index for i in found]])
+        cameras = frame.rig.num_cameras
+        if self._sweeps is not None:
+            neighbours, transforms, exists = self._adjacent_images(index, self._sweeps)
+        elif self._neighbours == "key_frames":
+            neighbours, transforms, exists = self._adjacent_key_frames(index, cameras)
+        else:
+            neighbours, transforms, exists = (), torch.zeros(1, 0, 4, 4), torch.zeros(1, 0, cameras, dtype=torch.bool)
         return RenderingBatch(
             frame=frame, neighbours=neighbours, neighbour_ego_from_ego=transforms, exists=exists,
             class_id=class_id[None], depth_m=None if depth_m is None else depth_m[None],
         )  # fmt: skip
+
+    def _adjacent_images(self, index: int, sweeps: HasSweeps) -> _Neighbourhood:
+        token = self._frames.tokens[index]
+        key_frame = self._data.key_frame(token)
+        neighbours, exists = [], []
+        for images in sweeps.adjacent_images(token):
+            there = zip(images, key_frame.cameras, strict=True)
+            # Poses of single images need no ego frame of their own: all lead into that of the key frame.
+            shown = replace(key_frame, cameras=tuple(own if image is None else image for image, own in there))
+            neighbours.append(self._frames.images_of(shown))
+            exists.append([image is not None for image in images])
+        return tuple(neighbours), torch.eye(4).expand(1, len(neighbours), 4, 4), torch.tensor([exists])
+
+    def _adjacent_key_frames(self, index: int, cameras: int) -> _Neighbourhood:
+        found = self._neighbour_indices(index)
+        neighbours = tuple(replace(self._frames[i], semantics=None, mask_camera=None, confidence=None) for i in found)
+        global_from_ego = self._global_from_ego(index)
+        # In double precision: global coordinates are kilometres, their difference is metres.
+        moved = np.stack([inverse(self._global_from_ego(i)) @ global_from_ego for i in found])
+        exists = torch.tensor([[[i != index] * cameras for i in found]])
+        return neighbours, torch.from_numpy(moved).float()[None], exists
+
+    def describe_neighbours(self) -> str | None:
+        """What the neighbours of an image are, how long before or after it and how far away; None without any."""
+        if self._neighbours is None:
+            return None
+        apart_s, apart_m = [], []
+        for index in evenly_spaced(range(len(self)), _DESCRIBED_FRAMES):
+            token = self._frames.tokens[index]
+            own = {image.camera: image for image in self._data.key_frame(token).cameras}
+            if self._sweeps is not None:
+                beside = [image for images in self._sweeps.adjacent_images(token) for image in images if image]
+            else:
+                found = [self._frames.tokens[i] for i in self._neighbour_indices(index) if i != index]
+                beside = [image for other in found for image in self._data.key_frame(other).cameras]
+            for image in beside:
+                if (here := own.get(image.camera)) is not None:
+                    apart_s.append(abs(image.timestamp_us - here.timestamp_us) / 1e6)
+                    moved_m = image.global_from_camera[:3, 3] - here.global_from_camera[:3, 3]
+                    apart_m.append(float(np.linalg.norm(moved_m)))
+        what = "adjacent images of the same camera" if self._sweeps is not None else "the key frames before and after"
+        if not apart_s:
+            return f"{what}, of which there are none"
+        return f"{what}, {np.median(apart_s):.3f} s and {np.median(apart_m):.2f} m away (medians)"
 
     def maps(
         self, index: int, rig: CameraRig

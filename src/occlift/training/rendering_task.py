@@ -26,7 +26,7 @@ from occlift.losses.rendering import (
 from occlift.models.rendering import Rendering, RenderingConfig, RenderingModel
 from occlift.training.draws import frame_generator
 from occlift.training.frames import IMAGE_DEVIATION, IMAGE_MEAN, FrameBatch
-from occlift.training.mean_loss import logged_mean
+from occlift.training.mean_loss import logged_mean, of_all_processes
 from occlift.training.one_cycle import OneCycleTask
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.rendering_frames import RenderingBatch, collate_rendering
@@ -120,27 +120,47 @@ class RenderingTask(OneCycleTask):
         ]
         batch = collate_rendering(frames)
         volumes = self.model.volume(batch.frame.images, batch.frame.rig)
-        terms = [
-            self.losses(volumes[i : i + 1], frame, generator)
-            for i, (frame, generator) in enumerate(zip(frames, generators, strict=True))
-        ]
+        terms, margins = [], []
+        for i, (frame, generator) in enumerate(zip(frames, generators, strict=True)):
+            volume = volumes[i : i + 1]
+            rendering = self.rendered(volume, frame, generator)
+            terms.append(self.losses(volume, frame, generator, rendering))
+            margins.append(self.model.ending_margin(volume, frame.frame.rig, rendering))
+        if self._pseudo is None and self.training:
+            self.model.decide_by(of_all_processes(torch.stack(margins)).flatten())
         return logged_mean(self, terms, batch.tokens)
 
-    def losses(
+    def rendered(
         self, volume: Float[Tensor, "1 classes x y z"], batch: RenderingBatch, generator: torch.Generator
+    ) -> Rendering:
+        """A key frame's volume as its cameras see it.
+
+        Args:
+            generator: on the CPU; moves the samples along the rays.
+        """
+        config = self.model.config
+        with torch.autocast(volume.device.type, enabled=False):
+            rays = (1, batch.frame.rig.num_cameras, config.ray_height, config.ray_width)
+            jitter = torch.rand(rays, generator=generator).to(volume.device) - 0.5
+            return self.model.render(volume, batch.frame.rig, jitter=jitter)
+
+    def losses(
+        self,
+        volume: Float[Tensor, "1 classes x y z"],
+        batch: RenderingBatch,
+        generator: torch.Generator,
+        rendering: Rendering,
     ) -> dict[str, Float[Tensor, ""]]:
         """The terms of one key frame's loss by name, each with its factor applied.
 
         Args:
             volume: as `RenderingModel.volume` returns it.
-            generator: on the CPU; moves the samples along the rays and draws voxels for the pseudo-loss.
+            generator: on the CPU; draws voxels for the pseudo-loss, after it was used to render.
+            rendering: of the volume, as `rendered` returns it.
         """
         factors, frame, config = self._loss, batch.frame, self.model.config
         terms: dict[str, Tensor] = {}
         with torch.autocast(volume.device.type, enabled=False):
-            rays = (1, frame.rig.num_cameras, config.ray_height, config.ray_width)
-            jitter = torch.rand(rays, generator=generator).to(volume.device) - 0.5
-            rendering = self.model.render(volume, frame.rig, jitter=jitter)
             if factors.photometric or factors.smoothness:
                 terms |= self._image_terms(batch, rendering)
             if factors.semantic:
@@ -182,7 +202,7 @@ class RenderingTask(OneCycleTask):
             assert batch.neighbours, "a photometric loss needs neighbours in time"
             neighbours = torch.stack([_colours(neighbour) for neighbour in batch.neighbours], 1)
             warped, visible = _warped(neighbours, depth_m, batch)
-            exists = batch.exists.repeat_interleave(batch.frame.rig.num_cameras, 0)
+            exists = batch.exists.transpose(1, 2).flatten(0, 1)
             terms["photometric"] = factors.photometric * photometric_loss(images, warped, visible, neighbours, exists)
         if factors.smoothness:
             terms["smoothness"] = factors.smoothness * smoothness_loss(depth_m, images)

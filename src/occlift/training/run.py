@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -74,6 +74,10 @@ class TrainingSpec(ABC, Generic[Frames, Counts]):
     def identity(self) -> dict[str, Any]:
         """What makes a run the one that it is, as `run_identity` puts it together."""
 
+    def remarks(self, frames: Frames) -> dict[str, str]:
+        """What readers of the run should know of its data, by what it is about; stands in `run.json` and is printed."""
+        return {}
+
     @abstractmethod
     def counts(self, frames: Frames) -> Counts:
         """What the task must know of all labels; counted once, for all processes."""
@@ -114,11 +118,12 @@ def run_training(
         check_run_folder(out, spec.identity(), resume=resume)
         # Processes that were started together are one run.
         with sole_writer(out) if world is None or world.rank == 0 else nullcontext():
-            claim_run_folder(out, spec.identity(), resume=resume)
+            remarks = spec.remarks(frames)
+            claim_run_folder(out, spec.identity(), resume=resume, remarks=remarks)
             train = partial(_train, spec, spec.counts(frames), out, started=started, resume=resume, max_steps=max_steps)
             if spec.config.devices > 1 and world is None:
-                return run_in_processes(train, spec.config.devices)
-            return train(frames=frames)
+                return replace(run_in_processes(train, spec.config.devices), remarks=remarks)
+            return replace(train(frames=frames), remarks=remarks)
 
 
 def _train(

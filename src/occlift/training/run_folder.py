@@ -63,13 +63,20 @@ def check_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | N
         )
 
 
-def claim_run_folder(out: Path, identity: Mapping[str, Any], *, resume: Path | None) -> None:
-    """Makes the run folder and writes what the run is, unless another run lives there; see `check_run_folder`."""
+def claim_run_folder(
+    out: Path, identity: Mapping[str, Any], *, resume: Path | None, remarks: Mapping[str, str] | None = None
+) -> None:
+    """Makes the run folder and writes what the run is, unless another run lives there; see `check_run_folder`.
+
+    Args:
+        remarks: what else readers should know; it follows from the data, and decides nothing.
+    """
     check_run_folder(out, identity, resume=resume)
     packages = ("torch", "lightning", "transformers", "numpy")
     versions = {"occlift": occlift.__version__, "python": platform.python_version()}
     versions |= {package: version(package) for package in packages}
-    record = {**identity, "seed": identity["config"]["seed"], "versions": versions}
+    said = {"remarks": dict(remarks)} if remarks else {}
+    record = {**identity, **said, "seed": identity["config"]["seed"], "versions": versions}
     write_text(out / _RECORD_NAME, json.dumps(record, indent=1))
 
 

@@ -148,11 +148,34 @@ def report_html(report: Report) -> str:
     )
 
 
-def ratio_to_best_baseline(rows: Sequence[ScoreRow]) -> tuple[ScoreRow, ScoreRow, float] | None:
-    """The best model, the best baseline and the ratio of their mIoU over all classes with the camera mask.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The best model beside the best baselines, by scores with the camera mask, per cent.
 
-    `None` if either kind is missing, or the baselines score nothing.
+    Attributes:
+        model: the model with the highest mIoU over all classes.
+        baseline: the baseline with the highest mIoU over all classes.
+        ratio: the model's mIoU over this baseline's.
+        baseline_by_iou: the baseline with the highest IoU of occupied against free, which may be another one.
     """
+
+    model: ScoreRow
+    baseline: ScoreRow
+    ratio: float
+    baseline_by_iou: ScoreRow
+
+    def __str__(self) -> str:
+        mine, other = self.model.with_camera_mask, self.baseline_by_iou.with_camera_mask
+        side = "above" if mine.iou > other.iou else "not above"
+        return (
+            f"{self.model.name} has {self.ratio:.2f} times the mIoU of the better baseline, {self.baseline.name} "
+            f"({mine.miou[0]:.2f} against {self.baseline.with_camera_mask.miou[0]:.2f}), and its IoU is {side} that "
+            f"of {self.baseline_by_iou.name} ({mine.iou:.2f} against {other.iou:.2f}), with the camera mask."
+        )
+
+
+def compare_with_baselines(rows: Sequence[ScoreRow]) -> Comparison | None:
+    """`None` if models or baselines are missing, or the baselines score nothing."""
     models = [row for row in rows if row.role == "model"]
     baselines = [row for row in rows if row.role == "baseline"]
     if not models or not baselines:
@@ -161,7 +184,10 @@ def ratio_to_best_baseline(rows: Sequence[ScoreRow]) -> tuple[ScoreRow, ScoreRow
     baseline = max(baselines, key=lambda row: row.with_camera_mask.miou[0])
     if baseline.with_camera_mask.miou[0] <= 0:
         return None
-    return model, baseline, model.with_camera_mask.miou[0] / baseline.with_camera_mask.miou[0]
+    return Comparison(
+        model=model, baseline=baseline, ratio=model.with_camera_mask.miou[0] / baseline.with_camera_mask.miou[0],
+        baseline_by_iou=max(baselines, key=lambda row: row.with_camera_mask.iou),
+    )  # fmt: skip
 
 
 def data_uri(picture: Image.Image, *, photo: bool) -> str:
@@ -181,16 +207,17 @@ def _text(text: str) -> str:
 
 def _header(report: Report) -> str:
     cards = []
-    ratio = ratio_to_best_baseline(report.rows)
-    if ratio is not None:
-        model, baseline, factor = ratio
+    found = compare_with_baselines(report.rows)
+    if found is not None:
+        model, other = found.model, found.baseline_by_iou
         cards = [
             (
                 f"{model.with_camera_mask.miou[0]:.1f}",
                 f"{model.name}: mIoU over {report.taxonomy.free} classes, camera mask",
             ),
+            (f"{found.ratio:.2f}×", f"mIoU of {model.name} over the better baseline, {found.baseline.name}"),
             (f"{model.with_camera_mask.iou:.1f}", f"{model.name}: IoU of occupied against free, camera mask"),
-            (f"{factor:.2f}×", f"mIoU of {model.name} over the better baseline, {baseline.name}"),
+            (f"{other.with_camera_mask.iou:.1f}", f"IoU of the better baseline, {other.name}"),
         ]
     shown = "".join(f'<div class="card"><b>{_text(value)}</b><span>{_text(name)}</span></div>' for value, name in cards)
     links = "".join(f'<a href="{_text(target)}">{_text(name)}</a>' for target, name in report.links)
@@ -222,15 +249,8 @@ def _scores(rows: Sequence[ScoreRow], taxonomy: Taxonomy) -> str:
     heads = "".join(
         f'<th class="{_cell(column, columns)}">{name}</th>' for column, name in enumerate((*columns, *columns))
     )
-    ratio = ratio_to_best_baseline(rows)
-    line = ""
-    if ratio is not None:
-        model, baseline, factor = ratio
-        line = (
-            f'<p class="ratio">{_text(model.name)} {model.with_camera_mask.miou[0]:.2f} ÷ {_text(baseline.name)} '
-            f"{baseline.with_camera_mask.miou[0]:.2f} = <b>{factor:.2f}×</b> in mIoU {taxonomy.free} with the camera "
-            "mask.</p>"
-        )
+    found = compare_with_baselines(rows)
+    line = "" if found is None else f'<p class="ratio">{_text(str(found))}</p>'
     return (
         "<section><h2>Scores</h2>"
         '<div class="wide"><table class="scores"><thead><tr><th rowspan="2"></th>'

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Final
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from occlift.errors import ConfigError, DataError
+from occlift.errors import ConfigError, DataError, OccliftError
 from occlift.label_space import OCC3D, LabelSpace
+from occlift.runtime.files import disk_full
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.frames import KeyFrame
@@ -64,6 +69,7 @@ def write_scene_video(
     Raises:
         ConfigError: imageio is not installed, or the path does not end in .mp4.
         DataError: there is no such scene, or no key frame of it can be drawn.
+        DiskFull: the disk is full; a video that was there is as it was.
     """
     try:
         import imageio_ffmpeg
@@ -84,28 +90,47 @@ def write_scene_video(
     temporary = path.with_name(f".{path.stem}-{os.getpid()}.mp4")
     frames = 0
     try:
-        encoder: Any = imageio_ffmpeg.write_frames(
-            str(temporary),
-            size,
-            fps=frames_per_s,
-            codec="libx264",
-            quality=5,
-            macro_block_size=2,
-            # No time stamps or version in the file: same pictures, same bytes.
-            output_params=["-fflags", "+bitexact", "-flags:v", "+bitexact", "-threads", "2"],
-            ffmpeg_log_level="error",
-        )
-        encoder.send(None)
-        try:
+        with _encoder(imageio_ffmpeg.get_ffmpeg_exe(), temporary, path, size, frames_per_s) as encoder:
             for picture in itertools.chain([first], pictures):
-                encoder.send(np.ascontiguousarray(_fitted(picture, size)))
+                encoder.write(np.ascontiguousarray(_fitted(picture, size)).tobytes())
                 frames += 1
-        finally:
-            encoder.close()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return VideoRun(path=path, frames=frames, frames_per_s=frames_per_s, notes=tuple(notes))
+
+
+@contextmanager
+def _encoder(program: str, file: Path, path: Path, size: tuple[int, int], frames_per_s: float) -> Iterator[IO[bytes]]:
+    """Takes pictures as bytes in RGB; the video is whole when the block ends.
+
+    Raises:
+        DiskFull: the disk is full.
+        OccliftError: ffmpeg could not write the video, in its words.
+    """
+    command = [
+        *(program, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"),
+        *("-s", f"{size[0]}x{size[1]}", "-r", f"{frames_per_s:.4f}", "-i", "-", "-an"),
+        *("-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "25", "-threads", "2"),
+        # No time stamps or version in the file: same pictures, same bytes.
+        *("-fflags", "+bitexact", "-flags:v", "+bitexact", str(file)),
+    ]
+    # A file takes what ffmpeg says: a pipe that nobody reads could stop it.
+    with tempfile.TemporaryFile() as said, subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said) as process:
+        assert process.stdin is not None
+        try:
+            # When ffmpeg ends early, its own words say why.
+            with suppress(BrokenPipeError), process.stdin as pictures:
+                yield pictures
+        except BaseException:
+            process.kill()
+            raise
+        if process.wait() != 0:
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip().replace(str(file), str(path))
+            if os.strerror(errno.ENOSPC) in words:
+                raise disk_full(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), path)
+            raise OccliftError(f"{path}: ffmpeg could not write the video: {words or 'it said nothing'}")
 
 
 def _pictures(

@@ -4,7 +4,8 @@ Other data sets have its tables, too, with other sensors: see `occlift.datasets.
 which lidar are read, and `occlift.datasets.nuscenes.lenses` for lenses that distort.
 
 Agrees with the public devkit on poses, calibration, boxes, velocities and file names (`tests/devkit/` compares
-them). Unlike the devkit it keeps key frames only, as flat arrays, and caches them beside the tables.
+them). Unlike the devkit it keeps key frames only, as flat arrays, and caches them beside the tables; of sweeps it reads
+the camera images beside the key frames, where somebody asks for them.
 """
 
 from __future__ import annotations
@@ -23,17 +24,18 @@ from jaxtyping import Float
 from occlift.datasets.drives import names_of
 from occlift.datasets.nuscenes.box_index import BoxIndex, has_boxes
 from occlift.datasets.nuscenes.frame_index import FrameIndex
-from occlift.datasets.nuscenes.index_cache import load_boxes, load_frames
+from occlift.datasets.nuscenes.index_cache import load_boxes, load_frames, load_sweeps
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.datasets.nuscenes.map_expansion import MapExpansion, map_expansion_path, missing_map, read_map_expansion
 from occlift.datasets.nuscenes.references import positions_of, resolve, table_path, tokens_of
 from occlift.datasets.nuscenes.splits import scenes_of_split
+from occlift.datasets.nuscenes.sweep_index import SweepIndex
 from occlift.datasets.nuscenes.tables import LogRow, SceneLogRow, SceneRow, read_table
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.lenses import lens_from_dict
 from occlift.geometry.transforms import rigid_transform, rotation_from_quaternion
 from occlift.labels.files import checked_name
-from occlift.scenes.dataset import DatasetSpec
+from occlift.scenes.dataset import AdjacentImages, DatasetSpec
 from occlift.scenes.frames import BoxAnnotation, CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import read_truth_beside, truth_maps_path
@@ -93,6 +95,9 @@ class NuScenes:
             self.boxes = self._boxes_of
         if self._has_truth_maps():
             self.truth_maps = read_truth_beside
+        self._sweeps: SweepIndex | None = None
+        if self._has_sweeps():
+            self.adjacent_images = self._adjacent_images
 
     @classmethod
     def open(cls, root: Path, version: str | None = None, *, cameras: str | None = None) -> NuScenes:
@@ -181,7 +186,7 @@ class NuScenes:
                 f"{self.root / self.version}: sample {token} of {self._scenes[scene]} has no key frame of {what}, so "
                 "its ego frame is not defined; leave this scene out, or complete sample_data.json"
             )
-        ego_pose = self._ego_pose(reference)
+        ego_pose = self._ego_pose(reference, frames)
         return KeyFrame(
             token=token,
             scene=self._scenes[scene],
@@ -189,7 +194,7 @@ class NuScenes:
             timestamp_us=int(frames.sample_timestamps_us[sample]),
             global_from_ego=ego_pose,
             cameras=tuple(
-                self._camera(cameras[column], channel)
+                self._camera(cameras[column], channel, frames)
                 for column, channel in zip(self._columns, self._cameras, strict=True)
                 if cameras[column] >= 0
             ),
@@ -242,6 +247,35 @@ class NuScenes:
         names = [self._frames.record_files[record] for record in first if record >= 0]
         return any(truth_maps_path(self.root / name).exists() for name in names if _SAFE_FILE.fullmatch(name))
 
+    def _has_sweeps(self) -> bool:
+        """Whether there are sweeps of cameras in the tables and their files, which come in archives of their own."""
+        names = self._frames.camera_sweeps
+        return any((self.root / name).exists() for name in names if _SAFE_FILE.fullmatch(name))
+
+    def _adjacent_images(self, token: str) -> AdjacentImages:
+        """The images of the same cameras just before and just after those of a key frame; None where there is none.
+
+        Raises:
+            DataError: there is no such sample, a table is damaged, or a file name leads out of the data set.
+        """
+        sample = self._position(token)
+        if self._sweeps is None:
+            self._sweeps = load_sweeps(self.root / self.version, self._frames)
+        there = self._frames.records[sample]
+        channels = [
+            (column, name) for column, name in zip(self._columns, self._cameras, strict=True) if there[column] >= 0
+        ]
+        before, after = (
+            tuple(
+                self._camera(record, name, self._sweeps) if record >= 0 else None
+                for record, name in (
+                    (int(self._sweeps.beside[sample, column, side]), name) for column, name in channels
+                )
+            )
+            for side in (0, 1)
+        )
+        return before, after
+
     def _boxes_of(self, token: str) -> tuple[NuScenesBox, ...]:
         """The annotations of a key frame, in table order; all of them, seen or not.
 
@@ -285,43 +319,42 @@ class NuScenes:
         frames = self._frames
         return LidarSweep(
             key=frames.record_tokens[record],
-            source=LidarFile(self._file(record)),
+            source=LidarFile(self._file(record, frames)),
             timestamp_us=int(frames.record_timestamps_us[record]),
             ego_from_lidar=self._ego_from_sensor(int(frames.record_calibrations[record])).copy(),
             global_from_ego=ego_pose,
         )
 
-    def _camera(self, record: int, channel: str) -> CameraImage:
+    def _camera(self, record: int, channel: str, records: FrameIndex | SweepIndex) -> CameraImage:
         frames = self._frames
-        calibration = int(frames.record_calibrations[record])
-        height, width = frames.record_sizes_px[record].tolist()
+        calibration = int(records.record_calibrations[record])
+        height, width = records.record_sizes_px[record].tolist()
         lens = frames.calibration_lenses[calibration]
         return CameraImage(
             camera=channel,
-            key=frames.record_tokens[record],
-            source=ImageFile(self._file(record)),
-            timestamp_us=int(frames.record_timestamps_us[record]),
+            key=records.record_tokens[record],
+            source=ImageFile(self._file(record, records)),
+            timestamp_us=int(records.record_timestamps_us[record]),
             height=height,
             width=width,
             intrinsics_px=frames.calibration_intrinsics_px[calibration].copy(),
             ego_at_image_from_camera=self._ego_from_sensor(calibration).copy(),
-            global_from_ego_at_image=self._ego_pose(record),
+            global_from_ego_at_image=self._ego_pose(record, records),
             distortion=lens_from_dict(json.loads(lens)) if lens else None,
         )
 
-    def _file(self, record: int) -> Path:
-        name = self._frames.record_files[record]
+    def _file(self, record: int, records: FrameIndex | SweepIndex) -> Path:
+        name = records.record_files[record]
         if not _SAFE_FILE.fullmatch(name):
             raise DataError(
-                f"{self.root / self.version}/sample_data.json: row {self._frames.record_tokens[record]}: field "
+                f"{self.root / self.version}/sample_data.json: row {records.record_tokens[record]}: field "
                 f"filename is {name!r}, expected a path inside the data set, such as samples/LIDAR_TOP/a.pcd.bin"
             )
         return self.root / name
 
-    def _ego_pose(self, record: int) -> np.ndarray:
-        frames = self._frames
-        rotation = rotation_from_quaternion(frames.record_quaternions[record].tolist())
-        return rigid_transform(rotation, frames.record_translations_m[record])
+    def _ego_pose(self, record: int, records: FrameIndex | SweepIndex) -> np.ndarray:
+        rotation = rotation_from_quaternion(records.record_quaternions[record].tolist())
+        return rigid_transform(rotation, records.record_translations_m[record])
 
     def _calibration(self, calibration: int) -> np.ndarray:
         frames = self._frames

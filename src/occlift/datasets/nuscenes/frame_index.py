@@ -1,6 +1,7 @@
 """The index of key frames and their sensor records, as flat arrays.
 
-Rows of sweeps (`is_key_frame` false) and of other sensors than cameras and one lidar are left out, and not checked.
+Rows of sweeps (`is_key_frame` false) and of other sensors than cameras and one lidar are left out, and not checked;
+`sweep_index` reads sweeps where they are needed.
 What was kept is checked here, once. A table that is damaged as a whole, or names that lead nowhere, are refused. What
 is wrong with the pose, the calibration or the image size of a single record is kept as a text and costs its sample, no
 other.
@@ -63,6 +64,7 @@ class FrameIndex:
             index of its calibration, and global_from_ego at its time as translation and quaternion (w, x, y, z).
         calibration_*: ego_from_sensor as translation and quaternion, the intrinsics in pixels (NaN if no camera), and
             the lens as the JSON text of a dictionary, empty for a pinhole.
+        camera_sweeps: file name of the first sweep of a camera, relative to the root; empty where there is none.
         faulty_samples, faults: key frames of which a record cannot be used, and per such key frame what is wrong with
             it; the text begins with the file name of a table.
     """
@@ -84,6 +86,7 @@ class FrameIndex:
     calibration_quaternions: Float[np.ndarray, "calibrations 4"]
     calibration_intrinsics_px: Float[np.ndarray, "calibrations 3 3"]
     calibration_lenses: PackedStrings
+    camera_sweeps: PackedStrings
     faulty_samples: Int[np.ndarray, "faults"]
     faults: PackedStrings
 
@@ -129,6 +132,7 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
     faults: dict[int, str] = {}
     row_faults: dict[int, str] = {}
     checked_sizes: dict[tuple[int, int, int], str] = {}
+    sweeps: list[str] = []
 
     def fault_of(row: SampleDataRow, calibration: int, column: int) -> str:
         """What is wrong with a record, its pose aside; empty if nothing is."""
@@ -146,6 +150,11 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
     for block in read_blocks(records_path, SampleDataRow):
         for row in block:
             if not row.is_key_frame:
+                if not sweeps:
+                    calibration = calibration_positions.get(row.calibrated_sensor_token, -1)
+                    column = columns[calibration] if calibration >= 0 else None
+                    if column is not None and column < len(channels) - 1:
+                        sweeps.append(row.filename)
                 continue
             sample = resolve(sample_positions, records_path, row, "sample_token", row.sample_token, "sample")
             calibration = calibration_positions.get(row.calibrated_sensor_token, -1)
@@ -164,7 +173,7 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
             calibration_of_row.append(calibration)
             sample_of_row.append(sample)
 
-    translations, quaternions, pose_faults = _ego_poses(folder, rows)
+    translations, quaternions, pose_faults = ego_poses(folder, rows)
     for record, fault in sorted({**pose_faults, **row_faults}.items()):
         if record in records[sample_of_row[record]]:
             faults.setdefault(sample_of_row[record], fault)
@@ -189,6 +198,7 @@ def index_frames(folder: Path) -> tuple[FrameIndex, dict[str, int]]:
         calibration_quaternions=calibration_quaternions,
         calibration_intrinsics_px=intrinsics_px,
         calibration_lenses=PackedStrings.pack(lenses),
+        camera_sweeps=PackedStrings.pack(sweeps),
         faulty_samples=np.array(faulty_samples, dtype=np.int64),
         faults=PackedStrings.pack(faults[sample] for sample in faulty_samples),
     )
@@ -289,7 +299,7 @@ def _checked_calibrations(
     return intrinsics_px, lenses, faults
 
 
-def _ego_poses(
+def ego_poses(
     folder: Path, records: Sequence[SampleDataRow]
 ) -> tuple[Float[np.ndarray, "records 3"], Float[np.ndarray, "records 4"], dict[int, str]]:
     """The ego pose of every record, without keeping the table's other rows; and what is wrong with them, by record."""

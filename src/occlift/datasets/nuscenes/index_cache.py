@@ -23,18 +23,20 @@ from occlift.datasets.nuscenes.box_index import BOX_TABLES, VISIBILITY_TABLE, Bo
 from occlift.datasets.nuscenes.frame_index import FRAME_TABLES, FrameIndex, index_frames
 from occlift.datasets.nuscenes.packed import PackedStrings
 from occlift.datasets.nuscenes.references import table_path
+from occlift.datasets.nuscenes.sweep_index import SweepIndex, index_sweeps
 from occlift.errors import DataError
 from occlift.runtime.folders import has_home
 from occlift.runtime.npz import read_npz, write_npz
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """To be raised with every change of what the arrays mean or which there are."""
 
 FILE_NAME: Final = ".occlift-index.npz"
+SWEEPS_FILE_NAME: Final = ".occlift-sweeps.npz"
 
 _log = logging.getLogger(__name__)
 
-IndexType = TypeVar("IndexType", FrameIndex, BoxIndex)
+IndexType = TypeVar("IndexType", FrameIndex, BoxIndex, SweepIndex)
 
 
 def load_frames(folder: Path) -> tuple[FrameIndex, BoxIndex | None]:
@@ -63,13 +65,28 @@ def load_boxes(folder: Path) -> BoxIndex:
     return cached
 
 
-def cache_paths(folder: Path) -> tuple[Path, ...]:
+def load_sweeps(folder: Path, frames: FrameIndex) -> SweepIndex:
+    """The index of the camera images beside those of the key frames, cached in a file of its own: few runs need it.
+
+    Raises:
+        DataError: a table is missing, damaged or inconsistent.
+    """
+    cached = _from_cache(folder, SweepIndex, SWEEPS_FILE_NAME)
+    if cached is not None:
+        return cached
+    key = _key(folder)
+    sweeps = index_sweeps(folder, frames)
+    _write(folder, SWEEPS_FILE_NAME, {"key": key, **_arrays(sweeps)})
+    return sweeps
+
+
+def cache_paths(folder: Path, name: str = FILE_NAME) -> tuple[Path, ...]:
     """Where the cache may lie: beside the tables, or in the user's cache folder under a name made of the path."""
     if not os.environ.get("XDG_CACHE_HOME") and not has_home():
-        return (folder / FILE_NAME,)
+        return (folder / name,)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
-    return folder / FILE_NAME, base / "occlift" / f"{digest}{FILE_NAME}"
+    return folder / name, base / "occlift" / f"{digest}{name}"
 
 
 def _build(folder: Path) -> tuple[FrameIndex, BoxIndex | None]:
@@ -77,8 +94,12 @@ def _build(folder: Path) -> tuple[FrameIndex, BoxIndex | None]:
     key = _key(folder)
     frames, sample_positions = index_frames(folder)
     boxes = index_boxes(folder, sample_positions, frames.sample_timestamps_us) if has_boxes(folder) else None
-    arrays = {"key": key, **_arrays(frames), **({} if boxes is None else _arrays(boxes))}
-    for path in cache_paths(folder):
+    _write(folder, FILE_NAME, {"key": key, **_arrays(frames), **({} if boxes is None else _arrays(boxes))})
+    return frames, boxes
+
+
+def _write(folder: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    for path in cache_paths(folder, name):
         if path.parent == folder and not folder.stat().st_mode & 0o222:
             # Marked read-only: left alone even by root, who could write.
             continue
@@ -87,7 +108,6 @@ def _build(folder: Path) -> tuple[FrameIndex, BoxIndex | None]:
             break
         except OSError as error:
             _log.debug("index not cached in %s: %s", path, error)
-    return frames, boxes
 
 
 def _key(folder: Path) -> NDArray[np.uint8]:
@@ -104,9 +124,9 @@ def _key(folder: Path) -> NDArray[np.uint8]:
     return np.frombuffer(text.encode(), dtype=np.uint8)
 
 
-def _from_cache(folder: Path, index_type: type[IndexType]) -> IndexType | None:
+def _from_cache(folder: Path, index_type: type[IndexType], name: str = FILE_NAME) -> IndexType | None:
     key = _key(folder)
-    for path in cache_paths(folder):
+    for path in cache_paths(folder, name):
         try:
             if np.array_equal(read_npz(path, ("key",))["key"], key):
                 return _index(index_type, read_npz(path, _array_names(index_type)))
@@ -115,7 +135,7 @@ def _from_cache(folder: Path, index_type: type[IndexType]) -> IndexType | None:
     return None
 
 
-def _arrays(index: FrameIndex | BoxIndex) -> dict[str, NDArray[Any]]:
+def _arrays(index: FrameIndex | BoxIndex | SweepIndex) -> dict[str, NDArray[Any]]:
     """The arrays of an index under the names that they have in the cache."""
     arrays: dict[str, NDArray[Any]] = {}
     prefix = type(index).__name__

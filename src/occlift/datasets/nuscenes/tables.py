@@ -92,6 +92,14 @@ class SampleDataRow(Row, frozen=True, gc=False):
     width: Pixels | None = 0
 
 
+class SensorChainRow(Row, frozen=True, gc=False):
+    """What a row of `sample_data` says of the readings of the same sensor before and after it; empty for none."""
+
+    is_key_frame: bool
+    prev: str = ""
+    next: str = ""
+
+
 class NameRow(Row, frozen=True, gc=False):
     """A row of `category` or `attribute`."""
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -318,3 +318,20 @@ def test_answers_of_ones_own_teacher_are_checked() -> None:
     teacher = semantics_teacher("own_teachers_of_a_test:flat", data, options={"depth_m": "3"})
     with pytest.raises(DataError, match=r"returned 5 maps for key frame .*expected a list of 6"):
         teacher.semantics(frame)
+
+
+@pytest.mark.usefixtures("own")
+def test_workers_of_a_training_are_never_given_a_teacher_that_runs_a_network(tmp_path: Path) -> None:
+    from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
+
+    frames = [replace(six_images(), token=f"t{scene}", scene=f"s{scene}") for scene in range(5)]
+    config = replace(
+        RenderingTrainConfig.demo(), semantics="own_teachers_of_a_test:flat", semantics_options={"depth_m": "1"},
+        pseudo=None,
+    )  # fmt: skip
+    training = RenderingTraining(data=KeyFrameList(frames), config=replace(config, workers=2))
+    with pytest.raises(ConfigError, match=r"flat: runs a network .*the 2 workers .*--workers 0.*--keep-maps"):
+        training.frames()
+    assert len(replace(training, config=replace(config, workers=0)).frames()) == 4
+    files = replace(config, workers=2, semantics=f"files:{tmp_path}", semantics_options={})
+    assert len(replace(training, config=files).frames()) == 4

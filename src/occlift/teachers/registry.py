@@ -35,7 +35,7 @@ from occlift.teachers.oracle import (
 from occlift.teachers.oracle_features import OracleFeatures, OracleFeaturesConfig
 from occlift.teachers.own import OwnTeacher, names_factory
 from occlift.teachers.sam3 import Sam3, Sam3Config, missing_sam3
-from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher
+from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher, Teacher
 from occlift.teachers.weights import missing_weights
 
 Kind = Literal["semantics", "depth", "features"]
@@ -43,6 +43,7 @@ Kind = Literal["semantics", "depth", "features"]
 _Teacher = TypeVar("_Teacher", covariant=True)
 
 _KINDS: Final[Mapping[Kind, str]] = {"semantics": "classes", "depth": "depth", "features": "features"}
+_READERS: Final = (FilesSemantics, FilesDepth, LidarDepth, OracleSemantics, OracleDepth)
 _NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _TRUTH_MAPS: Final = "truth maps beside the images (occlift town --maps)"
 
@@ -356,6 +357,20 @@ def feature_teacher(
 ) -> FeatureTeacher:
     """The teacher of features called `name`; arguments and errors as in `semantics_teacher`."""
     return _build(FEATURE_TEACHERS, options, TeacherContext(name=name, kind="features", data=data, seed=0))
+
+
+def check_workers(teacher: Teacher, name: str, workers: int) -> None:
+    """Raises ConfigError if a training with workers would ask a teacher that runs a network.
+
+    Workers are forked from the training process, which has asked the teacher before them; neither CUDA nor threads that
+    a library has started survive that. Teachers that only read files do.
+    """
+    if workers and not isinstance(teacher, _READERS):
+        raise ConfigError(
+            f"{name}: runs a network in the training process, which the {workers} workers forked from it cannot use; "
+            "read without workers (--workers 0), or keep its maps on the disk once (`occlift label --keep-maps "
+            "FOLDER`) and name files:FOLDER/semantics and files:FOLDER/depth"
+        )
 
 
 def teacher_table() -> tuple[TeacherStatus, ...]:

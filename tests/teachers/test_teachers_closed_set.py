@@ -178,7 +178,7 @@ def test_maps_are_what_the_plain_network_says(networks: Path, frame: KeyFrame, k
 def test_scores_are_finer_than_half_precision(networks: Path, frame: KeyFrame, kind: str) -> None:
     exact = teacher_of(networks, kind).semantics(frame)[0]
     half = teacher_of(networks, kind, precision="bfloat16").semantics(frame)[0]
-    assert len(np.unique(half.score)) > 0.8 * len(np.unique(exact.score)) > 500
+    assert len(np.unique(half.score)) > 0.8 * len(np.unique(exact.score)) > 150
     np.testing.assert_allclose(np.median(half.score), np.median(exact.score), atol=0.03)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import connection, current_process, get_context
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numba
 
@@ -19,6 +19,12 @@ from occlift.labels.scene import Outcome
 from occlift.runtime.devices import gpus_in_turn
 from occlift.runtime.interrupts import interrupts_kept_from_children
 from occlift.runtime.processes import end_with_caller
+
+if TYPE_CHECKING:
+    _Pipe = connection.Connection[Any, Any]
+else:
+    # No generic at run time, where tests check what annotations say.
+    _Pipe = connection.Connection
 
 _UNGUARDED: Final = 78
 """Exit status of a worker that found itself starting workers."""
@@ -60,7 +66,7 @@ class _Processes:
         options = (*job.config.semantics_options.items(), *job.config.depth_options.items())
         named = any(name == "device" and ":" in value for name, value in options)
         self._gpus = () if named else gpus_in_turn()
-        self._members: dict[int, tuple[BaseProcess, connection.Connection[Any, Any]]] = {}
+        self._members: dict[int, tuple[BaseProcess, _Pipe]] = {}
 
     def start(self, slot: int) -> None:
         # Not forked: the libraries that run kernels in parallel do not survive it.
@@ -114,7 +120,7 @@ def _how_it_ended(code: int) -> str:
     return f"it was ended by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
 
 
-def _serve(job: LabelJob, theirs: connection.Connection[Any, Any], threads: int, gpu: str | None) -> None:
+def _serve(job: LabelJob, theirs: _Pipe, threads: int, gpu: str | None) -> None:
     """The life of a worker, on one GPU if there are any."""
     if gpu is not None:
         # Before anything asks CUDA; onnxruntime, which knows nothing of torch's devices, obeys it too.

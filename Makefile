@@ -1,23 +1,35 @@
 # Every target works on a fresh clone: it makes the virtual environment it needs. PYTHON picks the interpreter.
 PYTHON ?= python3
+# Which build of torch: the name of an index of PyTorch (cpu, cu126, ...; see pytorch.org), or pypi for the one that PyPI
+# has: for CUDA on Linux, where it takes gigabytes, and the only one on macOS. docs/install.md says more.
+TORCH ?= $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
 VENV ?= .venv
 DEVKIT_VENV ?= .venv-devkit
 OLDEST_VENV ?= .venv-oldest
+WHEEL_VENV ?= build/wheel-venv
 DEMO_FLAGS ?=
 TEST_PROCESSES ?= 2
 PIP_FLAGS = --disable-pip-version-check --quiet
+TORCH_INDEX = https://download.pytorch.org/whl/$(TORCH)
 
-.PHONY: demo test test-oldest check format devkit-parity clean
+.PHONY: demo test test-oldest check format docs wheel devkit-parity clean
 .DELETE_ON_ERROR:
+
+# torch into the environment $(1), without what it needs: that comes from PyPI with all the rest.
+define install_torch
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+@test $(TORCH) = pypi || $(1)/bin/python -c 'import torch' 2> /dev/null || \
+  $(1)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --retries 1 --index-url $(TORCH_INDEX) torch
+endef
 
 # A stamp per set of extras: installing again is needed only when the requirements change.
 $(VENV)/installed-%: pyproject.toml constraints.txt
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) ($*) ..."
-	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[view,$*]'
+	$(call install_torch,$(VENV))
+	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
 	@touch $@
 
-demo: $(VENV)/installed-view
+demo: $(VENV)/installed-demo
 	$(VENV)/bin/occlift demo $(DEMO_FLAGS)
 
 # Files side by side, with one thread each where a test does not ask for more; threads that wait must sleep then, because
@@ -26,12 +38,15 @@ test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=15
 
 # The oldest versions that pyproject.toml allows, and the tests of teachers, which lean on other libraries most. What those
-# versions warn of is theirs. torch comes with CUDA here: some gigabytes.
+# versions warn of is theirs.
 $(OLDEST_VENV)/installed: pyproject.toml tests/oldest_versions.py
 	@test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
 	@$(OLDEST_VENV)/bin/python tests/oldest_versions.py pyproject.toml > $(OLDEST_VENV)/oldest.txt
 	@echo "Installing the oldest versions into $(OLDEST_VENV) ..."
-	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/oldest.txt -e '.[teachers]' beartype hypothesis onnx pytest
+	@test $(TORCH) = pypi || $(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/oldest.txt --no-deps \
+	  --index-url $(TORCH_INDEX) torch
+	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/oldest.txt -e '.[teachers,train]' \
+	  beartype hypothesis onnx pytest
 	@touch $@
 
 test-oldest: $(OLDEST_VENV)/installed
@@ -47,6 +62,21 @@ format: $(VENV)/installed-check
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# The site: docs/, and the API from the docstrings. --strict: a link that leads nowhere is an error.
+docs: $(VENV)/installed-docs
+	PATH=$(abspath $(VENV))/bin:$$PATH NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --site-dir build/site
+
+# What a user gets: the wheel alone, in an environment without any extra, and from outside of the repository.
+wheel:
+	rm -rf build/bdist.* build/lib build/wheel $(WHEEL_VENV)
+	$(call install_torch,$(WHEEL_VENV))
+	$(WHEEL_VENV)/bin/python -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir build/wheel .
+	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt build/wheel/occlift-*.whl
+	cd build/wheel && occlift=$$(realpath ../../$(WHEEL_VENV))/bin/occlift && $$occlift --help > help.txt && \
+	  $$occlift town town --scenes 2 --frames 2 --image-height 48 --image-width 88 --maps && \
+	  $$occlift label town --out labels --semantics oracle:perfect --depth oracle:perfect --frames 2 && \
+	  find labels -name labels.npz | grep -q .
+
 # nuscenes-devkit pins numpy<2, so it lives in an environment of its own and reads what ours wrote down.
 $(DEVKIT_VENV)/installed:
 	@test -x $(DEVKIT_VENV)/bin/python || $(PYTHON) -m venv $(DEVKIT_VENV)
@@ -54,7 +84,7 @@ $(DEVKIT_VENV)/installed:
 	@$(DEVKIT_VENV)/bin/python -m pip install $(PIP_FLAGS) nuscenes-devkit==1.2.0
 	@touch $@
 
-devkit-parity: $(VENV)/installed-view $(DEVKIT_VENV)/installed
+devkit-parity: $(VENV)/installed-demo $(DEVKIT_VENV)/installed
 	$(VENV)/bin/occlift town build/devkit-town --scenes 2 --frames 4 --image-height 96 --image-width 176
 	$(VENV)/bin/python tests/devkit/dump_reader.py build/devkit-town build/devkit-town.json
 	$(DEVKIT_VENV)/bin/python tests/devkit/compare_devkit.py build/devkit-town build/devkit-town.json --points-in-boxes exact

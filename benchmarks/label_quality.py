@@ -314,7 +314,7 @@ def score(rule: Rule, cases: Sequence[Case]) -> Score:
         for mask in masks_of_truth:
             figures[f"town IoU, {mask}"] = counts.geometric_iou(mask)
             figures[f"mIoU, {mask}"] = counts.mean_iou(mask)
-        figures["RayIoU"] = rays.named()["ray_iou"]
+        figures["RayIoU"] = rays.named()["ray_iou_17"]
         by_class = (*(counts.class_iou(mask) for mask in masks_of_truth), rays.class_iou())
         classes = {name: (by_class[0][name], by_class[1][name], by_class[2][name]) for name in OCC3D.taxonomy.names}
     for row, (true, false, missed) in real.items():

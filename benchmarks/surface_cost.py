@@ -1,9 +1,10 @@
-"""What fusing 78 large views costs: as a surface, beside votes, in turn, on one core.
+"""What fusing 78 large views costs: as a surface, compiled and in tensors, beside votes, in turn, on one core.
 
     python benchmarks/surface_cost.py TOWN
 
 TOWN as for label_quality.py. Views of 96×176 pixels are enlarged to 864×1584; seconds are of the processor. Memory
-(Linux) is the most that a rule holds at a time beyond what was there before it, the views.
+(Linux) is the most that a rule holds at a time beyond what was there before it, the views. The tensors are on the CPU
+here, to be compared with what is compiled for it; they are for maps on an accelerator.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from pathlib import Path
 
 import numba
 import numpy as np
+import torch
 from label_quality import GRID, PosedViews, town_cases
 
 from occlift import OCC3D
 from occlift.labels.decide import DecisionConfig, decide, decide_surface
+from occlift.labels.device_views import DeviceView
 from occlift.labels.from_views import add_views
 from occlift.labels.surface import depth_error, fuse_surface
+from occlift.labels.surface_torch import fuse_surface_on_device
 from occlift.labels.view import View
 from occlift.labels.vote import Tally
 
@@ -50,8 +54,10 @@ def memory_mb(*, most: bool = False) -> float:
 
 def main() -> None:
     numba.set_num_threads(1)
+    torch.set_num_threads(1)
     case = next(case for case in town_cases(Path(sys.argv[1]), (6,)))
     views: PosedViews = [(enlarged(view), pose, now) for view, pose, now in case.views]
+    tensors = [(DeviceView.of(view, "cpu"), pose, now) for view, pose, now in views]
     tally = Tally(GRID)
 
     def votes() -> None:
@@ -62,6 +68,7 @@ def main() -> None:
         "votes": votes,
         "surface": lambda: decide_surface(fuse_surface(views, GRID)),
         "of it measuring the error of depth": lambda: depth_error(views),
+        "surface in tensors": lambda: decide_surface(fuse_surface_on_device(tensors, GRID)),
     }
     seconds: dict[str, list[float]] = {name: [] for name in rules}
     peak_mb: dict[str, float] = {}
@@ -78,7 +85,8 @@ def main() -> None:
     held_mb = sum(view.class_id.nbytes + view.depth_m.nbytes for view, _, _ in views) / 1e6
     print(f"{len(views)} views of {size[0]}×{size[1]} ({held_mb:.0f} MB), core-seconds a label, least of {_ROUNDS}")
     for name, found in seconds.items():
-        print(f"{name}: {min(found):.2f} ({min(found) / min(seconds['votes']):.2f} of votes), {peak_mb[name]:.0f} MB")
+        ratios = ", ".join(f"{min(found) / min(seconds[other]):.2f} of {other}" for other in ("votes", "surface"))
+        print(f"{name}: {min(found):.2f} ({ratios}), {peak_mb[name]:.0f} MB")
 
 
 if __name__ == "__main__":

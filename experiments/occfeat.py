@@ -107,7 +107,8 @@ class _Runs(Runs):
     def __init__(self, scale: _Scale, out: Path) -> None:
         super().__init__(out)
         self.scale, self.root = scale, self.add_town(scale.town)
-        self.add_labels(LabelConfig(frames=FRAMES, decision=DecisionConfig(fusion="votes")), self.root, ("data",))
+        config = LabelConfig(frames=FRAMES, decision=DecisionConfig(fusion="votes"))
+        self.add_labels(str(FRAMES), config, self.root, ("data",))
 
     def finetuned(
         self, network: Architecture, start: Start, share: float, *, rate: float = 1.0, longer: int = 1, seeds: int = 0
@@ -166,7 +167,7 @@ class _Runs(Runs):
             loss=replace(base.loss, occupancy=occupancy, features=features),
         )  # fmt: skip
         train = partial(
-            calls.pretrain, root=self.root, labels=self.labels_folder(FRAMES) if labels else None,
+            calls.pretrain, root=self.root, labels=self.labels_folder(str(FRAMES)) if labels else None,
             features=self.out / "features", config=config,
         )  # fmt: skip
         needs = (f"labels-{FRAMES}" if labels else "data",)

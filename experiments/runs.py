@@ -104,15 +104,14 @@ class Runs(dict[str, Run]):
         self.add("data", call=partial(calls.make_town, root=self.out / "data/town", config=config))
         return self.out / "data/town"
 
-    def add_labels(self, config: Any, root: Path, needs: tuple[str, ...]) -> None:
-        """Adds the run that makes labels of `config.frames` key frames each."""
-        labels = self.labels_folder(config.frames)
-        call = partial(calls.make_labels, root=root, labels=labels, config=config)
-        self.add(f"labels-{config.frames}", needs, call=call)
+    def add_labels(self, name: str, config: Any, root: Path, needs: tuple[str, ...]) -> None:
+        """Adds the run `labels-<name>` that makes labels."""
+        call = partial(calls.make_labels, root=root, labels=self.labels_folder(name), config=config)
+        self.add(f"labels-{name}", needs, call=call)
 
-    def labels_folder(self, frames: int) -> Path:
+    def labels_folder(self, name: str) -> Path:
         """The folder of labels made by `add_labels`."""
-        return self.out / f"labels-{frames}/labels"
+        return self.out / f"labels-{name}/labels"
 
     def needed_for(self, names: Iterable[str]) -> list[str]:
         """Names of these runs and of all that they need, in order."""

@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml allows of what teachers need, as constraints for pip (`make test-oldest`)."""
+"""The oldest versions that pyproject.toml allows of what teachers and trainings need, as constraints for pip (`make test-oldest`)."""
 
 from __future__ import annotations
 
@@ -23,5 +23,6 @@ def oldest(requirement: str) -> str | None:
 
 if __name__ == "__main__":
     project = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
-    requirements = [*project["dependencies"], *project["optional-dependencies"]["teachers"]]
+    extras = project["optional-dependencies"]
+    requirements = dict.fromkeys([*project["dependencies"], *extras["train"], *extras["teachers"]])
     sys.stdout.write("".join(f"{line}\n" for line in map(oldest, requirements) if line))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_the_demo_runs_reuses_what_is_there_and_refuses_to_mix(tmp_path: Path) -
 
 
 def test_a_missing_viewer_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"occlift\[view\]"):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(ConfigError, match=r"the demo needs viser: pip install 'occlift\[demo\]'"):
         run_demo(tmp_path / "demo", DemoConfig.smoke(), command="occlift demo")
     assert not (tmp_path / "demo").exists()

@@ -6,7 +6,6 @@ pictures of the validation scenes, which come from other seeds than the training
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from occlift.labels.config import LabelConfig
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction
 from occlift.labels.generate import generate_labels
 from occlift.metrics.occupancy import class_sets
+from occlift.runtime.extras import missing_extra
 from occlift.runtime.files import replacing, write_text
 from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.folders import check_same, read_record
@@ -113,10 +113,11 @@ def run_demo(out: Path, config: DemoConfig, *, command: str) -> DemoRun:
         command: what the report says it was made by.
 
     Raises:
-        ConfigError: `out` holds a demo of another configuration, or viser is missing.
+        ConfigError: `out` holds a demo of another configuration, or a package of the extra demo is missing.
     """
-    if importlib.util.find_spec("viser") is None:  # said now, not after ten minutes
-        raise ConfigError("the demo draws its 3-D scene with viser: pip install 'occlift[view]'")
+    # Said now, not after ten minutes.
+    if missing := missing_extra("demo", "the demo", "lightning", "transformers", "viser"):
+        raise ConfigError(missing)
     with going_on(), sole_writer(out):
         return _run(out, config, command)
 

@@ -58,6 +58,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_command_without_options_does_what_the_library_does(asked: Any) -> None:
     assert asked("label root --out labels") == LabelConfig()
+    assert asked("label root --out labels --recipe easyocc") == LabelConfig.easyocc()
     assert asked("town out") == TownConfig()
     assert asked("train easyocc-demo root --labels labels") == TrainConfig()
     assert asked("train easyocc root --labels labels") == TrainConfig.full()
@@ -79,6 +80,8 @@ def test_options_reach_their_fields_those_of_nested_configurations_too(asked: An
         frames=5, moving="still", confidence=True, semantics_options={"a": "b", "c": "d=e"},
         decision=DecisionConfig(fusion="votes", carve=2.0, class_min_points={"bus": 2, "pedestrian": 1}),
     )  # fmt: skip
+    config = asked("label root --out labels --recipe easyocc --outside drop --frames 3")
+    assert config == replace(LabelConfig.easyocc(), outside="drop", frames=3)
     base = TrainConfig()
     config = asked(
         "train easyocc-demo root --labels labels --lovasz none --geo-scal 1 --ema-decay 0.9 --steps 3 --pretrained net"

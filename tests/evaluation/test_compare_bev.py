@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import tyro
 
 from occlift.cli.evaluation import compare as compare_command
+from occlift.cli.tables import print_comparison
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.bev import BevEvaluation
 from occlift.evaluation.compare_bev import compare_bev
+from occlift.evaluation.score_table import ScoreTable
 from occlift.metrics.bev import BevCounts
 from occlift.training.corrupt import Corruption
 
@@ -71,6 +74,29 @@ def test_the_command_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[st
     occupancy.write_text("{}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"one.json is of `occlift evaluate-bev`, and .*occupancy.json is not"):
         tyro.cli(compare_command, args=[str(one), str(occupancy)])
+
+
+def test_eight_scores_and_the_names_of_runs_fit_into_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    masks = ("camera mask", "no mask")
+    columns = [f"{score}, {mask}" for mask in masks for score in ("IoU", "mIoU 17", "mIoU 15")]
+    columns += ["RayIoU 17", "RayIoU 15"]
+    values = ((87.65,) * 8, (12.34,) * 8)
+    print_comparison(
+        ScoreTable(
+            title="2 key frames",
+            corner="run",
+            columns=tuple(columns),
+            rows=("baseline", "ours"),
+            values=values,
+            best=((True,) * 8, (False,) * 8),
+        )
+    )
+    printed = capsys.readouterr().out
+    assert re.search(r"baseline( +87\.65\*){8}", printed)
+    assert re.search(r"ours( +12\.34){8}", printed)
 
 
 @pytest.mark.parametrize("content", ["[]", "[1]", '[{"frames": 1}]', '{"a": 1}', "no JSON"])

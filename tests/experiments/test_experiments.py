@@ -30,13 +30,13 @@ def conducted(plan: Plan, *names: str, jobs: int = 1) -> dict[str, Result]:
     return plan.results()
 
 
-@pytest.mark.parametrize("plan", [easyocc.easyocc_plan, occfeat.occfeat_plan])
-def test_every_run_exists_once_and_is_shown_with_its_seeds(plan: object, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("plan", "letters"), [(easyocc.easyocc_plan, "abcdef"), (occfeat.occfeat_plan, "abcde")])
+def test_every_run_exists_once_and_is_shown_with_its_seeds(plan: object, letters: str, tmp_path: Path) -> None:
     assert callable(plan)
     made = plan("small", tmp_path)
     identities = [str(made.runs.identity(name)) for name in made.runs]
     assert len(set(identities)) == len(identities)
-    assert [table.letter for table in made.tables] == list("abcde")
+    assert [table.letter for table in made.tables] == list(letters)
     for table in made.tables:
         labels = [row.label for row in table.rows]
         assert len(set(labels)) == len(labels)
@@ -44,6 +44,33 @@ def test_every_run_exists_once_and_is_shown_with_its_seeds(plan: object, tmp_pat
         assert {label for claim in table.claims for label in (claim.row, claim.than, *claim.over)} <= set(labels)
     full = plan("full", tmp_path)
     assert all(len(row.runs) == 3 for table in full.tables for row in table.rows if not row.context)
+
+
+def test_networks_are_trained_on_the_labels_that_their_rows_name(tmp_path: Path) -> None:
+    plan = easyocc.easyocc_plan("small", tmp_path)
+    configs = {}
+    for row in (row for table in plan.tables if table.letter in "bf" for row in table.rows):
+        (need,) = {need for name in row.runs for need in plan.runs[name].needs}
+        call = plan.runs[need].call
+        assert call is not None
+        configs[row.label] = call.keywords["config"]
+        for name in row.runs:
+            last = plan.runs[name].train or plan.runs[name].call
+            assert last is not None
+            assert last.keywords["labels"] == call.keywords["labels"]
+    found = {(c.decision.fusion, c.window, c.frames, c.outliers, c.outside) for c in configs.values()}
+    assert found == {
+        ("surface", "centred", 13, "keep", "drop"), ("votes", "centred", 13, "keep", "drop"),
+        ("votes", "centred", 1, "keep", "drop"), ("votes", "centred", 5, "keep", "drop"),
+        ("votes", "past", 14, "keep", "drop"), ("votes", "past", 14, "drop", "clamp"),
+    }  # fmt: skip
+    assert all((config.decision.fusion == "surface") == ("surfaces" in label) for label, config in configs.items())
+    assert all(
+        (config.window == "past") == ("before" in label or "clamped" in label) for label, config in configs.items()
+    )
+    # Three seeds where votes are compared with surfaces, whatever the size.
+    rows = [row for row in plan.tables[-1].rows if not row.context]
+    assert [len(row.runs) for row in rows] == [3] * 4
 
 
 def test_one_pretraining_serves_all_shares_of_a_seed(tmp_path: Path) -> None:

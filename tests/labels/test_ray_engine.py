@@ -116,7 +116,7 @@ def test_what_cannot_work_is_said_before_anything_starts(
         with pytest.raises(ConfigError, match=r"workers is 0|gpus_per_worker is"):
             ray_engine(**settings)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"needs Ray, which cannot be imported .*: pip install 'occlift\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"needs ray, which cannot be imported .*: pip install 'occlift\[ray\]'"):
         ray_engine(workers=1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_from_views import CAR, FREE, GROUND, SPACE, WALL, view
+from test_from_views import CAR, FREE, GROUND, SPACE, WALKER, WALL, view
 
 from occlift import PosedView, label_from_views, open_dataset
 from occlift.errors import ConfigError
@@ -125,6 +125,21 @@ def test_the_scale_of_an_image_follows_the_others() -> None:
     assert scale.argmin() == 4
     assert scale[4] < 0.96
     assert np.abs(np.delete(scale, 4) - 1).max() < 0.03
+
+
+@pytest.mark.parametrize(("class_id", "believed"), [(WALKER, True), (WALL, False)])
+def test_a_point_off_the_surface_is_believed_of_a_thin_thing_that_moves_alone(class_id: int, believed: bool) -> None:
+    names = {TAXONOMY.names[WALL], TAXONOMY.names[WALKER]}
+    space = replace(SPACE, taxonomy=replace(TAXONOMY, thin=tuple(name for name in TAXONOMY.names if name in names)))
+    views = [view(forward_m=0.2 * n, current=n == 0) for n in range(5)]
+    shown, depth_m = views[0].class_id.copy(), views[0].depth_m.copy()
+    rows, columns = (np.nonzero(views[0].class_id == WALL)[axis] for axis in (0, 1))
+    middle = np.argsort(np.hypot(rows - rows.mean(), columns - columns.mean()))[:4]
+    shown[rows[middle], columns[middle]], depth_m[rows[middle], columns[middle]] = class_id, 5.1
+    views[0] = replace(views[0], class_id=shown, depth_m=depth_m)
+    semantics = label_from_views(views, space=space).semantics
+    at = int((5.1 + views[0].ego_from_camera[0, 3] - GRID.lower_m[0]) / GRID.voxel_size_m[0])
+    assert (semantics[at] == class_id).any() == believed
 
 
 def test_carried_points_are_occupied_by_their_class() -> None:

@@ -6,7 +6,7 @@ as the published ones.
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -281,10 +281,7 @@ def test_metric3d_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
     write_onnx(tmp_path / "hub/other.onnx")
     with pytest.raises(ConfigError, match=r"onnx/model\.onnx: no such file.*file="):
         depth_teacher("metric3d", options={"model": str(tmp_path / "hub")})
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        "occlift.teachers.onnx_network.find_spec", lambda name: None if name == "onnxruntime" else find_spec(name)
-    )
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"pip install 'occlift\[teachers\]'"):
         depth_teacher(f"metric3d:{tmp_path / 'hub/other.onnx'}")
 

@@ -28,13 +28,17 @@ _OWN_LAYOUT: Final[dict[str, Layout]] = {"surroundocc": "surroundocc", "openoccu
 def _configs() -> dict[str, LabelConfig]:
     from occlift.labels.config import LabelConfig
 
-    return {"label": LabelConfig()}
+    return {"occlift": LabelConfig(), "easyocc": LabelConfig.easyocc()}
 
 
 def label(
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the labels, in Occ3D's layout")],
     given: Annotated[Given, options(_configs)],
+    recipe: Annotated[
+        Literal["occlift", "easyocc"],
+        arg(help="defaults of the options that make a label: this project's, or EasyOcc's by its authors' words"),
+    ] = "occlift",
     space: Space = None,
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "all",
     workers: Annotated[int, arg(help="number of processes, each with its own teachers")] = 1,
@@ -63,7 +67,7 @@ def label(
     from occlift.scenes.dataset import open_dataset
 
     data, label_space = open_dataset(root), space_of(space, out)
-    config = given.onto(_configs()["label"])
+    config = given.onto(_configs()[recipe])
     if doubt := _doubt_of_threshold(config, data, split):
         print(f"  ! {doubt}", file=sys.stderr)
     run = generate_labels(

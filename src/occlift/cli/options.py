@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache, reduce
 from itertools import takewhile
-from typing import Annotated, Any, Final, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from tyro.conf import arg
@@ -120,6 +120,8 @@ def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any,
         kind, default, values, hint = tuple[str, ...], (), get_args(kind)[1], "(default: none)"
         metavar = "NAME=VALUE ..."
     elif any(other != default for other in defaults.values()):
+        if get_origin(kind) is Literal:
+            metavar = f"{{{','.join(get_args(kind))}}}"
         kind, default = kind | None, None
         hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
     elif kind == tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -183,10 +184,13 @@ def _print_left_out(console: Console, tokens: Sequence[str], what: str) -> None:
 def print_comparison(scores: ScoreTable) -> None:
     """A table of runs or classes; the best numbers carry an asterisk."""
     console = Console()
-    table = Table(title=scores.title, title_justify="left")
-    table.add_column(scores.corner, overflow="fold")
+    # Narrow, and names get what is left of the line: all scores of a run, with both RayIoUs, fit into 80 columns.
+    table = Table(title=scores.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    longest = max(map(len, (*scores.rows, scores.corner)))
+    table.add_column(scores.corner, overflow="fold", min_width=min(longest, 12))
     for column in scores.columns:
-        table.add_column(column.replace(", ", "\n").replace("camera mask", "camera"), justify="right", no_wrap=True)
+        heading = column.replace(", ", "\n").replace("camera mask", "camera").replace("RayIoU ", "RayIoU\n")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, values, marks in zip(scores.rows, scores.values, scores.best, strict=True):
         cells = [
             f"[bold]{format_score(value)}*[/]" if mark else f"{format_score(value)} "

@@ -21,7 +21,7 @@ from occlift.evaluation.label_tokens import LabelSample, in_time_order, select_l
 from occlift.evaluation.occupancy import space_field
 from occlift.evaluation.score_table import ScoreTable
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
-from occlift.labels.config import LabelConfig
+from occlift.labels.config import UNRECORDED, LabelConfig
 from occlift.labels.decide import DecisionConfig, decide
 from occlift.labels.files import check_some_free, read_truth
 from occlift.labels.fuse import Moving
@@ -301,7 +301,7 @@ def label_config(labels: Path) -> LabelConfig:
     Raises:
         DataError: there is no manifest, or it is that of another version of this program.
     """
-    plain = read_manifest(labels).config
+    plain = {**UNRECORDED, **read_manifest(labels).config}
     try:
         decision = dict(plain["decision"])
         decision["carve"] = float("inf") if decision["carve"] is None else decision["carve"]

@@ -171,7 +171,8 @@ class LabelSpace:
         """Sees to it that two spaces have the same grid and the same classes; prompts and colours may differ.
 
         Args:
-            mine, others: what has them, such as "the checkpoint a.ckpt" and "the labels in out/".
+            mine: what has this one, such as "the checkpoint a.ckpt".
+            others: what has the other, such as "the labels in out/".
 
         Raises:
             ConfigError: they differ; names both and says in what.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from occlift.errors import ConfigError
 from occlift.label_space import Taxonomy
@@ -14,6 +14,15 @@ from occlift.labels.view import default_free_stride
 
 # Part of every digest; goes up when the same configuration would give other labels.
 _ALGORITHM: Final = 2
+
+Outside = Literal["drop", "clamp"]
+"""What becomes of points outside of the grid: left out, or counted in the voxel of its border that is nearest."""
+
+Outliers = Literal["keep", "drop"]
+"""What becomes of points that lie apart from the others of their key frame (`occlift.labels.outliers`)."""
+
+UNRECORDED: Final = {"outside": "drop", "outliers": "keep"}
+"""Settings that are recorded only where they differ from this, so that labels made before there was a choice go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +35,16 @@ class LabelConfig:
         semantics_options: options of this teacher, as name=value.
         depth: teacher of depth.
         depth_options: options of this teacher, as name=value.
-        frames: number of key frames fused into one label; EasyOcc's paper has 13.
+        frames: number of key frames fused into one label.
         window: choice of these key frames: around the current one (centred), it and those before (past), or all of the
             scene.
         moving: treatment of moving classes in other key frames: left out (drop), fused, which leaves ghosts (keep),
             fused where they stand still, or carried along by boxes.
         still_frames: number of key frames in which a voxel must show a moving class, for moving=still.
+        outliers: treatment of points that are further from their neighbours than is usual in the cloud of their key
+            frame: fused like all others (keep), or left out (drop), which takes most from far away.
+        outside: treatment of points outside of the grid: left out (drop), or counted in the voxel of its border that is
+            nearest (clamp), for fusion=votes.
         stride: number N; every N-th pixel of every N-th row votes.
         free_stride: number N; every N-th pixel of every N-th row casts a ray; None: about 4,000 rays an image.
         min_score: score of the class below which a pixel is unknown.
@@ -52,6 +65,8 @@ class LabelConfig:
     window: WindowPolicy = "centred"
     moving: Moving = "drop"
     still_frames: int = 6
+    outliers: Outliers = "keep"
+    outside: Outside = "drop"
     stride: int = 1
     free_stride: int | None = None
     min_score: float = 0.0
@@ -60,9 +75,27 @@ class LabelConfig:
     confidence: bool = False
     seed: int = 0
 
+    @classmethod
+    def easyocc(cls) -> LabelConfig:
+        """The labels of EasyOcc (arXiv 2509.26087) as its authors make them, as far as is known.
+
+        The current cloud and those of the 13 samples before it, without outliers, what is outside of the grid on its
+        border, a majority of votes. Which source says what, and what is a guess, stands in docs/labels.md.
+
+        >>> LabelConfig.easyocc().window, LabelConfig.easyocc().frames
+        ('past', 14)
+        """
+        votes = DecisionConfig(fusion="votes")
+        return cls(frames=14, window="past", outliers="drop", outside="clamp", decision=votes)
+
     def check(self, taxonomy: Taxonomy) -> None:
         """Raises ConfigError if a setting is out of range, or names a class that the taxonomy does not have."""
         self.decision.check(taxonomy)
+        if self.outside == "clamp" and self.decision.fusion == "surface":
+            raise ConfigError(
+                "outside=clamp counts points on the border of the grid, without effect on fusion=surface; choose "
+                "fusion=votes, or outside=drop"
+            )
         for name in ("frames", "still_frames", "stride", "free_stride"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -89,7 +122,7 @@ class LabelConfig:
 
     def identity(self, semantics: Mapping[str, object], depth: Mapping[str, object]) -> dict[str, Any]:
         """Everything that labels depend on, as JSON values; `semantics` and `depth` are the teachers' own settings."""
-        plain = asdict(self)
+        plain = {name: value for name, value in asdict(self).items() if (name, value) not in UNRECORDED.items()}
         # Infinity is no JSON.
         plain["decision"]["carve"] = None if plain["decision"]["carve"] == float("inf") else plain["decision"]["carve"]
         return {

@@ -139,8 +139,8 @@ def decide_surface(
 
     Occupied is a voxel in which points lie, if at least half of the evidence about its centre (or nothing) sees a
     surface there; and one through which the averaged surface passes, if three quarters of the evidence do and no depth
-    there is exact to a voxel: where it is, there would be points. A voxel with a point of a thin class is of that
-    class. What lies in front of the surface is free; what is behind it, or seen by nobody, unknown (255).
+    there is exact to a voxel: where it is, there would be points. A voxel with a point of a thin class that moves
+    is of that class. What lies in front of the surface is free; what is behind it, or seen by nobody, unknown (255).
 
     Confidence is the probability that this is right, free or this very class: `_how_sure`.
 

@@ -81,8 +81,9 @@ def generate_labels(
         engine: who makes the labels instead, such as `occlift.labels.ray_engine.ray_engine`.
         keep_votes: write the votes beside every label; only with `DecisionConfig.fusion="votes"`.
         keep_maps: folder for the teachers' maps, for the teacher `files`; by default they are deleted after fusion.
-        semantics, depth: teachers of your own, instead of those that the configuration names; their `settings` go into
-            the manifest, and with several workers they are pickled.
+        semantics: a teacher of your own, instead of the one that the configuration names; its `settings` go into the
+            manifest, and with several workers it is pickled.
+        depth: likewise.
         space: grid and classes of the labels; the teachers answer in its classes.
 
     Raises:

@@ -22,6 +22,7 @@ from occlift.errors import ConfigError, OccliftError
 from occlift.labels.crew import Lost, Ready, Reply, work
 from occlift.labels.engine import Engine, LabelJob, LabelTask
 from occlift.labels.scene import Outcome
+from occlift.runtime.extras import needs_extra
 
 _LOCAL: Final = "local"
 _OBJECT_STORE_BYTES: Final = 100_000_000
@@ -146,12 +147,8 @@ class _Actors:
 
 
 def _ray() -> Any:
-    try:
+    with needs_extra("ray", "the engine ray"):
         import ray
-    except ImportError as error:
-        raise ConfigError(
-            f"the engine ray needs Ray, which cannot be imported ({error}): pip install 'occlift[ray]'"
-        ) from error
     return ray
 
 

@@ -33,6 +33,7 @@ from occlift.labels.fuse import (
     standing_still,
     window,
 )
+from occlift.labels.outliers import without_outliers
 from occlift.labels.view import View, view_of
 from occlift.labels.visibility import label_of
 from occlift.labels.vote import Tally, Votes, write_votes
@@ -122,7 +123,8 @@ class SceneLabeller:
 
     @cached_property
     def _tally(self) -> Tally:
-        return Tally(self._space.grid, classes=self._space.taxonomy.free)
+        clamp = self._config.outside == "clamp"
+        return Tally(self._space.grid, classes=self._space.taxonomy.free, clamp=clamp)
 
     def votes(self, scene: str, position: int) -> Votes:
         """The votes of one label, without writing anything.
@@ -329,7 +331,16 @@ class SceneLabeller:
                 raise DataError(
                     f"{image.source.name}: the depth map ({config.depth}) has no pixel that is finite and above 0 m"
                 )
-        views = tuple(
+        views = self._clean(frame, semantics, depth)
+        if config.outliers == "drop":
+            views = self._clean(frame, semantics, without_outliers(depth, views))
+        if self._keep_maps:
+            self._keep_maps.keep(frame, semantics, depth)
+        return _FrameViews(views=views, taxonomy=self._space.taxonomy)
+
+    def _clean(self, frame: KeyFrame, semantics: Sequence[SemanticMap], depth: Sequence[DepthMap]) -> tuple[View, ...]:
+        config = self._config
+        return tuple(
             view_of(
                 image,
                 class_map,
@@ -342,6 +353,3 @@ class SceneLabeller:
             )
             for image, class_map, depth_map in zip(frame.cameras, semantics, depth, strict=True)
         )
-        if self._keep_maps:
-            self._keep_maps.keep(frame, semantics, depth)
-        return _FrameViews(views=views, taxonomy=self._space.taxonomy)

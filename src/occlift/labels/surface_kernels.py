@@ -10,29 +10,29 @@ from numba import prange
 
 from occlift.runtime.kernels import njit
 
-_SIGMA_M: Final = 0.3
+SIGMA_M: Final = 0.3
 SIGMA_PER_M: Final = 0.05
 """Error with which a view enters the average, by depth: that of a good network. Measured errors in its place were worse
 on every data set, because they cut the average off where views disagree."""
 
-_TRUNCATION: Final = 2.0
-_TRUNCATION_M: Final = 0.6
+TRUNCATION: Final = 2.0
+TRUNCATION_M: Final = 0.6
 """Where distances are cut off, in standard deviations of the view, but no closer than this."""
 
 NEAREST_M: Final = 0.3
 """Voxels closer to a camera than this are not seen by it."""
 
-_ON_SURFACE_M: Final = 0.8
+ON_SURFACE_M: Final = 0.8
 SAME_SURFACE: Final = 0.25
 """What scales and errors are measured at: voxels this close to the surface, and depths that differ by less than this
 share; others see something else."""
 
-_SURFACE_SIGMA_M: Final = 0.2
-_SURFACE_SIGMA_SHARE: Final = 0.5
+SURFACE_SIGMA_M: Final = 0.2
+SURFACE_SIGMA_SHARE: Final = 0.5
 """Error of the averaged surface along a ray: half a voxel's extent along the gradient of the distance, which is large
 where surfaces are grazed; at least the former."""
 
-_STEPS: Final = 2
+STEPS: Final = 2
 """Newton steps by which a point finds the surface along its ray."""
 
 
@@ -40,7 +40,7 @@ _STEPS: Final = 2
 def truncation_m(depth_m: Any) -> Any:
     """Where the distances of a view are cut off that sees something at this depth (a number or an array): views that
     differ by more do not mean the same surface."""
-    return np.maximum(_TRUNCATION_M, _TRUNCATION * (_SIGMA_M + SIGMA_PER_M * depth_m))
+    return np.maximum(TRUNCATION_M, TRUNCATION * (SIGMA_M + SIGMA_PER_M * depth_m))
 
 
 @njit(inline="always")
@@ -95,12 +95,12 @@ def add_distances(
                 if found > free or not counted[found]:
                     continue
                 if found == free:
-                    sigma = _SIGMA_M + SIGMA_PER_M * ahead
+                    sigma = SIGMA_M + SIGMA_PER_M * ahead
                     limit = truncation_m(ahead)
                     signed = limit
                 else:
                     depth = float(depth_m[int(row), int(column)]) * scale
-                    sigma = _SIGMA_M + SIGMA_PER_M * depth
+                    sigma = SIGMA_M + SIGMA_PER_M * depth
                     limit = truncation_m(depth)
                     signed = depth - ahead
                     # Written so that NaN fails.
@@ -140,7 +140,7 @@ def depth_ratios(
             if _column_is_unseen(p, x, y, bottom, top, columns * stride, rows * stride):
                 continue
             for k in range(nz):
-                if weight[i, j, k] == 0 or abs(distance_m[i, j, k]) >= _ON_SURFACE_M:
+                if weight[i, j, k] == 0 or abs(distance_m[i, j, k]) >= ON_SURFACE_M:
                     continue
                 z = lower_m[2] + (k + 0.5) * size_m[2]
                 ahead = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
@@ -285,10 +285,10 @@ def add_points(
                 continue
             sigma = relative[min(99, int(depth))] * depth
             if sigma > finest_m:
-                surface_sigma = max(_SURFACE_SIGMA_M, _SURFACE_SIGMA_SHARE * 2 * extent_m[int(x), int(y), int(z)])
+                surface_sigma = max(SURFACE_SIGMA_M, SURFACE_SIGMA_SHARE * 2 * extent_m[int(x), int(y), int(z)])
                 allowed = np.sqrt(sigma * sigma + surface_sigma * surface_sigma)
                 moved = 0.0
-                for _ in range(_STEPS):
+                for _ in range(STEPS):
                     there = depth + moved
                     x, y, z = origin[0] + there * ray_x, origin[1] + there * ray_y, origin[2] + there * ray_z
                     if not (0 <= x < nx and 0 <= y < ny and 0 <= z < nz):

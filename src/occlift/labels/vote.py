@@ -62,10 +62,12 @@ class Tally:
 
     Args:
         classes: number of semantic classes; ids from there on (free, unknown) do not vote.
+        clamp: whether points outside of the grid vote in the voxel of its border that is nearest, instead of not at
+            all.
     """
 
-    def __init__(self, grid: VoxelGrid, *, classes: int = OCC3D.taxonomy.free) -> None:
-        self._grid = grid
+    def __init__(self, grid: VoxelGrid, *, classes: int = OCC3D.taxonomy.free, clamp: bool = False) -> None:
+        self._grid, self._clamp = grid, clamp
         self._lower_m, self._size_m = np.asarray(grid.lower_m), np.asarray(grid.voxel_size_m)
         self._counts = np.zeros((grid.num_voxels, classes), np.uint32)
         self._origins_m: list[Float[np.ndarray, "3"]] = []
@@ -82,16 +84,19 @@ class Tally:
         rotation = (grid_from_camera[:3, :3] @ np.linalg.inv(view.intrinsics_px)) / self._size_m[:, None]
         origin = (grid_from_camera[:3, 3] - self._lower_m) / self._size_m
         shape = self._grid.shape
-        _vote_pixels(view.class_id, view.depth_m, view.stride, rotation, origin, voting, *shape, self._counts)
+        _vote_pixels(
+            view.class_id, view.depth_m, view.stride, rotation, origin, voting, *shape, self._clamp, self._counts
+        )  # fmt: skip
         ray_depth_m = np.where(voting[view.free_class_id], view.free_depth_m, np.float32(np.nan))
         ends_m = unproject(ray_depth_m, view.intrinsics_px, grid_from_camera, stride=view.free_stride).reshape(-1, 3)
         self._origins_m.append(np.ascontiguousarray(grid_from_camera[:3, 3]))
         self._ends_m.append(ends_m[~np.isnan(ends_m[:, 0])])
 
     def add_points(self, points_grid: Float[np.ndarray, "points 3"], class_id: UInt8[np.ndarray, " points"]) -> None:
-        """Points (metres, the grid's frame) vote; NaN, outside of the grid, free or unknown they do not."""
+        """Points (metres, the grid's frame) vote; NaN, free or unknown they do not, nor outside
+        of the grid without `clamp`."""
         points = (np.asarray(points_grid, np.float64) - self._lower_m) / self._size_m
-        _vote_points(points, np.asarray(class_id, np.uint8), *self._grid.shape, self._counts)
+        _vote_points(points, np.asarray(class_id, np.uint8), *self._grid.shape, self._clamp, self._counts)
 
     def votes(self, *, points_per_ray: float = 1.0, keep: bool = False) -> Votes:
         """The votes since the last call, and what the rays passed; `points_per_ray` as in `Votes`.
@@ -175,11 +180,19 @@ def read_votes(path: Path, *, space: LabelSpace = OCC3D) -> Votes:
     return replace(votes, points_per_ray=float(arrays["points_per_ray"][0]))
 
 
+@njit(inline="always")
+def _into(place: float, size: int) -> float:
+    """The nearest place (in voxels) within a grid of so many; NaN stays."""
+    if place < 0:
+        return 0.0
+    return size - 0.5 if place >= size else place
+
+
 @njit
 def _vote_pixels(
     class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
     rotation: Float[np.ndarray, "3 3"], origin: Float[np.ndarray, "3"], voting: Bool[np.ndarray, "256"], nx: int,
-    ny: int, nz: int, counts: UInt32[np.ndarray, "voxels classes"],
+    ny: int, nz: int, clamp: bool, counts: UInt32[np.ndarray, "voxels classes"],
 ) -> None:  # fmt: skip
     rows, columns = depth_m.shape
     for row in range(rows):
@@ -197,6 +210,8 @@ def _vote_pixels(
             x = origin[0] + depth * (rotation[0, 0] * u + ray_x)
             y = origin[1] + depth * (rotation[1, 0] * u + ray_y)
             z = origin[2] + depth * (rotation[2, 0] * u + ray_z)
+            if clamp:
+                x, y, z = _into(x, nx), _into(y, ny), _into(z, nz)
             # Written so that NaN fails.
             if 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
                 counts[(int(x) * ny + int(y)) * nz + int(z), found] += 1
@@ -205,10 +220,12 @@ def _vote_pixels(
 @njit
 def _vote_points(
     points: Float[np.ndarray, "points 3"], class_id: UInt8[np.ndarray, " points"], nx: int, ny: int, nz: int,
-    counts: UInt32[np.ndarray, "voxels classes"],
+    clamp: bool, counts: UInt32[np.ndarray, "voxels classes"],
 ) -> None:  # fmt: skip
     for i in range(len(points)):
         x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        if clamp:
+            x, y, z = _into(x, nx), _into(y, ny), _into(z, nz)
         if class_id[i] < counts.shape[1] and 0 <= x < nx and 0 <= y < ny and 0 <= z < nz:
             counts[(int(x) * ny + int(y)) * nz + int(z), class_id[i]] += 1
 

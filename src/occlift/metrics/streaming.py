@@ -108,9 +108,11 @@ class OccupancyScore(SummedMetric):
         """Counts a batch of class volumes.
 
         Args:
-            truth, prediction: class ids, integers of any kind, the last class is free; the truth may be unknown (255)
-                where no mask of the score evaluates it.
-            mask_camera, mask_lidar: voxels to be evaluated; needed where `masks` names them.
+            truth: class ids, integers of any kind, the last class is free; may be unknown (255) where no mask of the
+                score evaluates it.
+            prediction: class ids likewise, none of them unknown.
+            mask_camera: voxels to be evaluated; needed where `masks` names it.
+            mask_lidar: likewise.
 
         Raises:
             ConfigError: a mask is missing.
@@ -174,7 +176,8 @@ class RayScore(SummedMetric):
         """Casts the rays of a batch on the device of the prediction.
 
         Args:
-            truth, prediction: class ids, integers of any kind, the last class is free.
+            truth: class ids, integers of any kind, the last class is free.
+            prediction: likewise.
             origins_m: per key frame where its rays start (`ray_origins`), metres, ego frame.
 
         Raises:

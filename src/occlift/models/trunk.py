@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from occlift.errors import ConfigError
+from occlift.runtime.extras import missing_extra
 
 BackboneName = Literal["resnet18", "resnet50", "resnet101", "efficientnet-b0"]
 
@@ -59,10 +60,13 @@ def build_trunk(name: BackboneName, pretrained: str | None) -> nn.Module:
         pretrained: a name or a folder for `from_pretrained`; None: random weights.
 
     Raises:
-        ConfigError: an unknown name; weights that cannot be read, or that belong to another network.
+        ConfigError: an unknown name; weights that cannot be read, or that belong to another network; the extra train is
+            not installed.
     """
     if name not in BACKBONES:
         raise ConfigError(f"backbone {name!r} is not one of {', '.join(BACKBONES)}")
+    if missing := missing_extra("train", f"the backbone {name}", "transformers"):
+        raise ConfigError(missing)
     # Imported here: the first model class of transformers costs seconds that a metric or a loss need not pay.
     if name == EFFICIENTNET:
         from transformers import EfficientNetConfig, EfficientNetModel

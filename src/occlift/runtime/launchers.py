@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from occlift.errors import ConfigError
+from occlift.runtime.extras import needs_extra
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins import ClusterEnvironment
@@ -95,9 +96,11 @@ def is_first_process() -> bool:
 def cluster_environment() -> ClusterEnvironment:
     """How Lightning finds the other processes."""
     import torch.distributed
-    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    with needs_extra("train", "training"):
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     there = world()
     if there is None or there.by == "WORLD_SIZE":

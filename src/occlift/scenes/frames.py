@@ -30,7 +30,8 @@ class CameraImage:
         camera: name of the camera, such as "CAM_FRONT".
         key: name of the image that is unique in the data set.
         timestamp_us: time of the exposure.
-        height, width: size of the image, pixels.
+        height: of the image, pixels.
+        width: of the image, pixels.
         intrinsics_px: 3×3 pinhole matrix for an image of that size; pixel centres at + 0.5.
         distortion: how the lens departs from that pinhole; None where it does not. Open such a data set as
             `occlift.datasets.rectified.Rectified(data)`: everything else works with pinholes, and reads

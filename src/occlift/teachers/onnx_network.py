@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -12,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
 from occlift.errors import ConfigError
+from occlift.runtime.extras import missing_extra
 from occlift.scenes.frames import CameraImage
 from occlift.teachers.images import Placement, inscribed, stretched, within
 from occlift.teachers.onnx_spec import InputSpec
@@ -43,8 +43,8 @@ class ModelFile:
 
     def missing(self) -> str | None:
         """What is missing and how to get it; None if nothing is. Loads nothing."""
-        if find_spec("onnxruntime") is None:
-            return f"{self.teacher} needs onnxruntime: pip install 'occlift[teachers]' (onnxruntime-gpu for CUDA)"
+        if missing := missing_extra("teachers", self.teacher, "onnxruntime"):
+            return f"{missing} (onnxruntime-gpu for CUDA)"
         if (missing := missing_weights(self.model, self.revision)) is not None:
             return missing
         if not (path := self.path()).is_file():

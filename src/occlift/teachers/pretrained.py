@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from occlift.errors import ConfigError
 from occlift.runtime.devices import torch_device
+from occlift.runtime.extras import needs_extra
 from occlift.teachers.weights import model_type
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ def load_network(folder: Path, classes: Mapping[str, str], *, device: str) -> tu
         DataError: `config.json` is missing or damaged.
     """
     import torch
-    import transformers
-    from safetensors import SafetensorError
+
+    with needs_extra("teachers", f"{folder}: a network"):
+        import transformers
+        from safetensors import SafetensorError
 
     kind = model_type(folder)
     if kind not in classes:
@@ -68,7 +71,8 @@ def load_tokenizer(folder: Path) -> Any:
     Raises:
         ConfigError: there is none, or it is damaged.
     """
-    from transformers import AutoTokenizer
+    with needs_extra("teachers", f"{folder}: a tokenizer"):
+        from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from occlift.errors import ConfigError, DataError
+from occlift.runtime.extras import missing_extra
 from occlift.runtime.folders import expanded
 
 WEIGHT_SUFFIXES: Final = frozenset({".safetensors", ".bin", ".pt", ".pth", ".onnx"})
@@ -142,6 +143,8 @@ def _look_up(name: str, revision: str | None) -> tuple[Path | None, str]:
         lacking = _lacking(local)
         return (None, f"{local}: {lacking}; copy the model's files there") if lacking else (local, "")
 
+    if missing := missing_extra("teachers", name, "huggingface_hub"):
+        return None, missing
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

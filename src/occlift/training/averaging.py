@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 
 from occlift.errors import ConfigError, DataError
+from occlift.runtime.extras import needs_extra
 from occlift.training.checkpoint import AVERAGED_WEIGHTS
+
+with needs_extra("train", "training"):
+    import lightning
 
 
 class WeightAverage(lightning.Callback):

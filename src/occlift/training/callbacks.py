@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import lightning
-
 from occlift.errors import DataError
+from occlift.runtime.extras import needs_extra
 from occlift.runtime.files import disk_full_said, replacing
 from occlift.runtime.progress import track
+
+with needs_extra("train", "training"):
+    import lightning
 
 _COLUMNS: Final = ("step", "name", "value")
 

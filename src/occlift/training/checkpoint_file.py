@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from occlift.runtime.extras import needs_extra
 from occlift.runtime.files import replacing
+
+with needs_extra("train", "training"):
+    from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 
 class WholeCheckpoints(TorchCheckpointIO):

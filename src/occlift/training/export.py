@@ -6,7 +6,6 @@ output mean (shape, units, frames) is written into the file, as its documentatio
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import math
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from occlift.errors import ConfigError, OccliftError
+from occlift.runtime.extras import missing_extra
 from occlift.runtime.files import replacing
 
 if TYPE_CHECKING:
@@ -74,9 +74,8 @@ def export(checkpoint: Path, onnx: Path, *, opset: int = 20, cameras: int | None
     from occlift.models.rendering import RenderingModel
     from occlift.training.checkpoint import load_easyocc, trained_cameras
 
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"export needs {', '.join(missing)}: install it with pip install 'occlift[export]'")
+    if missing := missing_extra("export", "export", "onnx", "onnxscript", "onnxruntime"):
+        raise ConfigError(missing)
     if opset < 20:
         raise ConfigError(f"opset {opset} cannot say bilinear sampling as torch means it: use 20 or later")
     if cameras is not None and cameras < 1:

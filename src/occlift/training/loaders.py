@@ -11,14 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lightning
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from occlift.errors import ConfigError, OccliftError
+from occlift.runtime.extras import needs_extra
 from occlift.runtime.processes import ProcessFailed
 from occlift.training.frames import TrainingOrder
 from occlift.training.loop import LoopSettings
+
+with needs_extra("train", "training"):
+    import lightning
 
 
 class TrainingData(lightning.LightningDataModule):

@@ -18,6 +18,7 @@ from occlift.errors import ConfigError
 from occlift.runtime.allocator import keep_freed_memory
 from occlift.runtime.devices import Precision, default_device, lightning_precision
 from occlift.runtime.differences import differences
+from occlift.runtime.extras import needs_extra
 from occlift.runtime.launchers import cluster_environment
 from occlift.runtime.threads import launch_kernel_threads
 from occlift.training.optimizer import OptimizerConfig
@@ -227,8 +228,9 @@ def make_trainer(
     Raises:
         ConfigError: unknown precision, or a decay outside (0, 1).
     """
-    import lightning
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    with needs_extra("train", "training"):
+        import lightning
+        from lightning.pytorch.callbacks import ModelCheckpoint
 
     from occlift.training.averaging import WeightAverage
     from occlift.training.callbacks import ScalarLog, ShownProgress

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
 from occlift.errors import OccliftError
+from occlift.runtime.extras import needs_extra
+
+with needs_extra("train", "training"):
+    import lightning
 
 
 class TrainingDiverged(OccliftError):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import lightning
 import torch
 
+from occlift.runtime.extras import needs_extra
 from occlift.training.mean_loss import TrainingDiverged
 from occlift.training.optimizer import OptimizerConfig, adamw_one_cycle
+
+with needs_extra("train", "training"):
+    import lightning
 
 
 class OneCycleTask(lightning.LightningModule):

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from occlift.errors import ConfigError
+from occlift.runtime.extras import missing_extra
 from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.interrupts import going_on
 from occlift.runtime.launchers import check_world
@@ -102,13 +104,16 @@ def run_training(
         max_steps: stops after this step of the schedule; None: at its end.
 
     Raises:
-        ConfigError: choices exclude each other; `out` holds another run, or a run and nothing says to resume it.
+        ConfigError: choices exclude each other; `out` holds another run, or a run and nothing says to resume it; or a
+            package of the extra train is missing.
         DataError: data, labels or a checkpoint are missing or damaged.
         TrainingDiverged: a term of the loss is not finite; the text names step and term.
         AnotherRun: another run is writing into `out`.
         DiskFull: the disk is full.
     """
     started = time.monotonic()
+    if missing := missing_extra("train", "training", "lightning", "transformers"):
+        raise ConfigError(missing)
     check_start(spec.config, resume, max_steps)
     world = check_world(spec.config.devices)
     spec.check()

@@ -24,6 +24,7 @@ from occlift.geometry.cameras import CameraRig
 from occlift.geometry.ego_vehicle import EGO_BOXES_M
 from occlift.geometry.transforms import quaternion_from_rotation
 from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
+from occlift.runtime.extras import needs_extra
 from occlift.runtime.files import write_text
 from occlift.viz.canvas import legend_entries
 from occlift.viz.mesh import volume_glb
@@ -107,10 +108,8 @@ def start_server(port: int = 8080) -> ViserServer:
     Raises:
         ConfigError: viser is not installed, or no port is free.
     """
-    try:
+    with needs_extra("view", "what is drawn in 3-D"):
         from viser import ViserServer
-    except ImportError as error:
-        raise ConfigError("what is drawn in 3-D needs viser: pip install 'occlift[view]'") from error
     # viser announces its server on stdout whatever it is told.
     with contextlib.redirect_stdout(io.StringIO()):
         try:

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from occlift.errors import ConfigError, DataError, OccliftError
 from occlift.label_space import OCC3D, LabelSpace
+from occlift.runtime.extras import needs_extra
 from occlift.runtime.files import disk_full
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
@@ -71,10 +72,8 @@ def write_scene_video(
         DataError: there is no such scene, or no key frame of it can be drawn.
         DiskFull: the disk is full; a video that was there is as it was.
     """
-    try:
+    with needs_extra("video", "a video"):
         import imageio_ffmpeg
-    except ImportError as error:
-        raise ConfigError("a video is written by imageio: pip install 'occlift[video]'") from error
     if path.suffix != ".mp4":
         raise ConfigError(f"{path}: a video is written as .mp4; give it a name that ends so")
     tokens = data.key_frame_tokens(scene)

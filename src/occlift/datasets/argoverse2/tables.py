@@ -11,8 +11,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from occlift.datasets.nuscenes.references import are_rotations
-from occlift.errors import ConfigError, DataError
+from occlift.errors import DataError
 from occlift.geometry.transforms import rigid_transform, rotation_from_quaternion
+from occlift.runtime.extras import needs_extra
 
 POSE: tuple[str, ...] = ("qw", "qx", "qy", "qz", "tx_m", "ty_m", "tz_m")
 """A transform: unit quaternion and translation."""
@@ -25,12 +26,8 @@ def read_columns(path: Path, *, words: Sequence[str] = (), numbers: Sequence[str
         ConfigError: pyarrow is not installed.
         DataError: the file is missing or damaged; a column is, or has empty, non-finite or other values.
     """
-    try:
+    with needs_extra("argoverse2", f"{path}: argoverse2"):
         from pyarrow import ArrowException, feather
-    except ImportError as error:
-        raise ConfigError(
-            f"{path}: argoverse2 reads feather files with pyarrow: pip install 'occlift[argoverse2]'"
-        ) from error
     try:
         table = feather.read_table(path, memory_map=False)
     except FileNotFoundError:

@@ -5,12 +5,13 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV ?= .venv
 DEVKIT_VENV ?= .venv-devkit
+OLDEST_VENV ?= .venv-oldest
 WHEEL_VENV ?= build/wheel-venv
 DEMO_FLAGS ?=
 TEST_PROCESSES ?= 2
 PIP_FLAGS = --disable-pip-version-check --quiet
 
-.PHONY: demo test check format docs wheel devkit-parity clean
+.PHONY: demo test test-oldest check format docs wheel devkit-parity clean
 .DELETE_ON_ERROR:
 
 # An environment, and torch into it if an index of its own was named, without what it needs: that comes with all the rest.
@@ -34,6 +35,21 @@ demo: $(VENV)/installed-demo
 # two that spin on each other's core are eight times slower.
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=15
+
+# The oldest versions that pyproject.toml allows, and the tests of teachers, which lean on other libraries most. What those
+# versions warn of is theirs.
+$(OLDEST_VENV)/installed: pyproject.toml tests/oldest_versions.py
+	@test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
+	@$(OLDEST_VENV)/bin/python tests/oldest_versions.py pyproject.toml > $(OLDEST_VENV)/oldest.txt
+	@echo "Installing the oldest versions into $(OLDEST_VENV) ..."
+	@test $(TORCH) = pypi || $(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/oldest.txt --no-deps \
+	  --index-url $(TORCH_INDEX) torch
+	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/oldest.txt -e '.[teachers,train]' \
+	  beartype hypothesis onnx pytest
+	@touch $@
+
+test-oldest: $(OLDEST_VENV)/installed
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -o filterwarnings=default tests/teachers
 
 check: $(VENV)/installed-check
 	$(VENV)/bin/ruff check .
@@ -77,4 +93,4 @@ ifdef OCCLIFT_REAL_FRAME
 endif
 
 clean:
-	rm -rf build runs $(VENV) $(DEVKIT_VENV)
+	rm -rf build runs $(VENV) $(DEVKIT_VENV) $(OLDEST_VENV)

@@ -14,7 +14,8 @@ PIP_FLAGS = --disable-pip-version-check --quiet
 .PHONY: demo test test-oldest check format docs wheel devkit-parity clean
 .DELETE_ON_ERROR:
 
-# The environment $(1), and torch into it, as the constraints $(2) say, if an index of its own was named, without what it needs: that comes with all the rest.
+# The environment $(1), and torch by the constraints $(2) into it if an index of its own was named, without what it needs:
+# that comes with all the rest.
 define install_torch
 @test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 @test -z "$(TORCH_INDEX)" || $(1)/bin/python -c 'import torch' 2> /dev/null || \

@@ -1,7 +1,7 @@
 """Lift-splat (Philion & Fidler, arXiv 2008.05711): every feature pixel is spread along its ray and falls into cells.
 
 A 1×1 convolution gives each feature pixel a context vector c and a distribution a over depths; the point at depth d of
-its ray carries a_d · c, and the map holds the sum of what falls into a cell. Its authors make that cloud of points, then
+its ray carries a_d · c, and the map holds the sum of what falls into a cell. Its authors make that cloud, then
 sum it. But the sum is a sparse matrix [cells, pixels], whose entries are the a_d, times the table of contexts: written
 as that product, a point costs three numbers instead of a vector, whatever the number of channels.
 

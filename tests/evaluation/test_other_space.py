@@ -104,7 +104,7 @@ def test_an_evaluation_says_its_space_unless_it_is_that_of_occ3d(
     assert again.space == SPACE
     assert again.to_json() == whole.to_json()
     print_evaluation(again)
-    assert "mIoU 5, absent = 0" in " ".join(capsys.readouterr().out.split())
+    assert "IoU ┃ mIoU 5 ┃ mIoU 4 ┃" in " ".join(capsys.readouterr().out.split())
     occ3d = Evaluation(predictions="p", truth="t", tokens=EVENING, counts=OccupancyCounts.zero())
     assert "space" not in json.loads(occ3d.to_json())
     with pytest.raises(ConfigError, match="part 1 and part 2 are not about the same grid and classes"):

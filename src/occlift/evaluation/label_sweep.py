@@ -84,9 +84,13 @@ class Sweep:
         return tuple(self.points[0].counts.unknown_as_free.histograms)
 
     def table(self) -> ScoreTable:
-        """A row per combination of settings: IoU and mIoU per mask, unknown taken as free; best per column."""
+        """A row per combination of settings: IoU and mIoU with the camera mask and without, unknown taken as free.
+
+        Other masks are shown where neither was counted. The best of every column is marked.
+        """
         whats = ("IoU", f"mIoU {self.space.taxonomy.free}")
-        columns = [(mask, what) for mask in self.masks if mask != "lidar" for what in whats]
+        shown = [mask for mask in self.masks if mask in ("camera", "none")] or self.masks
+        columns = [(mask, what) for mask in shown for what in whats]
         values = [[_score(point, mask, what) for mask, what in columns] for point in self.points]
         best = [max((row[i] for row in values if not math.isnan(row[i])), default=None) for i in range(len(columns))]
         return ScoreTable(

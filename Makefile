@@ -1,8 +1,8 @@
 # Every target works on a fresh clone: it makes the virtual environment it needs. PYTHON picks the interpreter.
 PYTHON ?= python3
-# Which build of torch: the name of an index of PyTorch (cpu, cu126, ...; see pytorch.org), or pypi for the one that PyPI
-# has: for CUDA on Linux, where it takes gigabytes, and the only one on macOS. docs/install.md says more.
-TORCH ?= $(if $(filter Linux,$(shell uname -s)),cpu,pypi)
+# Which build of torch: that of pip's own index (on Linux the one for CUDA, gigabytes; on macOS for CPU and Apple's GPU), or
+# the address of an index that has another, for CPUs or another CUDA: pytorch.org says which, docs/install.md how much.
+TORCH_INDEX ?=
 VENV ?= .venv
 DEVKIT_VENV ?= .venv-devkit
 OLDEST_VENV ?= .venv-oldest
@@ -10,16 +10,15 @@ WHEEL_VENV ?= build/wheel-venv
 DEMO_FLAGS ?=
 TEST_PROCESSES ?= 2
 PIP_FLAGS = --disable-pip-version-check --quiet
-TORCH_INDEX = https://download.pytorch.org/whl/$(TORCH)
 
 .PHONY: demo test test-oldest check format docs wheel devkit-parity clean
 .DELETE_ON_ERROR:
 
-# torch into the environment $(1), without what it needs: that comes from PyPI with all the rest.
+# An environment, and torch into it if an index of its own was named, without what it needs: that comes with all the rest.
 define install_torch
 @test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-@test $(TORCH) = pypi || $(1)/bin/python -c 'import torch' 2> /dev/null || \
-  $(1)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --retries 1 --index-url $(TORCH_INDEX) torch
+@test -z "$(TORCH_INDEX)" || $(1)/bin/python -c 'import torch' 2> /dev/null || \
+  $(1)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch
 endef
 
 # A stamp per set of extras: installing again is needed only when the requirements change.

@@ -1,4 +1,4 @@
-"""The oldest versions of what teachers and trainings need that pyproject.toml allows, for pip (`make test-oldest`)."""
+"""The oldest versions that pyproject.toml allows of what teachers and trainings need, for pip (`make test-oldest`)."""
 
 from __future__ import annotations
 

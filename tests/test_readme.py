@@ -22,11 +22,12 @@ from occlift.town.write import write_town
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (REPOSITORY / "docs/tutorial.md").read_text(encoding="utf-8")
 
 # Later options win: what makes a command of README small enough for a test.
 SMALLER = {
     "town": ["--scenes", "2", "--frames", "2"],
-    "label": ["--frames", "3"],
+    "label": ["--frames", "1"],
     "train easyocc-demo": ["--steps", "2"],
     "train easyocc": ["--steps", "1", "--devices", "1", "--workers", "0"],
 }
@@ -54,7 +55,7 @@ def _smaller(arguments: list[str]) -> list[str]:
 
 
 def test_the_step_by_step_commands_run_one_after_the_other(tmp_path: Path) -> None:
-    commands = _commands("The same, step by step")
+    commands = _commands("From images to a score", TUTORIAL)
     assert [c[1] for c in commands] == ["town", "label", "audit", "train", "predict", "evaluate", "compare"]
     for command in commands:
         done = _run(_smaller(command[1:]), tmp_path)
@@ -79,6 +80,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     assert train.returncode == 0, train.stderr
     return {
         "folder": str(root), "NUSCENES": "town", "LABELS": "labels", "OCC3D": "town",
+        "CLASSES": "oracle:foundation", "DEPTH": "oracle:foundation",
         "TOKEN": data.key_frame_tokens(data.scenes()[1])[0],
     }  # fmt: skip
 
@@ -100,7 +102,7 @@ def test_the_commands_for_nuscenes_run_on_a_data_set_of_its_format(fleet: dict[s
             done = _run(_smaller(arguments), Path(fleet["folder"]))
             assert done.returncode == 0, done.stderr
         ran.append(name)
-    assert ran == ["teachers", "check", "show", "train easyocc", "predict", "evaluate", "export", "predict"]
+    assert ran == ["teachers", "check", "show", "label", "train easyocc", "predict", "evaluate", "export", "predict"]
 
 
 def test_the_commands_for_own_data_run_on_a_frames_folder(small_town: Path, tmp_path: Path) -> None:
@@ -128,7 +130,7 @@ def test_the_commands_for_own_data_run_on_a_frames_folder(small_town: Path, tmp_
 
 
 def test_the_rendering_baseline_trains_and_what_it_shows_is_scored(fleet: dict[str, str]) -> None:
-    commands = [c[1:] for c in _commands("The paper's tables")]
+    commands = [c[1:] for c in _commands("The paper's tables", TUTORIAL)]
     assert [c[0] for c in commands] == ["train-rendering", "train-rendering", "evaluate-rendering"]
     for command in commands:
         arguments = [word.replace("data/", "") for word in command]
@@ -140,7 +142,7 @@ def test_the_rendering_baseline_trains_and_what_it_shows_is_scored(fleet: dict[s
 
 
 def test_a_network_is_pretrained_fine_tuned_and_scored(fleet: dict[str, str]) -> None:
-    commands = [c[1:] for c in _commands("Pretraining a bird's-eye-view network")]
+    commands = [c[1:] for c in _commands("Pretraining a bird's-eye-view network", TUTORIAL)]
     assert [c[0] for c in commands] == ["pretrain", "finetune", "evaluate-bev"]
     for command in commands:
         steps = [] if command[0] == "evaluate-bev" else ["--steps", "1"]
@@ -171,9 +173,20 @@ def test_two_processes_train_together_and_report_once(fleet: dict[str, str]) -> 
     assert len(re.findall(r"^\d+,loss,", losses, flags=re.MULTILINE)) == 2
 
 
+def test_links_of_readme_work_where_only_its_text_is_shown_and_lead_to_files_that_are_here() -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    here = [link for link in links if "occlift/occlift/" in link]
+    assert len(here) > 12
+    for link in links:
+        assert link.startswith("https://"), link
+    for link in here:
+        path = re.split(r"/(?:blob|raw)/main/", link)[1].partition("#")[0]
+        assert (REPOSITORY / path).exists(), link
+
+
 def test_every_make_target_of_readme_exists_and_runs_in_ci() -> None:
     targets = set(re.findall(r"^make ([\w-]+)", README, flags=re.MULTILINE))
-    assert targets == {"demo", "test", "check", "devkit-parity"}
+    assert targets == {"demo", "test"}
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     ci = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
     for target in targets:

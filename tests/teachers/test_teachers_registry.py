@@ -117,6 +117,7 @@ def test_the_table_lists_every_teacher_and_says_what_is_missing(
     assert {name for kind, name in table if kind == "depth"} == {
         "oracle:perfect",
         "oracle:foundation",
+        "oracle:measured",
         "metric3d",
         "onnx-depth",
         "depth-pro",

@@ -93,7 +93,7 @@ class RenderingTrainConfig:
 
     @classmethod
     def full(cls) -> RenderingTrainConfig:
-        """The paper's network; the schedule is that of `occlift.training.occupancy.TrainConfig.full`."""
+        """`RenderingConfig.full`; the schedule is that of `occlift.training.occupancy.TrainConfig.full`."""
         return cls(
             model=RenderingConfig.full(),
             optimizer=OptimizerConfig(steps=84_000, learning_rate=2e-4),

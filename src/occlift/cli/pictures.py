@@ -102,7 +102,9 @@ def show_targets(
 
 
 def show_bev(
-    checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift finetune`", metavar="CHECKPOINT")],
+    checkpoint: Annotated[
+        Positional[Path], arg(help="checkpoint of `occlift finetune`, or the folder of its run", metavar="CHECKPOINT")
+    ],
     root: Root,
     token: Token,
     out: Annotated[Path, arg(help="folder of the picture")] = Path("runs/show"),

@@ -106,8 +106,8 @@ def _run(words: Sequence[str]) -> None:
             # How tyro ends where the words are wrong; it says neither what is near, nor who took missing ones.
             if error.code == 2:
                 command = load_command(name)
-                near = near_choices(words[1:], choices(command))
-                for hint in filter(None, (near, taken_words(words[1:], greedy_options(command)))):
+                meant = near_choices(words[1:], choices(command))
+                for hint in filter(None, (meant, taken_words(words[1:], greedy_options(command)))):
                     print(f"occlift: {hint}", file=sys.stderr)
             raise
 

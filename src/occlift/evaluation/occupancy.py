@@ -18,8 +18,15 @@ from jaxtyping import Float
 
 from occlift.errors import ConfigError, DataError
 from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import OCC3D, LabelSpace
-from occlift.labels.files import check_some_free, labels_by_token, prediction_path, read_prediction, read_truth
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
+from occlift.labels.files import (
+    OccupancyTruth,
+    check_some_free,
+    labels_by_token,
+    prediction_path,
+    read_prediction,
+    read_truth,
+)
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
 from occlift.metrics.rays import (
     RayCounts,
@@ -226,6 +233,7 @@ def evaluate(
         frame = read_truth(path, [mask for mask in masks if mask != "none"], space=space)
         prediction = read_prediction(predicted_path, space=space)
         check_some_free(path, frame.semantics, space)
+        _check_known(path, frame, masks, rays=rays is not None, space=space)
         check_some_free(predicted_path, prediction, space)
         try:
             counted = histograms(
@@ -250,6 +258,26 @@ def evaluate(
         without_prediction=tuple(without_prediction),
         without_truth=tuple(without_truth),
         space=space,
+    )
+
+
+def _check_known(path: Path, truth: OccupancyTruth, masks: Sequence[Mask], *, rays: bool, space: LabelSpace) -> None:
+    """Refuses truth that is unknown where it is evaluated, as labels are, and says what can be scored against it."""
+    unknown = truth.semantics == UNKNOWN
+    wrong = [f"the mask {mask}" for mask in masks if (unknown & truth.masks.get(mask, np.True_)).any()]
+    if rays and unknown.any():
+        wrong.append("RayIoU")
+    if not wrong:
+        return
+    try:
+        camera_fits = not (unknown & read_truth(path, ("camera",), space=space).masks["camera"]).any()
+    except DataError:
+        camera_fits = False
+    raise DataError(
+        f"{path}: {unknown.sum()} of {unknown.size} voxels are unknown (255), as in labels of `occlift label`, and "
+        f"{', '.join(wrong)} would score them: "
+        + ("score what the label knows (--mask camera, without --rays), or " if camera_fits else "")
+        + "name truth that decides everywhere, such as Occ3D's or a town's gts"
     )
 
 

@@ -270,7 +270,7 @@ def _check_known(path: Path, truth: OccupancyTruth, masks: Sequence[Mask], *, ra
     if not wrong:
         return
     try:
-        camera_fits = not (unknown & read_truth(path, ("camera",), space=space).masks["camera"]).any()
+        camera_fits = not (unknown & read_truth(path, ["camera"], space=space).masks["camera"]).any()
     except DataError:
         camera_fits = False
     raise DataError(

@@ -5,25 +5,27 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV ?= .venv
 DEVKIT_VENV ?= .venv-devkit
+OLDEST_VENV ?= .venv-oldest
 WHEEL_VENV ?= build/wheel-venv
 DEMO_FLAGS ?=
 TEST_PROCESSES ?= 2
 PIP_FLAGS = --disable-pip-version-check --quiet
 
-.PHONY: demo test check format docs wheel devkit-parity clean
+.PHONY: demo test test-oldest check format docs wheel devkit-parity clean
 .DELETE_ON_ERROR:
 
-# An environment, and torch into it if an index of its own was named, without what it needs: that comes with all the rest.
+# The environment $(1), and torch by the constraints $(2) into it if an index of its own was named, without what it needs:
+# that comes with all the rest.
 define install_torch
 @test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 @test -z "$(TORCH_INDEX)" || $(1)/bin/python -c 'import torch' 2> /dev/null || \
-  $(1)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch
+  $(1)/bin/python -m pip install $(PIP_FLAGS) -c $(2) --no-deps --index-url $(TORCH_INDEX) torch
 endef
 
 # A stamp per set of extras: installing again is needed only when the requirements change.
 $(VENV)/installed-%: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) ($*) ..."
-	$(call install_torch,$(VENV))
+	$(call install_torch,$(VENV),constraints.txt)
 	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
 	@touch $@
 
@@ -34,6 +36,20 @@ demo: $(VENV)/installed-demo
 # two that spin on each other's core are eight times slower.
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=15
+
+# The oldest versions that pyproject.toml allows, and the tests of teachers, which lean on other libraries most. What those
+# versions warn of is theirs.
+$(OLDEST_VENV)/installed: pyproject.toml tests/oldest_versions.py
+	@test -x $(OLDEST_VENV)/bin/python || $(PYTHON) -m venv $(OLDEST_VENV)
+	@$(OLDEST_VENV)/bin/python tests/oldest_versions.py pyproject.toml > $(OLDEST_VENV)/oldest.txt
+	@echo "Installing the oldest versions into $(OLDEST_VENV) ..."
+	$(call install_torch,$(OLDEST_VENV),$(OLDEST_VENV)/oldest.txt)
+	@$(OLDEST_VENV)/bin/python -m pip install $(PIP_FLAGS) -c $(OLDEST_VENV)/oldest.txt -e '.[teachers,train]' \
+	  beartype hypothesis onnx pytest
+	@touch $@
+
+test-oldest: $(OLDEST_VENV)/installed
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest -o filterwarnings=default tests/teachers
 
 check: $(VENV)/installed-check
 	$(VENV)/bin/ruff check .
@@ -52,7 +68,7 @@ docs: $(VENV)/installed-docs
 # What a user gets: the wheel alone, in an environment without any extra, and from outside of the repository.
 wheel:
 	rm -rf build/bdist.* build/lib build/wheel $(WHEEL_VENV)
-	$(call install_torch,$(WHEEL_VENV))
+	$(call install_torch,$(WHEEL_VENV),constraints.txt)
 	$(WHEEL_VENV)/bin/python -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir build/wheel .
 	$(WHEEL_VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt build/wheel/occlift-*.whl
 	cd build/wheel && occlift=$$(realpath ../../$(WHEEL_VENV))/bin/occlift && $$occlift --help > help.txt && \
@@ -77,4 +93,4 @@ ifdef OCCLIFT_REAL_FRAME
 endif
 
 clean:
-	rm -rf build runs $(VENV) $(DEVKIT_VENV)
+	rm -rf build runs $(VENV) $(DEVKIT_VENV) $(OLDEST_VENV)

@@ -54,7 +54,7 @@ def measure(kept: bool, size: str, steps: int, queue: Queue) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("small", "full"), default="small", help="the demo's network, or the paper's")
+    parser.add_argument("--size", choices=("small", "full"), default="small", help="the demo's network, or the full")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

@@ -375,7 +375,7 @@ def in_process(function: Callable[..., None], *arguments: object) -> dict[str, A
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("small", "full"), default="small", help="the demo's network, or the paper's")
+    parser.add_argument("--size", choices=("small", "full"), default="small", help="the demo's network, or the full")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     parser.add_argument("--repeats", type=int, default=5)

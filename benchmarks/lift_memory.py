@@ -1,4 +1,4 @@
-"""Sparse lifting against dense lifting: peak memory and time, forward and backward, at the size of the paper.
+"""Sparse lifting against dense lifting: peak memory and time, forward and backward, in full size.
 
     python benchmarks/lift_memory.py [--stride 1] [--channels 64] [--height 84] [--width 168]
 

@@ -1,10 +1,10 @@
-"""OccFeat's pretraining at the paper's size: what a step and its targets take, on one key frame.
+"""OccFeat's pretraining in full size: what a step and its targets take, on one key frame.
 
     python benchmarks/pretraining_step.py ROOT [--network simple_bev] [--backbone efficientnet-b0]
         [--image-size 224 400] [--steps 3]
 
 ROOT: a nuScenes-format data set; the first key frame of its training split is used. The command's own recipe runs
-(`occlift pretrain occfeat`): the network of the paper, occupancy from the lidar, features from a
+(`occlift pretrain occfeat`): the full network, occupancy from the lidar, features from a
 DINOv2-small. Its weights are random, made here and read by the real adapter, because what a step takes does not depend
 on them. Everything runs in one process; the first step is told apart, because it chooses kernels.
 """
@@ -40,7 +40,7 @@ def main() -> None:
         torch.manual_seed(0)
         teacher = Path(folder) / "dinov2-small"
         Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6)).save_pretrained(teacher)
-        base = PretrainConfig.paper(options.network)
+        base = PretrainConfig.full(options.network)
         config = replace(
             base,
             model=replace(

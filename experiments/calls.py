@@ -1,7 +1,8 @@
 """Everything that the experiments call in occlift, one function per kind of call.
 
 Functions that train also take what `perform` decides: `out`, `resume` and `max_steps`. The others return scores by
-name, all of the validation split. Imports stand in the functions: a process needs those of one kind.
+name, all of the validation split; and as `draws`, by name, what they are under draws of its scenes with replacement.
+Imports stand in the functions: a process needs those of one kind.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
 
+Scores = dict[str, Any]
+"""Numbers by name, and perhaps `draws`: lists of numbers by name."""
+
 _CORES_PER_LABELLER: Final = 4
 
 
@@ -20,7 +24,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def make_town(*, root: Path, config: Any) -> dict[str, float]:
+def make_town(*, root: Path, config: Any) -> Scores:
     """Builds the data set."""
     from occlift.town.write import write_town
 
@@ -28,7 +32,7 @@ def make_town(*, root: Path, config: Any) -> dict[str, float]:
     return {}
 
 
-def make_labels(*, root: Path, labels: Path, config: Any) -> dict[str, float]:
+def make_labels(*, root: Path, labels: Path, config: Any) -> Scores:
     """Makes the labels of both splits; the validation split's are scored, never trained on."""
     from occlift import open_dataset
     from occlift.errors import DataError
@@ -78,7 +82,7 @@ def finetune(*, root: Path, pretrained: Path | None, out: Path, config: Any, **h
     run_training(BevFinetuning(data=open_dataset(root), pretrained=pretrained, config=config), out, **how_far)
 
 
-def score_network(*, root: Path, truth: Path, checkpoint: Path, predictions: Path) -> dict[str, float]:
+def score_network(*, root: Path, truth: Path, checkpoint: Path, predictions: Path) -> Scores:
     """Occupancy scores of a trained network."""
     from occlift import open_dataset
     from occlift.training.predict import predict
@@ -87,7 +91,7 @@ def score_network(*, root: Path, truth: Path, checkpoint: Path, predictions: Pat
     return _score(root, truth, predictions)
 
 
-def score_prior(*, root: Path, truth: Path, labels: Path, predictions: Path) -> dict[str, float]:
+def score_prior(*, root: Path, truth: Path, labels: Path, predictions: Path) -> Scores:
     """Occupancy scores of the most frequent class of every voxel in the training labels."""
     from occlift.evaluation.baselines import write_prior
     from occlift.scenes import open_dataset
@@ -96,7 +100,7 @@ def score_prior(*, root: Path, truth: Path, labels: Path, predictions: Path) -> 
     return _score(root, truth, predictions)
 
 
-def score_labels(*, root: Path, truth: Path, labels: Path, predictions: Path) -> dict[str, float]:
+def score_labels(*, root: Path, truth: Path, labels: Path, predictions: Path) -> Scores:
     """Occupancy scores of the labels themselves, unknown as free."""
     from occlift.evaluation.baselines import write_labels_as_predictions
     from occlift.scenes import open_dataset
@@ -105,7 +109,7 @@ def score_labels(*, root: Path, truth: Path, labels: Path, predictions: Path) ->
     return _score(root, truth, predictions)
 
 
-def _score(root: Path, truth: Path, predictions: Path) -> dict[str, float]:
+def _score(root: Path, truth: Path, predictions: Path) -> Scores:
     """Scores predictions and replaces them by `evaluation.json`, whose histograms are all that scores need."""
     from occlift.evaluation.occupancy import evaluate
     from occlift.scenes import open_dataset, split_tokens
@@ -114,19 +118,25 @@ def _score(root: Path, truth: Path, predictions: Path) -> dict[str, float]:
     evaluation = evaluate(predictions, truth, tokens=split_tokens(data, "val"), rays=data)
     predictions.with_name("evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
     shutil.rmtree(predictions)
-    return {"frames": evaluation.frames, **evaluation.named()}
+    return {"frames": evaluation.frames, **evaluation.named(), "draws": _draws(evaluation.scenes)}
 
 
-def score_bev(*, root: Path, checkpoint: Path) -> dict[str, float]:
+def _draws(scenes: Any) -> dict[str, list[float]]:
+    from occlift.evaluation.by_scene import scene_draws
+
+    return {name: [round(float(value), 4) for value in values] for name, values in scene_draws(scenes).items()}
+
+
+def score_bev(*, root: Path, checkpoint: Path) -> Scores:
     """Bird's-eye-view scores of a fine-tuned network."""
     from occlift import open_dataset
     from occlift.evaluation.bev import evaluate_bev
 
     (evaluation,) = evaluate_bev(open_dataset(root), checkpoint)
-    return {"frames": evaluation.frames, **evaluation.named()}
+    return {"frames": evaluation.frames, **evaluation.named(), "draws": _draws(evaluation.scenes)}
 
 
-def score_corrupted(*, root: Path, checkpoint: Path, score: str) -> dict[str, float]:
+def score_corrupted(*, root: Path, checkpoint: Path, score: str) -> Scores:
     """The same, and as `<score>_<corruption>` a score under every corruption: the mean over its strengths."""
     from occlift import open_dataset
     from occlift.evaluation.bev import evaluate_bev

@@ -50,7 +50,7 @@ def perform(run: Run, folder: Path, ends_at: float) -> bool:
         folder: folder of the run.
         ends_at: when to end, as `time.time` counts; infinite: no limit.
     """
-    started, scores, log = time.monotonic(), dict[str, float](), folder / "calls.jsonl"
+    started, scores, log = time.monotonic(), dict[str, Any](), folder / "calls.jsonl"
     calls: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     if run.train:
         checkpoint = folder / CHECKPOINT
@@ -74,11 +74,12 @@ def perform(run: Run, folder: Path, ends_at: float) -> bool:
         scores["peak_memory"] = max((call["device"] or call["resident"] for call in calls), default=math.nan) / 1e9
     if run.call:
         scores |= run.call()
+    draws = scores.pop("draws", {})
     result = Result(
         kind=run.kind, seed=run.train.keywords["config"].seed if run.train else None,
         scores={name: value for name, value in scores.items() if not math.isnan(value)},
         seconds=sum(call["seconds"] for call in calls) + time.monotonic() - started, commit=_commit(),
-        machine=_machine(),
+        machine=_machine(), draws=draws,
     )  # fmt: skip
     write_whole(folder / "result.json", json.dumps(asdict(result), indent=1))
     return True

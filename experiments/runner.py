@@ -280,7 +280,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> int:
     given = "".join(f" --{name} {name.upper()}" for name in ("root", "labels", "truth") if getattr(options, name, None))
     command = f"python experiments/{plan.name}.py --size {plan.size}{given}" + (f" --jobs {jobs}" if jobs > 1 else "")
     texts = {
-        table.letter: section(table, results, plan.tables, f"`{command} --only {table.letter}`: {plan.data}")
+        table.letter: section(table, results, f"`{command} --only {table.letter}`: {plan.data}")
         for table in plan.tables
     }
     texts["reading"] = f"{plan.reading} {READING}\n"

@@ -13,7 +13,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -33,18 +33,18 @@ class Run:
         name: name of the run and of its folder.
         needs: names of the runs that must be finished before.
         train: training function with all arguments but `out`, `resume` and `max_steps`; None: nothing is trained.
-        call: function that is called once, after the training if there is one, and returns scores by name; None: the
+        call: function that is called once, after the training if there is one, and returns scores (`calls`); None: the
             training is all.
     """
 
     name: str
     needs: tuple[str, ...] = ()
     train: partial[None] | None = None
-    call: partial[dict[str, float]] | None = None
+    call: partial[calls.Scores] | None = None
 
     @property
     def kind(self) -> str:
-        """Name of the function that makes the result; rows of one kind share their spread over the seeds."""
+        """Name of the function that makes the result."""
         function = self.train or self.call
         assert function is not None, f"{self.name} does nothing"
         return function.func.__name__
@@ -66,6 +66,7 @@ class Result:
         seconds: wall-clock time of the calls that ended by themselves.
         commit: commit of the source, `+` behind it if files differed; None outside a repository.
         machine: processor or accelerator, and version of torch.
+        draws: scores by name under draws of the scored scenes, the same draws wherever the scenes are the same.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Result:
     seconds: float
     commit: str | None
     machine: str
+    draws: dict[str, list[float]] = field(default_factory=dict)
 
 
 class Runs(dict[str, Run]):
@@ -92,7 +94,7 @@ class Runs(dict[str, Run]):
         name: str,
         needs: tuple[str, ...] = (),
         train: partial[None] | None = None,
-        call: partial[dict[str, float]] | None = None,
+        call: partial[calls.Scores] | None = None,
     ) -> str:
         """Adds a run, unless it is there, and gives its name."""
         assert self.keys() >= set(needs), f"{name} needs {needs}"

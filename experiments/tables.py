@@ -1,16 +1,17 @@
 """Tables of results over several seeds: means and spreads, whether claims hold, Markdown.
 
-*Spread*: sample standard deviation over the seeds, s = √(Σ(x − mean)² / (n − 1)).
+*Spread*: sample standard deviation over the seeds, s = √(Σ(x − mean)² / (n − 1)); and, where results have them, that of
+the mean over draws of the scored scenes with replacement (bootstrap): what other scenes of the kind might have said.
 
-*A claim that A is better than B holds* if the difference of the means exceeds twice its standard error,
-√(s_A²/n_A + s_B²/n_B). A row with a single seed borrows the spread of the rows of its own kind (EasyOcc, rendering, …)
-that have several seeds, pooled over all tables: √(Σ(n_i − 1)s_i² / Σ(n_i − 1)). Of its own kind, because kinds
-differ by up to ten times in how much they vary. Where no row of its kind has several seeds nothing is decided.
+*A difference* is that of the means, with its 95 % interval of Student's t. Its error is √(s_A²/n_A + s_B²/n_B), its
+degrees of freedom are Welch's: ν = (Σ s_i²/n_i)² / Σ (s_i²/n_i)²/(n_i − 1). Where the runs of A and B are pairs (the
+same seed draws the same labels for both), the error is that of the mean of the seeds' own differences, s_(A−B)/√n, and
+ν = n − 1: what the choice of labels does to both alike is no doubt about which is better. What was not trained (a
+prior) has no spread over seeds. Of a single seed nothing follows.
 
-Where the runs of A and B are pairs (the same seed draws the same labels for both), the error is that of the mean of the
-seeds' own differences, s_(A−B)/√n: what the choice of labels does to both alike is no doubt about which is better.
-
-*A claim that A reaches a share of B holds* if the mean of A is at least that share of the mean of B.
+*A claim that A is better than B holds* if the difference is significant: its two-sided p, corrected for the number of
+claims that the table tests (Holm, 1979), is at most 5 %, and A is better. *It does not hold* if B is, as significantly;
+otherwise it is *undecided*. A claim that A reaches a share of B tests A − share · B.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from occlift.errors import DataError
 from runs import Result, write_whole
@@ -49,14 +54,16 @@ _HEADINGS: Final = {
 _COSTS: Final = (STEP, MEMORY)
 """Scores of which less is better."""
 
-_STANDARD_ERRORS: Final = 2.0
+_LEVEL: Final = 0.05
 _DASH: Final = "–"
 
 READING: Final = (
-    "±: sample standard deviation over the seeds; of a difference its standard error, for which a row of one seed "
-    "borrows the pooled spread of rows of its kind with several. *Holds*: the difference exceeds twice its standard "
-    "error (to reach a share of another row: the mean does). Ratios of costs say how many times less. A step: median, "
-    "from a batch in memory to updated weights. Peak: of the training process, resident; on a GPU, of tensors there."
+    "±: sample standard deviation over the seeds; behind a stroke, standard deviation over the scenes, drawn 400 times "
+    "with replacement. Of a difference: its 95 % interval over the seeds (Student's t, Welch's degrees of freedom), "
+    "and over the scenes. *Holds*: significant at 5 % after Holm's correction for the number of claims that the table "
+    "tests, which stands below it; *does not hold*: the opposite is; *undecided*: neither. Ratios of costs say how "
+    "many times less. A step: median, from a batch in memory to updated weights. Peak: of the training process, "
+    "resident; on a GPU, of tensors there."
 )
 """How to read the tables."""
 
@@ -127,14 +134,36 @@ class Judgement(NamedTuple):
         ratio: row over what it is compared with; of costs the other way round. NaN where one of them is missing or 0,
             or gains are compared.
         gain: difference of the means, positive if the row is better, or of two such differences; NaN: one is missing.
-        error: standard error of the gain; None where no spread is known.
-        verdict: `holds`, `does not hold`, `undecided` or `not run`.
+        margin: half of the 95 % interval of the gain; None where no spread over seeds is known.
+        over_scenes: 95 % interval of the gain over draws of the scenes; None where they are not known.
+        verdict: `holds`, `does not hold`, `undecided`, `one seed: undecided` or `not run`.
     """
 
     ratio: float
     gain: float
-    error: float | None
+    margin: float | None
+    over_scenes: tuple[float, float] | None
     verdict: str
+
+
+class _Estimate(NamedTuple):
+    """A weighted sum of means, its standard error and its degrees of freedom."""
+
+    value: float
+    error: float
+    freedom: float
+
+    @property
+    def margin(self) -> float:
+        """Half of the 95 % interval."""
+        return float(student.ppf(1 - _LEVEL / 2, self.freedom)) * self.error if self.error else 0.0
+
+    @property
+    def p(self) -> float:
+        """Two-sided probability of a value as far from 0 if there is no difference."""
+        if not self.error:
+            return 1.0 if self.value == 0 else 0.0
+        return 2 * float(student.sf(abs(self.value) / self.error, self.freedom))
 
 
 class Scoreboard:
@@ -142,45 +171,86 @@ class Scoreboard:
 
     Args:
         results: finished runs by name.
-        tables: tables whose rows lend their spread to rows with a single seed.
     """
 
-    def __init__(self, results: Mapping[str, Result], tables: Iterable[Table]) -> None:
+    def __init__(self, results: Mapping[str, Result]) -> None:
         self._results = results
-        # A row that several tables show counts once.
-        self._rows = {row.runs: row for table in tables for row in table.rows if not row.context}.values()
 
     def values(self, row: Row, score: str) -> list[float]:
         """A score of every finished run of a row that has it."""
         found = [self._results[name].scores for name in row.runs if name in self._results]
         return [scores[score] for scores in found if score in scores]
 
-    def pooled_spread(self, score: str, kind: str | None) -> float | None:
-        """Spread of all rows of a kind that have several seeds, together; None if there are none."""
-        rows = [self.values(row, score) for row in self._rows if self._kind(row) == kind]
-        squares = sum((len(values) - 1) * stdev(values) ** 2 for values in rows if len(values) > 1)
-        freedom = sum(len(values) - 1 for values in rows if len(values) > 1)
-        return math.sqrt(squares / freedom) if freedom else None
+    def draws(self, row: Row, score: str) -> NDArray[np.float64] | None:
+        """A score under every draw of the scenes, the mean over the seeds; None where a run has none."""
+        found = [self._results[name].draws.get(score) for name in row.runs if name in self._results]
+        whole = [draws for draws in found if draws is not None]
+        if not whole or len(whole) < len(found) or len({len(draws) for draws in whole}) > 1:
+            return None
+        return np.mean(whole, axis=0)
 
-    def judge(self, table: Table, claim: Claim) -> Judgement:
-        """Checks a claim of a table."""
-        by_label = {row.label: row for row in table.rows}
-        rows = [by_label[label] for label in (claim.row, claim.than, *claim.over)]
-        sign = -1.0 if claim.score in _COSTS else 1.0
-        means = [_mean(self.values(row, claim.score)) for row in rows]
-        above, below = means[:2] if sign > 0 else means[1::-1]
+    def judge(self, table: Table) -> list[Judgement]:
+        """Checks the claims of a table, all together."""
+        tested = [self._estimate(table, claim, claim.share or 1.0) for claim in table.claims]
+        decided = iter(_holm([estimate.p for estimate in tested if estimate]))
+        found = []
+        for claim, estimate in zip(table.claims, tested, strict=True):
+            rows, weights = _contrast(table, claim)
+            means = [_mean(self.values(row, claim.score)) for row in rows]
+            pairs = self._by_seed(rows, claim.score) if claim.paired else [means]
+            gain = _mean([float(np.dot(weights, values)) for values in pairs])
+            shown = self._estimate(table, claim)
+            if estimate is None:
+                verdict = "not run" if math.isnan(gain) else "one seed: undecided"
+            else:
+                significant = next(decided) <= _LEVEL
+                verdict = "undecided" if not significant else "holds" if estimate.value > 0 else "does not hold"
+            above, below = means[:2] if claim.score not in _COSTS else means[1::-1]
+            found.append(
+                Judgement(
+                    ratio=math.nan if claim.over or not below else above / below,
+                    gain=shown.value if shown else gain,
+                    margin=shown.margin if shown else None,
+                    over_scenes=self._over_scenes(rows, weights, claim.score),
+                    verdict=verdict,
+                )
+            )
+        return found
+
+    def _estimate(self, table: Table, claim: Claim, share: float = 1.0) -> _Estimate | None:
+        """What a claim compares; None where a row has no run, or no spread over seeds is known."""
+        rows, weights = _contrast(table, claim, share)
         if claim.paired:
-            gains = [_gain(values, sign) for values in self._by_seed(rows, claim.score)]
-            gain, error = _mean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
-        else:
-            gain, error = _gain(means, sign), self._standard_error(rows, claim.score)
-        if claim.share is not None:
-            holds = above >= claim.share * below
-        else:
-            holds = error is not None and gain > _STANDARD_ERRORS * error
-        verdict = "holds" if holds else "undecided" if error is None and claim.share is None else "does not hold"
-        ratio = math.nan if claim.over or not below else above / below
-        return Judgement(ratio, gain, error, "not run" if math.isnan(gain) else verdict)
+            gains = [float(np.dot(weights, values)) for values in self._by_seed(rows, claim.score)]
+            if len(gains) < 2:
+                return None
+            return _Estimate(fmean(gains), stdev(gains) / math.sqrt(len(gains)), len(gains) - 1)
+        value, variances, freedoms = 0.0, [], []
+        for row, weight in zip(rows, weights, strict=True):
+            values = self.values(row, claim.score)
+            if not values or (len(values) == 1 and not self._is_fixed(row)):
+                return None
+            value += weight * fmean(values)
+            if len(values) > 1:
+                variances.append(weight**2 * stdev(values) ** 2 / len(values))
+                freedoms.append(len(values) - 1)
+        if not variances:
+            return None
+        squares = sum(variance**2 / freedom for variance, freedom in zip(variances, freedoms, strict=True))
+        freedom = sum(variances) ** 2 / squares if squares else float(min(freedoms))
+        return _Estimate(value, math.sqrt(sum(variances)), freedom)
+
+    def _over_scenes(self, rows: Sequence[Row], weights: Sequence[float], score: str) -> tuple[float, float] | None:
+        draws = [self.draws(row, score) for row in rows]
+        known = [one for one in draws if one is not None]
+        if len(known) < len(draws) or len({len(one) for one in known}) > 1:
+            return None
+        lower, upper = np.percentile(np.dot(weights, known), [100 * _LEVEL / 2, 100 * (1 - _LEVEL / 2)])
+        return float(lower), float(upper)
+
+    def _is_fixed(self, row: Row) -> bool:
+        """Whether nothing of a row was trained, so that another seed would say the same."""
+        return all(self._results[name].seed is None for name in row.runs)
 
     def _by_seed(self, rows: Sequence[Row], score: str) -> list[list[float]]:
         """A score of all rows, for every seed that all of them have."""
@@ -189,45 +259,42 @@ class Scoreboard:
         whole = [[value for value in values if value is not None] for values in found]
         return [values for values in whole if len(values) == len(rows)]
 
-    def _standard_error(self, rows: Iterable[Row], score: str) -> float | None:
-        total = 0.0
-        for row in rows:
-            values = self.values(row, score)
-            spread = stdev(values) if len(values) > 1 else self.pooled_spread(score, self._kind(row))
-            if spread is None or not values:
-                return None
-            total += spread**2 / len(values)
-        return math.sqrt(total)
 
-    def _kind(self, row: Row) -> str | None:
-        """The kind of a row's runs; None where none is finished."""
-        return next((self._results[name].kind for name in row.runs if name in self._results), None)
+def _contrast(table: Table, claim: Claim, share: float = 1.0) -> tuple[list[Row], list[float]]:
+    """The rows that a claim compares, and with which weights: what is better is positive."""
+    by_label = {row.label: row for row in table.rows}
+    sign = -1.0 if claim.score in _COSTS else 1.0
+    weights = [sign, -sign * share, -sign, sign]
+    labels = (claim.row, claim.than, *claim.over)
+    return [by_label[label] for label in labels], weights[: len(labels)]
+
+
+def _holm(p: Sequence[float]) -> list[float]:
+    """p corrected for their number (Holm, 1979): the k-th smallest of m times m − k + 1, and none below one before."""
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else math.nan
 
 
-def _gain(values: Sequence[float], sign: float) -> float:
-    """How much the first is better than the second; with four values, how much more than the third than the fourth."""
-    first, second, *over = values
-    return sign * (first - second - (over[0] - over[1] if over else 0.0))
-
-
-def section(table: Table, results: Mapping[str, Result], tables: Iterable[Table], made_by: str) -> str:
+def section(table: Table, results: Mapping[str, Result], made_by: str) -> str:
     """A table with its claims and notes, in Markdown.
 
     Args:
         results: finished runs by name; what is missing is a dash.
-        tables: all tables of the experiment.
         made_by: the command and the data.
     """
-    board = Scoreboard(results, tables)
+    board = Scoreboard(results)
     rows = []
     for row in table.rows:
         there = sum(name in results for name in row.runs)
         label = row.label if there == len(row.runs) else f"{row.label} ({there} of {len(row.runs)} runs)"
-        cells = [label, *(_cell(board.values(row, score), score) for score in table.scores)]
+        cells = [label, *(_cell(board.values(row, score), board.draws(row, score), score) for score in table.scores)]
         rows.append([f"*{cell}*" for cell in cells] if row.context else cells)
     shown = [results[name] for row in table.rows for name in row.runs if name in results]
     parts = [
@@ -235,8 +302,15 @@ def section(table: Table, results: Mapping[str, Result], tables: Iterable[Table]
         _markdown(["", *(heading(score) for score in table.scores)], rows),
     ]
     if table.claims:
-        claims = [_claim_cells(claim, board.judge(table, claim)) for claim in table.claims]
-        parts.append(_markdown(["claim", "score", "paper", "ratio, here", "difference", "here it"], claims))
+        judged = board.judge(table)
+        columns = ["claim", "score", "paper", "ratio, here", "difference, 95 %", "over scenes, 95 %", "here it"]
+        claims = [_claim_cells(claim, one) for claim, one in zip(table.claims, judged, strict=True)]
+        if not any(one.over_scenes for one in judged):
+            for cells in (columns, *claims):
+                del cells[5]
+        parts.append(_markdown(columns, claims))
+        tested = sum(one.margin is not None for one in judged)
+        parts.append(f"{tested} of {len(judged)} claims are tested.")
     return "\n\n".join([*parts, *table.notes]) + "\n"
 
 
@@ -263,24 +337,31 @@ def _origin(made_by: str, results: Sequence[Result]) -> str:
     return "; ".join(said) + "."
 
 
-def _cell(values: Sequence[float], score: str) -> str:
+def _cell(values: Sequence[float], draws: NDArray[np.float64] | None, score: str) -> str:
     if not values:
         return _DASH
     digits = _digits(score)
-    return f"{fmean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+    over_seeds = f"{stdev(values):.{digits}f}" if len(values) > 1 else None
+    over_scenes = None if draws is None else f"{draws.std(ddof=1):.{digits}f}"
+    if over_seeds is None and over_scenes is None:
+        return f"{fmean(values):.{digits}f}"
+    spread = over_seeds if over_scenes is None else f"{over_seeds or _DASH} / {over_scenes}"
+    return f"{fmean(values):.{digits}f} ± {spread}"
 
 
 def _claim_cells(claim: Claim, judged: Judgement) -> list[str]:
     digits = _digits(claim.score)
     difference = _DASH if math.isnan(judged.gain) else f"{judged.gain:+.{digits}f}"
-    if judged.error is not None:
-        difference += f" ± {judged.error:.{digits}f}"
+    if judged.margin is not None:
+        difference += f" ± {judged.margin:.{digits}f}"
+    scenes = judged.over_scenes
     return [
         claim.text if claim.share is None else f"{claim.text} (at least {100 * claim.share:g} %)",
         heading(claim.score),
         claim.paper or _DASH,
         _DASH if math.isnan(judged.ratio) else f"{judged.ratio:.2f}",
         difference,
+        _DASH if scenes is None else f"{scenes[0]:+.{digits}f} to {scenes[1]:+.{digits}f}",
         judged.verdict,
     ]
 

@@ -65,9 +65,9 @@ def test_a_command_without_options_does_what_the_library_does(asked: Any) -> Non
     assert asked("train-rendering rendering-demo root") == RenderingTrainConfig.demo()
     assert asked("train-rendering rendering root") == RenderingTrainConfig.full()
     for network in ("simple_bev", "bevformer", "lift_splat"):
-        assert asked(f"pretrain occfeat root --network {network}") == PretrainConfig.paper(network)
+        assert asked(f"pretrain occfeat root --network {network}") == PretrainConfig.full(network)
         assert asked(f"pretrain occfeat-demo root --network {network}") == PretrainConfig.demo(network)
-        assert asked(f"finetune bev root --network {network}") == FinetuneConfig.paper(network)
+        assert asked(f"finetune bev root --network {network}") == FinetuneConfig.full(network)
         assert asked(f"finetune bev-demo root --network {network}") == FinetuneConfig.demo(network)
 
 

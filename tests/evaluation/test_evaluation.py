@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,15 @@ def test_the_order_of_samples_and_the_split_into_parts_change_nothing(folders: t
         evaluated = [evaluate(predictions, truth, part=(i, parts)) for i in range(1, parts + 1)]
         assert sorted(t for e in evaluated for t in e.tokens) == sorted(tokens)
         assert merge(evaluated[::-1]).to_json() == whole.to_json()
-    assert Evaluation.from_json(whole.to_json()).to_json() == whole.to_json()
+    read = Evaluation.from_json(whole.to_json())
+    assert read.to_json() == whole.to_json()
+    # What was counted in which scene, of parts that cut a scene, too.
+    assert set(read.scenes) == set(SCENES)
+    for scene, tokens_of_scene in SCENES.items():
+        alone = evaluate(predictions, truth, tokens=tokens_of_scene)
+        (counts,) = read.scenes[scene]
+        assert counts.named() == pytest.approx(alone.named(), nan_ok=True)
+    assert not merge([replace(evaluate(predictions, truth, part=(i, 2)), scenes={}) for i in (1, 2)]).scenes
 
 
 def test_parts_that_overlap_or_differ_are_not_merged(folders: tuple[Path, Path]) -> None:
@@ -83,7 +92,7 @@ def test_parts_that_overlap_or_differ_are_not_merged(folders: tuple[Path, Path])
     with pytest.raises(DataError, match=r"1 samples are in more than one part and would count twice: b0"):
         merge([whole, part])
     other = evaluate(predictions, truth, tokens=["b1"], masks=("none",))
-    with pytest.raises(DataError, match=r"masks camera, lidar, none; masks none"):
+    with pytest.raises(DataError, match=r"masks camera, lidar, near_surface, none; masks none"):
         merge([part, other])
     with pytest.raises(ConfigError, match="part 3/2"):
         evaluate(predictions, truth, part=(3, 2))

@@ -12,6 +12,7 @@ import pytest
 import easyocc
 import occfeat
 from occfeat import SHARES, STARTS, occfeat_plan
+from occlift.evaluation.by_scene import DRAWS
 from occlift.training.corrupt import CORRUPTIONS
 from runner import Conductor, Plan
 from runs import Result
@@ -68,9 +69,9 @@ def test_networks_are_trained_on_the_labels_that_their_rows_name(tmp_path: Path)
     assert all(
         (config.window == "past") == ("before" in label or "clamped" in label) for label, config in configs.items()
     )
-    # Three seeds where votes are compared with surfaces, whatever the size.
+    # Five seeds where votes are compared with surfaces.
     rows = [row for row in plan.tables[-1].rows if not row.context]
-    assert [len(row.runs) for row in rows] == [3] * 4
+    assert [len(row.runs) for row in rows] == [5] * 4
 
 
 def test_one_pretraining_serves_all_shares_of_a_seed(tmp_path: Path) -> None:
@@ -112,6 +113,9 @@ def test_runs_of_easyocc_leave_scores(tmp_path: Path, monkeypatch: pytest.Monkey
     found = conducted(easyocc.easyocc_plan("smoke", tmp_path), *names, jobs=2)
     assert all(0 <= found[name].scores[RAYS] <= 100 for name in names)
     assert found["easyocc-s0"].scores["step_seconds"] > 0
+    # Of a single scene every draw is the whole.
+    for name in names:
+        assert found[name].draws[RAYS] == pytest.approx([found[name].scores[RAYS]] * DRAWS, abs=1e-4)
     assert not (tmp_path / "easyocc-s0/predictions").exists()
 
 
@@ -120,5 +124,6 @@ def test_runs_of_occfeat_leave_scores(tmp_path: Path, monkeypatch: pytest.Monkey
     names = ("simple_bev-both-labels-100-s0", "simple_bev-none-100-s0", "simple_bev-none-100-s0-corrupted")
     found = conducted(occfeat_plan("smoke", tmp_path), *names, jobs=2)
     assert all(0 <= found[name].scores[score] <= 100 for name in names for score in (VEHICLE, ALL_VEHICLES))
+    assert len(found[names[0]].draws[VEHICLE]) == DRAWS
     assert all(math.isfinite(found[names[2]].scores[f"{VEHICLE}_{name}"]) for name in CORRUPTIONS)
     assert (tmp_path / "features").is_dir()

@@ -149,7 +149,7 @@ def test_voxels_outside_of_their_grid_take_no_part(unknown: Any) -> None:
     assert float(loss(logits, labels)) == float(loss(logits, changed))
 
 
-def test_unknown_voxels_as_in_the_paper() -> None:
+def test_unknown_voxels_as_free() -> None:
     logits, labels = random_logits(1, COARSE, seed=8), sparse_labels(1, 300_000, seed=9)
     written = labels.where(labels != UNKNOWN, torch.tensor(FREE, dtype=torch.uint8))
     ignored = PseudoLoss(COARSE, config=ENTROPY)

@@ -9,13 +9,16 @@ import pytest
 from occlift.errors import DataError
 from occlift.label_space import CAR, DRIVEABLE_SURFACE, FREE, MANMADE, NUM_CLASSES, OTHERS, TRUCK, UNKNOWN
 from occlift.metrics.occupancy import (
+    MASKS,
     OccupancyCounts,
     class_iou,
     class_sets,
+    evaluated_voxels,
     geometric_iou,
     histogram,
     histograms,
     mean_iou,
+    stored_masks,
 )
 
 
@@ -118,6 +121,30 @@ def test_all_masks_in_one_pass_equal_the_plain_twin(threads: int) -> None:
     np.testing.assert_array_equal(found["lidar"], plain_histogram(truth, prediction, lidar))
     np.testing.assert_array_equal(found["none"], plain_histogram(truth, prediction, np.ones(truth.shape, bool)))
     np.testing.assert_array_equal(histogram(truth=truth, prediction=prediction, evaluated=lidar), found["lidar"])
+
+
+def test_near_surfaces_are_two_voxels_around_what_is_occupied_in_the_truth() -> None:
+    rng = np.random.default_rng(6)
+    # A batch, not contiguous, with voxels at every border; unknown voxels are not occupied.
+    truth = np.where(rng.random((2, 24, 11, 9)) < 0.98, FREE, rng.integers(0, FREE, (2, 24, 11, 9))).astype(np.uint8)
+    truth[rng.random(truth.shape) < 0.1] = 255
+    truth[0, 0, 0, 0] = truth[0, -1, -1, -1] = 0
+    truth, camera, lidar = truth[:, ::2], *(rng.random((2, 2, 12, 11, 9)) < 0.6)
+    expected = np.zeros(truth.shape, bool)
+    for b, x, y, z in np.argwhere(truth < FREE):
+        expected[b, max(x - 2, 0) : x + 3, max(y - 2, 0) : y + 3, max(z - 2, 0) : z + 3] = True
+    assert 0.1 < expected.mean() < 0.9
+    found = evaluated_voxels(MASKS, truth=truth, stored={"camera": camera, "lidar": lidar})
+    near = found["near_surface"]
+    assert near is not None
+    np.testing.assert_array_equal(near, expected & camera)
+    # All masks in one pass, as `evaluate` counts them.
+    known = np.where(truth == 255, FREE, truth)
+    counted = histograms(truth=known, prediction=known, evaluated=found)
+    assert list(counted) == list(MASKS)
+    assert counted["near_surface"].sum() == (expected & camera).sum()
+    np.testing.assert_array_equal(counted["camera"], plain_histogram(known, known, camera))
+    assert stored_masks(("near_surface",)) == ("camera",)
 
 
 @pytest.mark.usefixtures("without_shape_checks")

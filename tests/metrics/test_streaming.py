@@ -20,7 +20,7 @@ from occlift.label_space import FREE, OCC3D, LabelSpace, Taxonomy
 from occlift.metrics import bev, depth, occupancy, rays, streaming
 from occlift.metrics.bev import BevCounts, bev_counts
 from occlift.metrics.depth import DepthSums, depth_sums
-from occlift.metrics.occupancy import OccupancyCounts, histogram
+from occlift.metrics.occupancy import MASKS, OccupancyCounts, evaluated_voxels, histogram
 from occlift.metrics.rays import RayCounts, ray_histogram
 from occlift.metrics.streaming import BevScore, DepthScore, OccupancyScore, RayScore, SummedMetric
 
@@ -78,7 +78,7 @@ def occupancy_integers(occupancy: OccupancyScore, rays: RayScore) -> dict[str, A
 def whole_occupancy() -> tuple[dict[str, Any], dict[str, float]]:
     """Counts and scores by the pure functions, frame by frame."""
     prediction, truth, mask_camera, mask_lidar = (tensor.numpy() for tensor in occupancy_case())
-    masks = {"camera": mask_camera, "lidar": mask_lidar, "none": None}
+    masks = evaluated_voxels(MASKS, truth=truth, stored={"camera": mask_camera, "lidar": mask_lidar})
     counts = OccupancyCounts(
         histograms={mask: histogram(truth=truth, prediction=prediction, evaluated=m) for mask, m in masks.items()}
     )
@@ -108,7 +108,9 @@ def test_batches_of_volumes_add_up(sizes: tuple[int, ...]) -> None:
 
 def test_a_volume_needs_the_masks_that_are_scored() -> None:
     prediction, truth, mask_camera, _ = occupancy_case()
-    with pytest.raises(ConfigError, match=r"mask_lidar is needed for a score with the masks camera, lidar, none: give"):
+    with pytest.raises(
+        ConfigError, match=r"mask_lidar is needed for a score with the masks camera, near_surface, lidar, none: give"
+    ):
         OccupancyScore().update(truth=truth, prediction=prediction, mask_camera=mask_camera)
     camera = OccupancyScore(masks=("camera",))
     camera.update(truth=truth, prediction=prediction, mask_camera=mask_camera)

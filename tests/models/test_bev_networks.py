@@ -271,7 +271,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_lift_splat_at_paper_size_never_makes_the_cloud() -> None:
-    config = BevNetworkConfig.paper("lift_splat")
+    config = BevNetworkConfig.full("lift_splat")
     assert isinstance(config.view, LiftSplatConfig)
     view = LiftSplat(config.view, grid=config.working_grid, inputs=16, channels=16)
     features, rig = torch.randn(1, 6, 16, 28, 50, requires_grad=True), surround_rig(height=224, width=400)
@@ -312,9 +312,9 @@ def test_bev_encoder_keeps_the_axes() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("size", ["demo", "paper", "tiny"])
+@pytest.mark.parametrize("size", ["demo", "full", "tiny"])
 def test_configs_survive_json(architecture: Architecture, size: str) -> None:
-    sizes = {"demo": BevNetworkConfig.demo, "paper": BevNetworkConfig.paper, "tiny": tiny_bev}
+    sizes = {"demo": BevNetworkConfig.demo, "full": BevNetworkConfig.full, "tiny": tiny_bev}
     config = sizes[size](architecture)  # type: ignore[operator]
     assert BevNetworkConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -324,7 +324,7 @@ def test_configs_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="'bevformer' needs a BevFormerConfig, got a SimpleBevConfig"):
         replace(config, architecture="bevformer")
     with pytest.raises(ConfigError, match="'pointbev' is not one of simple_bev, lift_splat, bevformer"):
-        BevNetworkConfig.paper("pointbev")  # type: ignore[arg-type]
+        BevNetworkConfig.full("pointbev")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="multiple"):
         replace(config, image_width=65)
     with pytest.raises(ConfigError, match="none twice"):

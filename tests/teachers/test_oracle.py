@@ -30,7 +30,7 @@ from occlift.scenes.frames import CameraImage
 from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import TruthMaps, read_truth_maps, truth_maps_path, write_truth_maps
 from occlift.teachers.corruption import CONFUSED_OBJECTS, DepthCorruption, SemanticsCorruption
-from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, OracleDepth
+from occlift.teachers.oracle import FOUNDATION_DEPTH, FOUNDATION_SEMANTICS, MEASURED_DEPTH, OracleDepth
 from occlift.teachers.registry import DEPTH_TEACHERS, SEMANTICS_TEACHERS, depth_teacher, semantics_teacher
 
 HEIGHT, WIDTH = 224, 400
@@ -271,6 +271,19 @@ def test_foundation_is_as_wrong_as_it_says() -> None:
         right.append((class_id == truth.semantics).mean())
     assert 0.04 < np.mean(errors) < 0.1
     assert 0.88 < np.mean(right) < 0.99
+
+
+def test_measured_depth_is_worse_the_farther_away() -> None:
+    depth = depth_teacher("oracle:measured", TRUTH, seed=3)
+    assert depth == OracleDepth(truth=TRUTH, corruption=MEASURED_DEPTH, seed=3)
+    spread = {}
+    for distance_m in (7.5, 35.0):
+        depth_m = np.full((HEIGHT, WIDTH), distance_m, np.float32)
+        errors = np.stack([log_error(MEASURED_DEPTH, depth_m, seed) for seed in range(40)])
+        spread[distance_m] = 1.4826 * np.median(np.abs(errors))
+    # √(0.041² + (0.01 · (1 + 0.72 d))²): 0.076 and 0.265.
+    assert 0.05 < spread[7.5] < 0.09
+    assert 0.2 < spread[35.0] < 0.3
 
 
 @pytest.mark.usefixtures("without_shape_checks")

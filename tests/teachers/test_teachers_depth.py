@@ -7,23 +7,27 @@ as the published ones.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from frames import key_frame
 from PIL import Image
 
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
+from occlift.scenes.dataset import KeyFrameList
 from occlift.scenes.frames import CameraImage, LidarSweep
 from occlift.scenes.sources import ImageFile
+from occlift.teachers import onnx_spec
 from occlift.teachers.images import Placement, inscribed
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig, densified
-from occlift.teachers.metric3d import Metric3D, Metric3DConfig
-from occlift.teachers.registry import depth_teacher
+from occlift.teachers.onnx_depth import OnnxDepth, OnnxDepthConfig
+from occlift.teachers.registry import DEPTH_TEACHERS, depth_teacher
 
 
 def camera_at(
@@ -98,8 +102,15 @@ def write_onnx(
     return path
 
 
-def metric3d(path: Path, **options: Any) -> Metric3D:
-    return Metric3D(Metric3DConfig(model=str(path), device="cpu", **options))
+def metric3d(path: Path, *, size: tuple[int, int] | None = None, **options: Any) -> OnnxDepth:
+    """The network as the library's own spec describes it, or with an input of another (height, width)."""
+    spec = "metric3d"
+    if size is not None:
+        text = (Path(onnx_spec.__file__).parent / "onnx_specs/metric3d.toml").read_text()
+        text = text.replace("height = 616", f"height = {size[0]}").replace("width = 1064", f"width = {size[1]}")
+        spec = f"{path}.spec"
+        Path(spec).write_text(text)
+    return OnnxDepth(OnnxDepthConfig(model=str(path), spec=spec, device="cpu", **options))
 
 
 def test_metric3d_scales_by_the_focal_length_of_the_resized_image(tmp_path: Path) -> None:
@@ -145,7 +156,7 @@ def test_metric3d_gives_every_pixel_the_depth_of_its_own_place(
 ) -> None:
     path = write_onnx(tmp_path / "ramp.onnx", scale=1.0, offset=1.0, channel=channel)
     camera = camera_at(tmp_path, ramp(*size), focal_px=(1000.0, 1000.0))
-    teacher = metric3d(path, input_height=64, input_width=112)
+    teacher = metric3d(path, size=(64, 112))
     depth_m = teacher.depth(key_frame(camera))[0].depth_m / (resized[1] / size[1]) - 1
 
     # A plain twin along the axis on which the colour changes: which cell of the input the centre of a pixel falls
@@ -196,7 +207,7 @@ def test_metric3d_reads_both_exports(tmp_path: Path) -> None:
     # A repository's folder; half precision; several images in a call.
     folder = write_onnx(tmp_path / "hub/onnx/model.onnx", scale=1.0, offset=1.0, half=True).parent.parent
     for options in ({}, {"batch": 6}):
-        maps = metric3d(folder, input_height=64, input_width=112, **options).depth(frame)
+        maps = metric3d(folder, size=(64, 112), **options).depth(frame)
         assert len(maps) == 2
         assert all(np.array_equal(depth.depth_m, expected) for depth in maps)
 
@@ -220,7 +231,7 @@ def test_metric3d_reads_both_exports(tmp_path: Path) -> None:
 def test_depths_are_clamped_and_zero_is_unknown(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "ramp.onnx", scale=1.0)
     frame = key_frame(camera_at(tmp_path, ramp(64, 112), focal_px=(1000.0, 1000.0)))
-    options = {"input_height": 64, "input_width": 112}
+    options: dict[str, Any] = {"size": (64, 112)}
     depth_m = metric3d(path, max_depth_m=50.0, **options).depth(frame)[0].depth_m
     assert np.isnan(depth_m[:, 0]).all()
     assert np.array_equal(depth_m[3, 1:], np.minimum(np.arange(1, 112), 50))
@@ -278,7 +289,7 @@ def test_metric3d_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_metric3d_refuses_other_graphs(tmp_path: Path) -> None:
     frame = key_frame(camera_at(tmp_path, grey(64, 112)))
     wrong = write_onnx(tmp_path / "wrong.onnx", depth="logits")
-    with pytest.raises(ConfigError, match=r"outputs \['logits'.*is this a Metric3D export"):
+    with pytest.raises(ConfigError, match=r"outputs \['logits'.*is the spec that of this"):
         metric3d(wrong).depth(frame)
     batches = write_onnx(tmp_path / "six.onnx", size=(6, 3, 64, 112))
     with pytest.raises(ConfigError, match="1 or any"):
@@ -319,7 +330,6 @@ def tiny_vit(**options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def depth_pro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
     from transformers import DepthProConfig, DepthProForDepthEstimation
 
     torch.manual_seed(0)
@@ -352,7 +362,6 @@ def depth_anything_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_depth_anything(folder: Path, kind: str) -> Path:
-    import torch
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation
 
     torch.manual_seed(0)
@@ -383,7 +392,6 @@ def noise(height: int, width: int) -> np.ndarray:
 
 def predicted_by(network: Any, image: np.ndarray, size: tuple[int, int], mean: Any, std: Any, resample: int) -> Any:
     """What a network says about an image: a plain twin of the preprocessing, one image at a time."""
-    import torch
 
     small = np.array(Image.fromarray(image).resize(size[::-1], resample))
     pixels = (small / 255 - np.array(mean)) / np.array(std)
@@ -453,6 +461,75 @@ def test_networks_of_another_kind_are_refused(
         depth_teacher(f"depth-pro:{depth_pro_folder}", options={"device": "gpu9"}).depth(frame)
     with pytest.raises(ConfigError, match="batch is 0"):
         depth_teacher(f"depth-pro:{depth_pro_folder}", options={"batch": "0"})
+
+
+# ---------------------------------------------------------------------------------------------------- fine enough
+
+
+def depth_ramp(height: int = 120, width: int = 400) -> np.ndarray:
+    """Depths of 20 to 60 m, all different along a row."""
+    return np.broadcast_to(np.linspace(20, 60, width, dtype=np.float32), (height, width))
+
+
+def ramp_by_metric3d(folder: Path) -> np.ndarray:
+    # Red counts columns, so depths are 20.0, 20.1, ... on an input of the image's size.
+    path = write_onnx(folder / "ramp.onnx", scale=0.1, offset=20.0)
+    frame = key_frame(camera_at(folder, ramp(64, 224), focal_px=(1000.0, 1000.0)))
+    return metric3d(path, size=(64, 224)).depth(frame)[0].depth_m
+
+
+def ramp_by_files(folder: Path) -> np.ndarray:
+    (folder / "maps/CAM_FRONT").mkdir(parents=True)
+    np.save(folder / "maps/CAM_FRONT/CAM_FRONT.npy", depth_ramp())
+    frame = key_frame(camera_at(folder, grey(120, 400)))
+    return depth_teacher(f"files:{folder / 'maps'}").depth(frame)[0].depth_m
+
+
+def ramp_by_oracle(folder: Path) -> np.ndarray:
+    from occlift.scenes.truth_maps import TruthMaps
+
+    class WithTruth(KeyFrameList):
+        def truth_maps(self, image: CameraImage) -> TruthMaps:
+            zeros = np.zeros((120, 400), np.uint8)
+            return TruthMaps(semantics=zeros, depth_m=depth_ramp().copy(), instance=zeros.astype(np.uint16))
+
+    frame = key_frame(camera_at(folder, grey(120, 400)))
+    return depth_teacher("oracle:perfect", WithTruth([frame])).depth(frame)[0].depth_m
+
+
+def ramp_by_lidar(folder: Path) -> np.ndarray:
+    return filled(EVERYWHERE, 20 + EVERYWHERE[:, 0] / 10)[40:460, 20:380]
+
+
+def ramp_by_network(name: str, folder: Path, weights: Path) -> np.ndarray:
+    """What a network with random weights says of a smooth image; its arithmetic is half precision."""
+    image = np.stack(np.broadcast_arrays(np.arange(0, 240, 0.6)[None], np.arange(120)[:, None], 99.0), -1)
+    frame = key_frame(camera_at(folder, image.astype(np.uint8), focal_px=(9e3, 9e3)))
+    options = {"model": str(weights), "device": "cpu", "precision": "bfloat16"}
+    return depth_teacher(name, options=options).depth(frame)[0].depth_m
+
+
+@pytest.mark.parametrize("name", sorted(DEPTH_TEACHERS))
+def test_no_depth_teacher_has_steps_of_half_precision(
+    name: str, tmp_path: Path, depth_anything_folder: Path, depth_pro_folder: Path
+) -> None:
+    makers: dict[str, Callable[[], np.ndarray]] = {
+        "metric3d": lambda: ramp_by_metric3d(tmp_path),
+        "onnx-depth": lambda: ramp_by_metric3d(tmp_path),
+        "files": lambda: ramp_by_files(tmp_path),
+        "oracle:perfect": lambda: ramp_by_oracle(tmp_path),
+        # Its noise makes all depths different; what it noises is the map above.
+        "oracle:foundation": lambda: ramp_by_oracle(tmp_path),
+        "lidar": lambda: ramp_by_lidar(tmp_path),
+        "depth-anything": lambda: ramp_by_network("depth-anything", tmp_path, depth_anything_folder),
+        "depth-pro": lambda: ramp_by_network("depth-pro", tmp_path, depth_pro_folder),
+    }
+    depth_m = makers[name]()
+    distinct = np.unique(depth_m[np.isfinite(depth_m)])
+    # bfloat16 has 64 numbers from 16 to 32 m and 64 from 32 to 64 m, whatever the range of the network here.
+    rounded = np.unique(torch.from_numpy(distinct).bfloat16().float().numpy())
+    assert distinct.dtype == np.float32
+    assert len(distinct) > 1.5 * len(rounded)
 
 
 # ------------------------------------------------------------------------------------------------------------- lidar

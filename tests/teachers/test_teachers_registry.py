@@ -6,17 +6,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
+from frames import key_frame
 
 from occlift.datasets.nuscenes.dataset import NuScenes
-from occlift.errors import ConfigError
+from occlift.errors import ConfigError, DataError
 from occlift.labels.config import LabelConfig
 from occlift.labels.generate import generate_labels
 from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, KeyFrameList
+from occlift.scenes.frames import CameraImage, KeyFrame
+from occlift.scenes.sources import ImageFile
 from occlift.scenes.truth_maps import truth_maps_path
 from occlift.teachers.options import configured
 from occlift.teachers.registry import (
@@ -26,6 +30,7 @@ from occlift.teachers.registry import (
     depth_teacher,
     feature_teacher,
     semantics_teacher,
+    teacher_options,
     teacher_table,
 )
 
@@ -112,7 +117,9 @@ def test_the_table_lists_every_teacher_and_says_what_is_missing(
     assert {name for kind, name in table if kind == "depth"} == {
         "oracle:perfect",
         "oracle:foundation",
+        "oracle:measured",
         "metric3d",
+        "onnx-depth",
         "depth-pro",
         "depth-anything",
         "lidar",
@@ -131,6 +138,32 @@ def test_the_table_lists_every_teacher_and_says_what_is_missing(
         assert str(tmp_path) in table[key].note
 
 
+@pytest.mark.parametrize("name", sorted({*SEMANTICS_TEACHERS, *DEPTH_TEACHERS, *FEATURE_TEACHERS}))
+def test_every_option_of_every_teacher_is_explained(name: str) -> None:
+    for teacher in teacher_options(name):
+        assert teacher.summary
+        for option in teacher.options:
+            assert option.values, option
+            assert len(option.help.split()) > 1, option
+            # A reader of the table cannot look into another class.
+            assert "as in `" not in option.help, option
+            for end, unit in (("_m", "metres"), ("_px", "pixels"), ("_rad", "radians")):
+                assert option.unit == unit or not option.name.endswith(end), option
+
+
+def test_options_are_listed_with_values_unit_and_default() -> None:
+    (metric3d,) = teacher_options("metric3d")
+    listed = {option.name: (option.values, option.unit, option.default) for option in metric3d.options}
+    assert listed["max_depth_m"] == ("a number", "metres", "300.0")
+    assert listed["upsampling"] == ("nearest, bilinear", "", "nearest")
+    assert listed["model"] == ("a text", "", "onnx-community/metric3d-vit-giant2")
+    assert listed["revision"] == ("a text, or none", "", "none")
+    assert {option.name: option.default for option in teacher_options("onnx-depth")[0].options}["model"] == ""
+    assert [teacher.kind for teacher in teacher_options("files")] == ["semantics", "depth"]
+    with pytest.raises(ConfigError, match=r"no teacher called 'metric3' \(did you mean 'metric3d'\?\)"):
+        teacher_options("metric3")
+
+
 def test_asking_what_is_ready_loads_no_network() -> None:
     code = (
         "import sys; from occlift.teachers.registry import teacher_table; assert teacher_table(); "
@@ -142,14 +175,22 @@ def test_asking_what_is_ready_loads_no_network() -> None:
 @pytest.mark.parametrize(
     ("build", "kind", "others"),
     [
-        (lambda data: semantics_teacher("oracle:foundation", data), "classes", "grounded-sam, sam3, files"),
-        (lambda data: depth_teacher("oracle:perfect", data), "depth", "metric3d, depth-pro, .*, lidar, files"),
+        (
+            lambda data: semantics_teacher("oracle:foundation", data),
+            "classes",
+            "grounded-sam, sam3, segmenter, onnx-classes, files",
+        ),
+        (
+            lambda data: depth_teacher("oracle:perfect", data),
+            "depth",
+            "metric3d, onnx-depth, depth-pro, .*, lidar, files",
+        ),
         (lambda data: feature_teacher("oracle", data), "features", "dinov2, dinov3"),
         # What labels are made with unless something else is said.
         (
             lambda data: generate_labels(data, Path("never"), LabelConfig()),
             "classes",
-            "grounded-sam, sam3, files",
+            "grounded-sam, sam3, segmenter, onnx-classes, files",
         ),
     ],
 )
@@ -173,3 +214,125 @@ def test_an_oracle_is_refused_where_nobody_knows_the_truth(
     made.parent.mkdir(parents=True)
     made.touch()
     assert isinstance(NuScenes.open(tmp_path / "data"), HasTruthMaps)
+
+
+OWN_TEACHERS = """
+from types import SimpleNamespace
+import numpy as np
+from occlift.teachers.teacher import DepthMap, SemanticMap
+
+
+class Flat:
+    def __init__(self, settings, value):
+        self.settings, self.value = settings, value
+
+    def depth(self, frame):
+        shapes = [(camera.height, camera.width) for camera in frame.cameras]
+        return [DepthMap(depth_m=np.full(s, self.value), confidence=np.ones(s, np.float32)) for s in shapes]
+
+    def semantics(self, frame):
+        shapes = [(camera.height, camera.width) for camera in frame.cameras][int(self.value == 3):]
+        return [SemanticMap(class_id=np.zeros(s, np.uint8), score=np.ones(s, np.float32)) for s in shapes]
+
+
+def flat(depth_m="10", *, taxonomy, seed):
+    return Flat({"depth_m": depth_m, "seed": seed, "classes": taxonomy.num_classes}, np.float32(depth_m))
+
+
+class Double(Flat):
+    def depth(self, frame):
+        return [SimpleNamespace(depth_m=np.full((4, 6), 1.0), confidence=None) for camera in frame.cameras]
+
+
+def double():
+    return Double({}, 1)
+
+
+def nameless():
+    return Flat({"what": object()}, np.float32(1))
+
+
+def nothing():
+    return 3
+
+
+def failing():
+    raise KeyError("weights")
+"""
+
+
+def six_images() -> KeyFrame:
+    """A key frame whose images nobody opens."""
+    return key_frame(*(
+        CameraImage(
+            camera=f"C{number}", key=f"C{number}", source=ImageFile(Path("none.png")), timestamp_us=0, height=4,
+            width=6, intrinsics_px=np.eye(3), ego_at_image_from_camera=np.eye(4), global_from_ego_at_image=np.eye(4),
+        )
+        for number in range(6)
+    ))  # fmt: skip
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_teachers_of_a_test.py").write_text(OWN_TEACHERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_teachers_of_a_test", raising=False)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_teacher_of_ones_own_is_named_by_module_and_factory() -> None:
+    frame = six_images()
+    data = KeyFrameList([frame])
+    module = "own_teachers_of_a_test"
+    teacher = depth_teacher(f"{module}:flat", data, seed=7, options={"depth_m": "20"})
+    assert teacher.settings == {
+        "teacher": f"{module}:flat", "settings": {"depth_m": "20", "seed": 7, "classes": 18}
+    }  # fmt: skip
+    assert [one.depth_m.max() for one in teacher.depth(frame)] == [20] * len(frame.cameras)
+    assert len(semantics_teacher(f"{module}:flat", data).semantics(frame)) == len(frame.cameras)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("no_module_of_mine:flat", {}, "No module named 'no_module_of_mine'; expected module:factory"),
+        ("own_teachers_of_a_test:round", {}, "has no attribute 'round'"),
+        ("own_teachers_of_a_test:flat", {"depht_m": "1"}, "unexpected keyword argument 'depht_m'; check its options"),
+        ("own_teachers_of_a_test:nameless", {}, "its settings are .*expected a mapping of JSON values"),
+        ("own_teachers_of_a_test:nothing", {}, r"made a int, which has no method depth\(frame\)"),
+        ("own_teachers_of_a_test:failing", {}, "the factory failed: KeyError: 'weights'"),
+        ("metric3e:flat", {}, "No module named 'metric3e'"),
+    ],
+)
+def test_a_teacher_of_ones_own_that_is_none(name: str, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        depth_teacher(name, options=options)
+
+
+@pytest.mark.usefixtures("own")
+def test_answers_of_ones_own_teacher_are_checked() -> None:
+    frame = six_images()
+    data = KeyFrameList([frame])
+    with pytest.raises(DataError, match=r"depth_m of C0 in key frame .* is float64 .*an array of float32"):
+        depth_teacher("own_teachers_of_a_test:double", data).depth(frame)
+    teacher = semantics_teacher("own_teachers_of_a_test:flat", data, options={"depth_m": "3"})
+    with pytest.raises(DataError, match=r"returned 5 maps for key frame .*expected a list of 6"):
+        teacher.semantics(frame)
+
+
+@pytest.mark.usefixtures("own")
+def test_workers_of_a_training_are_never_given_a_teacher_that_runs_a_network(tmp_path: Path) -> None:
+    from occlift.training.rendering import RenderingTrainConfig, RenderingTraining
+
+    frames = [replace(six_images(), token=f"t{scene}", scene=f"s{scene}") for scene in range(5)]
+    config = replace(
+        RenderingTrainConfig.demo(), semantics="own_teachers_of_a_test:flat", semantics_options={"depth_m": "1"},
+        pseudo=None,
+    )  # fmt: skip
+    training = RenderingTraining(data=KeyFrameList(frames), config=replace(config, workers=2))
+    with pytest.raises(ConfigError, match=r"flat: runs a network .*the 2 workers .*--workers 0.*--keep-maps"):
+        training.frames()
+    assert len(replace(training, config=replace(config, workers=0)).frames()) == 4
+    files = replace(config, workers=2, semantics=f"files:{tmp_path}", semantics_options={})
+    assert len(replace(training, config=files).frames()) == 4

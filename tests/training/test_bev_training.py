@@ -149,7 +149,7 @@ def test_documented_commands_take_16_key_frames_a_step_and_a_small_input(
 
 
 def test_the_schedules_of_the_papers_are_for_16_key_frames_a_step() -> None:
-    assert (PretrainConfig.paper().batch_size, FinetuneConfig.paper().batch_size) == (16, 16)
+    assert (PretrainConfig.full().batch_size, FinetuneConfig.full().batch_size) == (16, 16)
 
 
 def test_fine_tuning_begins_with_the_pretrained_weights(

@@ -29,13 +29,13 @@ _SHARES: Final = {"1%": 0.01, "10%": 0.1, "100%": 1.0}
 def _pretrainings(network: Architecture = "simple_bev") -> dict[str, PretrainConfig]:
     from occlift.training.occfeat import PretrainConfig
 
-    return {"occfeat": PretrainConfig.paper(network), "occfeat-demo": PretrainConfig.demo(network)}
+    return {"occfeat": PretrainConfig.full(network), "occfeat-demo": PretrainConfig.demo(network)}
 
 
 def _finetunings(network: Architecture = "simple_bev") -> dict[str, FinetuneConfig]:
     from occlift.training.bev import FinetuneConfig
 
-    return {"bev": FinetuneConfig.paper(network), "bev-demo": FinetuneConfig.demo(network)}
+    return {"bev": FinetuneConfig.full(network), "bev-demo": FinetuneConfig.demo(network)}
 
 
 _PRETRAIN_OPTIONS = options(
@@ -46,9 +46,7 @@ _FINETUNE_OPTIONS = options(_finetunings, "label_seed", "model.backbone", "model
 
 
 def pretrain(
-    recipe: Annotated[
-        Positional[Literal["occfeat", "occfeat-demo"]], arg(help="size of the network: as in the paper, or small")
-    ],
+    recipe: Annotated[Positional[Literal["occfeat", "occfeat-demo"]], arg(help="size of the network: full, or small")],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     given: Annotated[Given, _PRETRAIN_OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_pretrainings)]],
@@ -83,9 +81,7 @@ def pretrain(
 
 
 def finetune(
-    recipe: Annotated[
-        Positional[Literal["bev", "bev-demo"]], arg(help="size of the network: as in the papers, or small")
-    ],
+    recipe: Annotated[Positional[Literal["bev", "bev-demo"]], arg(help="size of the network: full, or small")],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     given: Annotated[Given, _FINETUNE_OPTIONS],
     loop: OmitArgPrefixes[Annotated[LoopOptions, loop_options(_finetunings)]],

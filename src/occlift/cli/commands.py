@@ -68,7 +68,7 @@ GROUPS: Final[dict[str, dict[str, Command]]] = {
     "labels": {
         "teachers": Command(
             function="occlift.cli.teachers:teachers",
-            summary="List the teachers, what each needs, and whether it is there.",
+            summary="List the teachers, what each needs, and whether it is there; or every option of one.",
             example="occlift teachers",
         ),
         "label": Command(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from tyro.conf import Positional, arg
 
@@ -13,13 +13,14 @@ from occlift.runtime.files import write_text
 if TYPE_CHECKING:
     from occlift.training.corrupt import Corruption
 
-Masks = tuple[Literal["camera", "lidar", "none"], ...]
+Masks = tuple[Literal["camera", "near_surface", "lidar", "none"], ...]
+EVERY_MASK: Final[Masks] = ("camera", "near_surface", "lidar", "none")
 
 
 def evaluate(
     predictions: Annotated[Path, arg(help="folder of predictions, <token>.npz with the key semantics, anybody's")],
     truth: Annotated[Path, arg(help="folder of the truth, <scene>/<token>/labels.npz")],
-    mask: Annotated[Masks, arg(help="masks of evaluated voxels; by default all three")] = ("camera", "lidar", "none"),
+    mask: Annotated[Masks, arg(help="masks of evaluated voxels; by default all")] = EVERY_MASK,
     space: Space = None,
     rays: Annotated[bool, arg(help="RayIoU, too; needs --root for the lidar poses")] = False,
     root: Annotated[str | None, arg(help="data set, for --split and --rays", metavar="ROOT")] = None,
@@ -114,7 +115,8 @@ def compare(
         arg(help="rule for classes that neither truth nor prediction holds", help_behavior_hint="(default: skipped)"),
     ] = None,
     per_class: Annotated[
-        Literal["camera", "lidar", "none", "rays"] | None, arg(help="mask, or rays, of a second table: IoU per class")
+        Literal["camera", "near_surface", "lidar", "none", "rays"] | None,
+        arg(help="mask, or rays, of a second table: IoU per class"),
     ] = None,
     markdown: Annotated[bool, arg(help="print Markdown")] = False,
     picture: Annotated[

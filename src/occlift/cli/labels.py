@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from tyro.conf import Positional, UseAppendAction, arg
 
+from occlift.cli.evaluation import EVERY_MASK, Masks
 from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
 from occlift.errors import DataError, OccliftError
@@ -193,11 +194,7 @@ def audit(
         str | None,
         arg(help="split of ROOT to audit, exactly", help_behavior_hint="(default: everything that has a label)"),
     ] = None,
-    mask: Annotated[tuple[Literal["camera", "lidar", "none"], ...], arg(help="masks of evaluated voxels")] = (
-        "camera",
-        "lidar",
-        "none",
-    ),
+    mask: Annotated[Masks, arg(help="masks of evaluated voxels")] = EVERY_MASK,
     sweep: Annotated[
         UseAppendAction[tuple[str, ...]],
         arg(

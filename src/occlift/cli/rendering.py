@@ -29,7 +29,7 @@ _OPTIONS = options(
 
 def train_rendering(
     recipe: Annotated[
-        Positional[Literal["rendering-demo", "rendering"]], arg(help="size of the network: small, or as in the paper")
+        Positional[Literal["rendering-demo", "rendering"]], arg(help="size of the network: small, or full")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     given: Annotated[Given, _OPTIONS],

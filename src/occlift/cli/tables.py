@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from occlift.evaluation.rendering import RenderedEvaluation
     from occlift.evaluation.score_table import ScoreTable
     from occlift.label_space.space_file import SpaceFile
-    from occlift.teachers.registry import TeacherStatus
+    from occlift.teachers.registry import TeacherOptions, TeacherStatus
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -227,6 +227,20 @@ def print_teachers(teachers: Sequence[TeacherStatus]) -> None:
     for status in teachers:
         if not status.ready:
             console.print(f"{status.name}: {status.note}", soft_wrap=True)
+
+
+def print_teacher_options(teachers: Sequence[TeacherOptions]) -> None:
+    """Every option of the teachers of one name, by kind."""
+    console = Console(highlight=False)
+    flags = {"semantics": "--semantics-option", "depth": "--depth-option", "features": "--teacher-option"}
+    for teacher in teachers:
+        title = f"{teacher.name} ({teacher.kind}): {teacher.summary}; {flags[teacher.kind]} NAME=VALUE"
+        table = Table(title=title, title_justify="left")
+        for column in ("option", "values", "unit", "default", "what it is"):
+            table.add_column(column, overflow="fold", no_wrap=column in ("option", "unit"))
+        for option in teacher.options:
+            table.add_row(option.name, option.values, option.unit, option.default or "must be given", option.help)
+        console.print(table)
 
 
 def print_demo(run: DemoRun) -> None:

@@ -28,9 +28,7 @@ _OPTIONS = options(
 
 
 def train(
-    recipe: Annotated[
-        Positional[Literal["easyocc-demo", "easyocc"]], arg(help="size of the network: small, or as in the paper")
-    ],
+    recipe: Annotated[Positional[Literal["easyocc-demo", "easyocc"]], arg(help="size of the network: small, or full")],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     labels: Annotated[Path, arg(help="folder of labels of the training split")],
     given: Annotated[Given, _OPTIONS],

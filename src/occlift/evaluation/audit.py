@@ -47,7 +47,7 @@ from occlift.labels.files import (
     write_label,
 )
 from occlift.labels.manifest import MANIFEST_NAME, check_label_space, open_manifest, read_manifest
-from occlift.metrics.occupancy import MASKS, Mask
+from occlift.metrics.occupancy import MASKS, Mask, evaluated_voxels, stored_masks
 from occlift.runtime.folder_lock import sole_writer
 from occlift.runtime.npz import MissingArray
 from occlift.runtime.progress import track
@@ -212,7 +212,7 @@ def audit(
         truth: a folder of the same layout; None: only what needs no truth.
         data: the data set, whose poses say how neighbouring key frames lie; None: no agreement of neighbours.
         tokens: the samples of a split; by default all that have a label.
-        masks: masks of the truth over which is counted; truth without the mask of that name is refused.
+        masks: voxels over which is counted; truth whose files lack a mask that they need is refused.
         depth: what the labels are compared with where they are, moved or not; None: with none.
         shift_voxels: move the labels up by so many voxels first, for truth whose road lies elsewhere.
         allow_missing: leave samples out that lack label or truth, instead of refusing.
@@ -242,11 +242,16 @@ def audit(
         ground += ground_levels(semantics, space=space)
         frame = None
         if sample.truth:
-            frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"], space=space)
+            frame = read_truth(sample.truth, stored_masks(masks), space=space)
             check_some_free(sample.truth, frame.semantics, space)
             try:
                 counted = count_against_truth(
-                    semantics, frame.semantics, {m: frame.masks.get(m) for m in masks}, taxonomy=taxonomy
+                    semantics,
+                    frame.semantics,
+                    evaluated_voxels(
+                        masks, truth=frame.semantics, stored=frame.masks, num_classes=taxonomy.num_classes
+                    ),
+                    taxonomy=taxonomy,
                 )
             except DataError as error:
                 raise DataError(f"{sample.truth}: {error}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from occlift.evaluation.by_scene import SceneCounts, added
 from occlift.metrics.bev import BevCounts
 from occlift.runtime.devices import Precision, default_device, lightning_precision, torch_device
 from occlift.runtime.progress import track
@@ -25,12 +26,14 @@ class BevEvaluation:
         tokens: the key frames, sorted.
         corruption: what was done to the images; None: nothing.
         counts: of the object classes, and of the map classes if the network knows any.
+        scenes: the same, by scene (`by_scene.scene_draws`).
     """
 
     checkpoint: Path
     tokens: tuple[str, ...]
     corruption: Corruption | None
     counts: tuple[BevCounts, ...]
+    scenes: SceneCounts = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
@@ -83,6 +86,7 @@ def evaluate_bev(
     network, blind = load_bev_network(checkpoint), trained_blind(checkpoint)
     config = network.config
     tokens = split_tokens(data, split)
+    scene_of = {token: scene for scene in data.scenes(split) for token in data.key_frame_tokens(scene)}
     target = torch_device(device or default_device())
     network.to(target)
     bf16 = lightning_precision(precision, target.type) == "bf16-mixed"
@@ -92,15 +96,18 @@ def evaluate_bev(
             data, tokens, height=config.image_height, width=config.image_width, classes=config.classes,
             blind=blind, corruption=corruption,
         )  # fmt: skip
-        scores = BevScores(config.classes)
+        scores: dict[str, BevScores] = {}
         what = "evaluate" if corruption is None else f"{corruption.name} {corruption.strength}"
         for index in track(range(len(frames)), what):
             batch = frames[index].to(target)
             with torch.inference_mode(), torch.autocast(target.type, dtype=torch.bfloat16, enabled=bf16):
                 probability = network(batch.frame.images, batch.frame.rig).segmentation.float().sigmoid()
-            scores.update(probability, batch)
-        counts = tuple(score.counts for score in scores)
+            scores.setdefault(scene_of[tokens[index]], BevScores(config.classes)).update(probability, batch)
+        scenes = {scene: tuple(score.counts for score in counted) for scene, counted in scores.items()}
         found.append(
-            BevEvaluation(checkpoint=checkpoint, tokens=tuple(sorted(tokens)), corruption=corruption, counts=counts)
-        )
+            BevEvaluation(
+                checkpoint=checkpoint, tokens=tuple(sorted(tokens)), corruption=corruption,
+                counts=added(scenes.values()), scenes=scenes,
+            )
+        )  # fmt: skip
     return found

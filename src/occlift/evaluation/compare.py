@@ -9,19 +9,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from occlift.errors import ConfigError
 from occlift.evaluation.occupancy import Evaluation, read_evaluation
 from occlift.evaluation.score_table import ScoreTable, best_of, run_names
 from occlift.label_space import Taxonomy
-from occlift.metrics.occupancy import AbsentClass, Mask, class_sets, score_name
+from occlift.metrics.occupancy import MASK_WORDS, AbsentClass, Mask, class_sets, score_name
 from occlift.metrics.rays import ray_score_name
 
-PerClass = Literal["camera", "lidar", "none", "rays"]
+PerClass = Literal["camera", "near_surface", "lidar", "none", "rays"]
 """Which IoU per class: over the voxels of a mask, or RayIoU."""
-
-_MASK_WORDS: Final = {"camera": "camera mask", "lidar": "lidar mask", "none": "no mask"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +43,9 @@ class Comparison:
         """
         columns: dict[str, str] = {}
         for mask in masks:
-            columns[f"iou_{mask}"] = f"IoU, {_MASK_WORDS[mask]}"
+            columns[f"iou_{mask}"] = f"IoU, {MASK_WORDS[mask]}"
             for classes in class_sets(self.taxonomy):
-                columns[score_name(mask, classes, absent)] = f"mIoU {classes}, {_MASK_WORDS[mask]}"
+                columns[score_name(mask, classes, absent)] = f"mIoU {classes}, {MASK_WORDS[mask]}"
         # RayIoU has one rule for absent classes, that of its public code: skipped.
         columns |= {ray_score_name(classes): f"RayIoU {classes}" for classes in class_sets(self.taxonomy)}
         scores = [evaluation.named() for evaluation in self.evaluations]
@@ -124,7 +122,7 @@ class Comparison:
                 if evaluation.tokens == first.tokens and mine is not None and (h.sum(1) != mine.sum(1)).any():
                     found.append(
                         f"{name} was scored against other truth or other masks than {self.names[0]} "
-                        f"({_MASK_WORDS[mask]}): their scores cannot be compared."
+                        f"({MASK_WORDS[mask]}): their scores cannot be compared."
                     )
                     break
             if first.rays and evaluation.rays and first.rays.walk != evaluation.rays.walk:
@@ -168,7 +166,7 @@ def compare(paths: Sequence[Path], names: Sequence[str] = ()) -> Comparison:
 
 
 def _what(which: PerClass) -> str:
-    return "RayIoU (mean of 1, 2 and 4 m)" if which == "rays" else f"IoU, {_MASK_WORDS[which]},"
+    return "RayIoU (mean of 1, 2 and 4 m)" if which == "rays" else f"IoU, {MASK_WORDS[which]},"
 
 
 def _number(value: float | None) -> float | None:

@@ -28,14 +28,12 @@ from occlift.labels.fuse import Moving
 from occlift.labels.manifest import MANIFEST_NAME, open_manifest, read_manifest
 from occlift.labels.scene import VOTES_NAME, SceneLabeller
 from occlift.labels.vote import Votes, read_votes
-from occlift.metrics.occupancy import MASKS, Mask
+from occlift.metrics.occupancy import MASK_WORDS, MASKS, Mask, evaluated_voxels, stored_masks
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
 FORMAT: Final = "occlift label sweep"
-
-_MASK_WORDS: Final[Mapping[Mask, str]] = {"camera": "camera mask", "lidar": "lidar mask", "none": "no mask"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +92,7 @@ class Sweep:
         return ScoreTable(
             title=f"{len(self.tokens)} labels, unknown as free, absent classes skipped, per cent",
             corner="label",
-            columns=tuple(f"{what}, {_MASK_WORDS[mask]}" for mask, what in columns),
+            columns=tuple(f"{what}, {MASK_WORDS[mask]}" for mask, what in columns),
             rows=tuple(
                 f"{_count(p.frames, 'frame')}, {_count(p.min_points, 'point')}, {p.moving}" for p in self.points
             ),
@@ -190,7 +188,7 @@ class Sweep:
             said.append("other thresholds: " + ", ".join(f"{name} {number}" for name, number in others.items()))
         note = (
             f"{_count(len(self.tokens), 'label')}, {', '.join(said)}; classes by {self.config.semantics}, depth by "
-            f"{self.config.depth}; scored with {_MASK_WORDS[mask]}, unknown as free"
+            f"{self.config.depth}; scored with {MASK_WORDS[mask]}, unknown as free"
         )
         write_curves_png(
             path,
@@ -264,17 +262,18 @@ def sweep(
     votes = _votes(labels, selection.samples, config, space, data, frames, moving)
     for sample, ways in track(votes, "sweep", total=len(selection.samples)):
         assert sample.truth, "selected with truth"
-        frame = read_truth(sample.truth, [mask for mask in masks if mask != "none"], space=space)
+        frame = read_truth(sample.truth, stored_masks(masks), space=space)
         check_some_free(sample.truth, frame.semantics, space)
+        evaluated = evaluated_voxels(
+            masks, truth=frame.semantics, stored=frame.masks, num_classes=space.taxonomy.num_classes
+        )
         for (policy, number), found in ways.items():
             for threshold in thresholds:
                 decision = replace(config.decision, min_points=threshold)
                 semantics = decide(found, decision, space.taxonomy).semantics
                 semantics = shift(semantics, shift_voxels, fill=UNKNOWN)
                 try:
-                    counts = count_against_truth(
-                        semantics, frame.semantics, {m: frame.masks.get(m) for m in masks}, taxonomy=space.taxonomy
-                    )
+                    counts = count_against_truth(semantics, frame.semantics, evaluated, taxonomy=space.taxonomy)
                 except DataError as error:
                     raise DataError(f"{sample.truth}: {error}") from error
                 way = policy, number, threshold

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Float
 
 from occlift.errors import ConfigError, DataError
+from occlift.evaluation.by_scene import SceneCounts, added
 from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import OCC3D, UNKNOWN, LabelSpace
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
 from occlift.labels.files import (
     OccupancyTruth,
     check_some_free,
@@ -27,7 +28,7 @@ from occlift.labels.files import (
     read_prediction,
     read_truth,
 )
-from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
+from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, evaluated_voxels, histograms, stored_masks
 from occlift.metrics.rays import (
     RayCounts,
     RayWalk,
@@ -54,6 +55,8 @@ class Evaluation:
         tokens: the samples that were scored, sorted.
         counts: histograms per mask, and what follows from them.
         rays: histogram of RayIoU; None if it was not asked for.
+        scenes: what of `counts` and `rays` was counted in which scene, for `by_scene.scene_draws`; evaluations of
+            earlier versions have none.
         without_prediction: samples that were left out because nobody predicted them.
         without_truth: samples that were left out because they have no truth.
         space: grid and classes of predictions and truth.
@@ -64,6 +67,7 @@ class Evaluation:
     tokens: tuple[str, ...]
     counts: OccupancyCounts
     rays: RayCounts | None = None
+    scenes: SceneCounts = field(default_factory=dict)
     without_prediction: tuple[str, ...] = ()
     without_truth: tuple[str, ...] = ()
     space: LabelSpace = OCC3D
@@ -97,9 +101,9 @@ class Evaluation:
             "frames": self.frames,
             "scores": _nan_as_none(self.named()),
             "class_iou": {name: _nan_as_none(scores) for name, scores in self.class_iou().items()},
-            "histograms": {mask: h.tolist() for mask, h in self.counts.histograms.items()},
-            "ray_histogram": self.rays.histogram.tolist() if self.rays else None,
+            **_plain_counts(self.counts, self.rays),
             **({"ray_walk": self.rays.walk} if self.rays else {}),
+            "scenes": {name: _plain_counts(*counts) for name, counts in sorted(self.scenes.items())},
             "without_prediction": list(self.without_prediction),
             "without_truth": list(self.without_truth),
             "tokens": list(self.tokens),
@@ -118,28 +122,16 @@ class Evaluation:
             plain = json.loads(text)
             if plain["format"] != FORMAT:
                 raise ValueError(f"its format is {plain['format']!r}")
-            rays = plain["ray_histogram"]
             space = LabelSpace.from_dict(plain["space"]) if "space" in plain else OCC3D
-            taxonomy = space.taxonomy
+            taxonomy, walk = space.taxonomy, plain.get("ray_walk", "float64")
+            counts, *rays = _read_counts(plain, taxonomy, walk)
             return cls(
                 predictions=plain["predictions"],
                 truth=plain["truth"],
                 tokens=tuple(plain["tokens"]),
-                counts=OccupancyCounts(
-                    histograms={
-                        mask: _integers(plain["histograms"][mask], (taxonomy.num_classes, taxonomy.num_classes))
-                        for mask in MASKS
-                        if mask in plain["histograms"]
-                    },
-                    taxonomy=taxonomy,
-                ),
-                rays=None
-                if rays is None
-                else RayCounts(
-                    histogram=_integers(rays, ray_histogram_shape(taxonomy)),
-                    taxonomy=taxonomy,
-                    walk=plain.get("ray_walk", "float64"),
-                ),
+                counts=counts,
+                rays=rays[0] if rays else None,
+                scenes={name: _read_counts(part, taxonomy, walk) for name, part in plain.get("scenes", {}).items()},
                 without_prediction=tuple(plain["without_prediction"]),
                 without_truth=tuple(plain["without_truth"]),
                 space=space,
@@ -181,7 +173,7 @@ def evaluate(
 
     Args:
         tokens: the samples of the split. Without them every scene of which something is predicted must be complete.
-        masks: evaluated voxels; truth without the file's mask of that name is refused.
+        masks: evaluated voxels; truth whose files lack a mask that they need is refused.
         rays: the data set whose lidar poses say where RayIoU's rays start; None: no RayIoU.
         device: where RayIoU's rays are cast, as torch names it; the answer is the same everywhere.
         ray_walk: how RayIoU's rays walk (`occlift.metrics.rays`); `float32` as those of the public code.
@@ -225,12 +217,11 @@ def evaluate(
     if rays is not None:
         require_lidar(rays, scored, "RayIoU, whose rays start at the lidar")
     taxonomy = space.taxonomy
-    total = OccupancyCounts.zero(masks, taxonomy=taxonomy)
-    ray_total = RayCounts.zero(taxonomy, ray_walk) if rays else None
+    scenes: dict[str, tuple[Any, ...]] = {}
     origins = _RayOrigins(rays, space.grid, ray_walk) if rays else None
     for token in track(scored, "evaluate"):
         path, predicted_path = where[token], prediction_path(predictions, token)
-        frame = read_truth(path, [mask for mask in masks if mask != "none"], space=space)
+        frame = read_truth(path, stored_masks(masks), space=space)
         prediction = read_prediction(predicted_path, space=space)
         check_some_free(path, frame.semantics, space)
         _check_known(path, frame, masks, rays=rays is not None, space=space)
@@ -238,23 +229,30 @@ def evaluate(
         try:
             counted = histograms(
                 truth=frame.semantics, prediction=prediction,
-                evaluated={mask: frame.masks.get(mask) for mask in masks}, num_classes=taxonomy.num_classes,
+                evaluated=evaluated_voxels(
+                    masks, truth=frame.semantics, stored=frame.masks, num_classes=taxonomy.num_classes
+                ),
+                num_classes=taxonomy.num_classes,
             )  # fmt: skip
-            total += OccupancyCounts(histograms=counted, taxonomy=taxonomy)
-            if origins and ray_total:
+            counts: tuple[Any, ...] = (OccupancyCounts(histograms=counted, taxonomy=taxonomy),)
+            if origins:
                 h = ray_histogram(
                     truth=frame.semantics, prediction=prediction, origins_m=origins.of(token), space=space,
                     device=device, walk=ray_walk,
                 )  # fmt: skip
-                ray_total += RayCounts(histogram=h, taxonomy=taxonomy, walk=ray_walk)
+                counts += (RayCounts(histogram=h, taxonomy=taxonomy, walk=ray_walk),)
         except DataError as error:
             raise DataError(f"{path} and {predicted_path}: {error}") from error
+        scene = path.parent.parent.name
+        scenes[scene] = added((scenes[scene], counts)) if scene in scenes else counts
+    total, *ray_total = added(scenes.values())
     return Evaluation(
         predictions=str(predictions),
         truth=str(truth),
         tokens=tuple(sorted(scored)),
         counts=total,
-        rays=ray_total,
+        rays=ray_total[0] if ray_total else None,
+        scenes=scenes,
         without_prediction=tuple(without_prediction),
         without_truth=tuple(without_truth),
         space=space,
@@ -264,8 +262,13 @@ def evaluate(
 def _check_known(path: Path, truth: OccupancyTruth, masks: Sequence[Mask], *, rays: bool, space: LabelSpace) -> None:
     """Refuses truth that is unknown where it is evaluated, as labels are, and says what can be scored against it."""
     unknown = truth.semantics == UNKNOWN
-    wrong = [f"the mask {mask}" for mask in masks if (unknown & truth.masks.get(mask, np.True_)).any()]
-    if rays and unknown.any():
+    if not unknown.any():
+        return
+    evaluated = evaluated_voxels(
+        masks, truth=truth.semantics, stored=truth.masks, num_classes=space.taxonomy.num_classes
+    )
+    wrong = [f"the mask {mask}" for mask, voxels in evaluated.items() if voxels is None or (unknown & voxels).any()]
+    if rays:
         wrong.append("RayIoU")
     if not wrong:
         return
@@ -307,12 +310,17 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
             described = [f"masks {', '.join(masks)}{rays}" for masks, rays in scored]
             raise DataError(f"parts hold different scores ({described[0]}; {described[1]}); score them alike")
     rays = [evaluation.rays for evaluation in evaluations if evaluation.rays]
+    # A part may end within a scene. Of parts that do not know their scenes the sum does not, either.
+    scenes: dict[str, Any] = {}
+    for name, counts in ((name, counts) for e in evaluations for name, counts in e.scenes.items()):
+        scenes[name] = added((scenes[name], counts)) if name in scenes else counts
     return Evaluation(
         predictions=", ".join(sorted({e.predictions for e in evaluations})),
         truth=", ".join(sorted({e.truth for e in evaluations})),
         tokens=tuple(sorted(seen)),
         counts=reduce(OccupancyCounts.__add__, (e.counts for e in evaluations)),
         rays=reduce(RayCounts.__add__, rays) if rays else None,
+        scenes=scenes if all(evaluation.scenes for evaluation in evaluations) else {},
         without_prediction=tuple(sorted({t for e in evaluations for t in e.without_prediction})),
         without_truth=tuple(sorted({t for e in evaluations for t in e.without_truth})),
         space=first.space,
@@ -358,6 +366,25 @@ def _require_none_missing(
             f"predictions and truth must hold the same samples; {'; '.join(problems)}. Make what is missing, or score "
             "the rest with --allow-missing: its score is not that of the split"
         )
+
+
+def _plain_counts(counts: Any, rays: Any = None) -> dict[str, Any]:
+    """Histograms per mask and that of the rays, in plain JSON types."""
+    return {
+        "histograms": {mask: h.tolist() for mask, h in counts.histograms.items()},
+        "ray_histogram": rays.histogram.tolist() if rays else None,
+    }
+
+
+def _read_counts(plain: Mapping[str, Any], taxonomy: Taxonomy, walk: RayWalk) -> tuple[Any, ...]:
+    """The counts that `_plain_counts` wrote: those of the masks, and those of the rays if there are any."""
+    found, shape = plain["histograms"], (taxonomy.num_classes, taxonomy.num_classes)
+    histograms = {mask: _integers(found[mask], shape) for mask in MASKS if mask in found}
+    counts = OccupancyCounts(histograms=histograms, taxonomy=taxonomy)
+    if (rays := plain["ray_histogram"]) is None:
+        return (counts,)
+    rays = _integers(rays, ray_histogram_shape(taxonomy))
+    return counts, RayCounts(histogram=rays, taxonomy=taxonomy, walk=walk)
 
 
 def space_field(space: LabelSpace) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class DecisionConfig:
     All but `fusion` are rules for votes; a fused surface needs no threshold.
 
     Attributes:
-        fusion: averaging of depth into a surface, or votes of points as in EasyOcc's paper.
+        fusion: averaging of depth into a surface, or votes of points as in EasyOcc.
         min_points: number of points that make a voxel occupied, 1 to 255; what is best grows with the number of pixels
             (3 gave the highest IoU for `foundation` on 13 frames of 6×96×176).
         class_min_points: number of points for voxels that single classes win, as class=points.

@@ -147,7 +147,7 @@ class OccupancyTruth:
     """
 
     semantics: UInt8[np.ndarray, "x y z"]
-    masks: Mapping[str, Bool[np.ndarray, "x y z"]]
+    masks: Mapping[Literal["camera", "lidar"], Bool[np.ndarray, "x y z"]]
 
 
 def read_confidence(path: Path, *, space: LabelSpace = OCC3D) -> UInt8[np.ndarray, "x y z"]:

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import connection, current_process, get_context
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numba
 
@@ -16,8 +16,15 @@ from occlift.errors import ConfigError, OccliftError
 from occlift.labels.crew import Lost, Ready, Reply, work
 from occlift.labels.engine import Engine, LabelJob, LabelTask
 from occlift.labels.scene import Outcome
+from occlift.runtime.devices import gpus_in_turn
 from occlift.runtime.interrupts import interrupts_kept_from_children
 from occlift.runtime.processes import end_with_caller
+
+if TYPE_CHECKING:
+    _Pipe = connection.Connection[Any, Any]
+else:
+    # No generic at run time, where tests check what annotations say.
+    _Pipe = connection.Connection
 
 _UNGUARDED: Final = 78
 """Exit status of a worker that found itself starting workers."""
@@ -29,7 +36,8 @@ _GUARD: Final = (
 
 
 def local_engine(workers: int, *, retries: int = 3) -> Engine:
-    """Worker processes on this machine, each with teachers of its own and its share of the cores for compiled kernels.
+    """Worker processes on this machine, each with teachers of its own, its share of the cores for compiled kernels, and
+    one of the GPUs that this process sees, in turn.
 
     Args:
         retries: how many workers in a row may die over one label before its scene is left out.
@@ -54,13 +62,18 @@ class _Processes:
         # numba fills its configuration when it is imported; get_num_threads() would start the threads of this process.
         cores: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
         self._threads = max(1, cores // workers)
-        self._members: dict[int, tuple[BaseProcess, connection.Connection[Any, Any]]] = {}
+        # Whoever names a GPU by its number means this one.
+        options = (*job.config.semantics_options.items(), *job.config.depth_options.items())
+        named = any(name == "device" and ":" in value for name, value in options)
+        self._gpus = () if named else gpus_in_turn()
+        self._members: dict[int, tuple[BaseProcess, _Pipe]] = {}
 
     def start(self, slot: int) -> None:
         # Not forked: the libraries that run kernels in parallel do not survive it.
         context = get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(self._job, theirs, self._threads), daemon=True)
+        gpu = self._gpus[slot % len(self._gpus)] if self._gpus else None
+        process = context.Process(target=_serve, args=(self._job, theirs, self._threads, gpu), daemon=True)
         # Interrupting is for the run; it ends its workers.
         with interrupts_kept_from_children():
             process.start()
@@ -107,8 +120,11 @@ def _how_it_ended(code: int) -> str:
     return f"it was ended by {name}" + (", as the system does when memory runs out" if name == "SIGKILL" else "")
 
 
-def _serve(job: LabelJob, theirs: connection.Connection[Any, Any], threads: int) -> None:
-    """The life of a worker."""
+def _serve(job: LabelJob, theirs: _Pipe, threads: int, gpu: str | None) -> None:
+    """The life of a worker, on one GPU if there are any."""
+    if gpu is not None:
+        # Before anything asks CUDA; onnxruntime, which knows nothing of torch's devices, obeys it too.
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     numba.set_num_threads(threads)
     # Nobody waits for the labels of a run that was killed, and its workers may hold a GPU.
     end_with_caller()

@@ -1,4 +1,4 @@
-"""OccFeat's loss (arXiv 2404.14027, equations 1 to 3): L = L_occ + λ·L_feat, and a term of classes of our own."""
+"""OccFeat's loss (arXiv 2404.14027): L = L_occ + λ·L_feat, and a term of classes of our own."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class OccFeatLossConfig:
         occupancy: weight of the occupancy loss, a binary cross-entropy over the voxels that are known; 0: features
             only.
         features: weight λ of the feature loss, one minus the cosine similarity, over the voxels that have a target;
-            0: occupancy only.
+            0: occupancy only. Its default is ours.
         classes: weight of the class loss, a cross-entropy over the occupied voxels of known class; needs occupancy from
             labels.
-        positive_weight: weight of an occupied voxel against an open one; the paper has 1.
+        positive_weight: weight of an occupied voxel against an open one; that none is heavier is our choice.
     """
 
     occupancy: float = 1.0

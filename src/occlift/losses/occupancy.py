@@ -45,7 +45,7 @@ class OccupancyLossConfig:
             free. `both`: their sum. `split`: `geometric`, plus the semantic classes among the occupied voxels.
         geo_scal: weight of the affinity loss of occupied and free; 0 leaves it out.
         sem_scal: weight of the affinity loss of the classes; 0 leaves it out.
-        unknown: treatment of unknown voxels: left out (ignore), or free as in EasyOcc's paper.
+        unknown: treatment of unknown voxels: left out (ignore), or free.
         max_voxels: at most so many of the voxels that take part, drawn at random at every step, enter the cross-entropy
             and the affinity losses; None: all.
         max_lovasz_voxels: at most so many of those enter the Lovász terms, whose sort dominates the loss's cost

@@ -1,6 +1,6 @@
 """The pseudo-loss of EasyOcc (arXiv 2509.26087), for anybody's occupancy network.
 
-The paper adds the loss against pseudo-labels to networks that were trained by rendering. All that it needs of a
+EasyOcc adds the loss against pseudo-labels to networks that were trained by rendering. All that it needs of a
 network is a volume of 18 logits per voxel, before anything is rendered. `PseudoLoss` takes that volume as it is: in any
 order of axes, with free first or last, on a grid of its own. Where that grid is not the one of the labels, the logits
 are sampled trilinearly at the centres of the labelled voxels.

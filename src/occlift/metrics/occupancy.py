@@ -6,6 +6,8 @@ A mean of per-frame scores is another number and is not offered. Histograms of p
 whole, in any order, on any machine.
 
 *Mask*: which voxels are evaluated. `camera`: Occ3D's `mask_camera`; `lidar`: Occ3D's `mask_lidar`; `none`: all.
+`near_surface` is ours: the voxels of `mask_camera` at most two voxels, along each axis, from an occupied voxel of the
+truth. The share of free space in `mask_camera` differs much between makers of truth, near surfaces less.
 *IoU of class c*: h[c,c] / (Σ_b h[c,b] + Σ_a h[a,c] − h[c,c]). A class is *absent* when the denominator is zero, that
 is when neither truth nor prediction holds it; a class that is only predicted counts with IoU 0.
 *mIoU*: the mean of the IoU over all n semantic classes, or over those that are not vague (`Taxonomy.vague`); free never
@@ -19,7 +21,7 @@ prediction scores very differently under them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -32,16 +34,28 @@ from occlift.label_space import NUM_CLASSES, OCC3D, Taxonomy
 from occlift.runtime.kernels import njit
 from occlift.runtime.threads import kernel_threads
 
-Mask = Literal["camera", "lidar", "none"]
+StoredMask = Literal["camera", "lidar"]
+Mask = Literal["camera", "near_surface", "lidar", "none"]
 AbsentClass = Literal["skipped", "zero"]
 
-MASKS: Final[tuple[Mask, ...]] = ("camera", "lidar", "none")
+MASKS: Final[tuple[Mask, ...]] = ("camera", "near_surface", "lidar", "none")
 ABSENT_RULES: Final[tuple[AbsentClass, ...]] = ("skipped", "zero")
 
 Histogram = Int[np.ndarray, "classes classes"]
 
-# Camera and lidar; `none` needs no mask.
-_MAX_MASKS: Final = 2
+MASK_WORDS: Final[Mapping[Mask, str]] = {
+    "camera": "camera mask",
+    "near_surface": "near surfaces",
+    "lidar": "lidar mask",
+    "none": "no mask",
+}
+"""The masks, for the headings of tables."""
+
+NEAR_VOXELS: Final = 2
+"""How far, in voxels along each axis, the mask `near_surface` reaches from what is occupied."""
+
+# All but `none`, which needs no mask.
+_MAX_MASKS: Final = len(MASKS) - 1
 _LANES: Final = 4
 
 
@@ -56,6 +70,66 @@ def class_sets(taxonomy: Taxonomy = OCC3D.taxonomy) -> dict[int, tuple[int, ...]
     vague = taxonomy.ids(taxonomy.vague)
     clear = tuple(number for number in range(taxonomy.free) if number not in vague)
     return {taxonomy.free: tuple(range(taxonomy.free)), **({len(clear): clear} if clear else {})}
+
+
+def stored_masks(masks: Collection[Mask]) -> tuple[StoredMask, ...]:
+    """The masks of a file of truth that scores with `masks` need.
+
+    >>> stored_masks(("near_surface", "none"))
+    ('camera',)
+    """
+    camera = "camera" in masks or "near_surface" in masks
+    wanted: dict[StoredMask, bool] = {"camera": camera, "lidar": "lidar" in masks}
+    return tuple(mask for mask, needed in wanted.items() if needed)
+
+
+def evaluated_voxels(
+    masks: Collection[Mask],
+    *,
+    truth: UInt8[np.ndarray, "*batch x y z"],
+    stored: Mapping[StoredMask, Bool[np.ndarray, "*batch x y z"]],
+    num_classes: int = NUM_CLASSES,
+) -> dict[Mask, Bool[np.ndarray, "*batch x y z"] | None]:
+    """Per mask the voxels that it evaluates; None: all.
+
+    Args:
+        truth: class ids; the last class is free.
+        stored: the masks that come with the truth, `stored_masks(masks)` among them.
+        num_classes: number of classes, free among them.
+    """
+    found: dict[Mask, Bool[np.ndarray, "*batch x y z"] | None] = {}
+    for mask in masks:
+        if mask == "near_surface":
+            found[mask] = near_surface(truth < num_classes - 1, stored["camera"])
+        else:
+            found[mask] = None if mask == "none" else stored[mask]
+    return found
+
+
+def near_surface(
+    occupied: Bool[np.ndarray, "*batch x y z"], mask_camera: Bool[np.ndarray, "*batch x y z"]
+) -> Bool[np.ndarray, "*batch x y z"]:
+    """Voxels of `mask_camera` at most `NEAR_VOXELS` along each axis from an occupied one of the truth, seen or not.
+
+    Raises:
+        DataError: shapes differ.
+
+    >>> row = np.array([[[1, 0, 0, 0, 0, 0, 0, 1]]], dtype=bool)
+    >>> near_surface(row, np.array([[[1, 1, 1, 1, 1, 1, 1, 0]]], dtype=bool)).astype(int).tolist()
+    [[[1, 1, 1, 0, 0, 1, 1, 0]]]
+    """
+    if occupied.shape != mask_camera.shape:
+        raise DataError(f"truth {occupied.shape} and mask camera {mask_camera.shape} must have one shape")
+    # Padded along z, so that whole arrays can be moved along it: in place, memory sees long runs only.
+    near = np.zeros((*occupied.shape[:-1], occupied.shape[-1] + NEAR_VOXELS), np.uint8)
+    near[..., :-NEAR_VOXELS] = occupied
+    # A cube is reached axis by axis.
+    for along in (near.reshape(-1), np.moveaxis(near, -2, 0), np.moveaxis(near, -3, 0)):
+        before = along.copy(order="K")
+        for voxels in range(1, NEAR_VOXELS + 1):
+            along[voxels:] |= before[:-voxels]
+            along[:-voxels] |= before[voxels:]
+    return near[..., :-NEAR_VOXELS].view(np.bool_) & mask_camera
 
 
 def histogram(
@@ -105,16 +179,13 @@ def histograms(
     for name, array in (("prediction", prediction), *((f"mask {name}", mask) for name, mask in masks)):
         if array.shape != truth.shape:
             raise DataError(f"truth {truth.shape} and {name} {array.shape} must have one shape")
-    # A voxel belongs to one of four sets: bit i of the set's number says whether mask i evaluates it.
-    first, second = (
-        np.ascontiguousarray(masks[i][1], np.bool_).ravel().view(np.uint8)
-        if i < len(masks)
-        else np.zeros(truth.size, np.uint8)
-        for i in range(_MAX_MASKS)
-    )
+    # A voxel belongs to one of a few sets: bit i of the set's number says whether mask i evaluates it.
+    sets = np.zeros(truth.size, np.uint8)
+    for bit, (_, mask) in enumerate(masks):
+        sets |= np.ascontiguousarray(mask, np.bool_).ravel().view(np.uint8) << bit
     # One more row and column than classes, for everything that is no class.
-    parts = np.zeros((kernel_threads(), _LANES, 2**_MAX_MASKS, num_classes + 1, num_classes + 1), np.int64)
-    _count(np.ascontiguousarray(truth).ravel(), np.ascontiguousarray(prediction).ravel(), first, second, parts)
+    parts = np.zeros((kernel_threads(), _LANES, 2 ** len(masks), num_classes + 1, num_classes + 1), np.int64)
+    _count(np.ascontiguousarray(truth).ravel(), np.ascontiguousarray(prediction).ravel(), sets, parts)
     counts = parts.sum(axis=(0, 1))
     if counts[:, :, num_classes].any():
         raise DataError(
@@ -124,8 +195,8 @@ def histograms(
     result: dict[Mask, Histogram] = {}
     number = {name: bit for bit, (name, _) in enumerate(masks)}
     for name in evaluated:
-        sets = [code for code in range(len(counts)) if name not in number or code >> number[name] & 1]
-        h = counts[sets].sum(axis=0)
+        evaluates = [code for code in range(len(counts)) if name not in number or code >> number[name] & 1]
+        h = counts[evaluates].sum(axis=0)
         if h[num_classes].any():
             found = truth if name not in number else truth[dict(masks)[name]]
             raise DataError(
@@ -236,24 +307,22 @@ class OccupancyCounts:
 @njit(parallel=True)
 def _count(
     truth: UInt8[np.ndarray, " voxels"], prediction: UInt8[np.ndarray, " voxels"],
-    first_mask: UInt8[np.ndarray, " voxels"], second_mask: UInt8[np.ndarray, " voxels"],
-    parts: Int[np.ndarray, "workers lanes sets codes codes"],
+    sets: UInt8[np.ndarray, " voxels"], parts: Int[np.ndarray, "workers lanes sets codes codes"],
 ) -> None:  # fmt: skip
     workers = len(parts)
     for worker in prange(workers):
         begin, end = len(truth) * worker // workers, len(truth) * (worker + 1) // workers
-        _count_range(truth, prediction, first_mask, second_mask, begin, end, parts[worker])
+        _count_range(truth, prediction, sets, begin, end, parts[worker])
 
 
 @njit
 def _count_range(
     truth: UInt8[np.ndarray, " voxels"], prediction: UInt8[np.ndarray, " voxels"],
-    first_mask: UInt8[np.ndarray, " voxels"], second_mask: UInt8[np.ndarray, " voxels"], begin: int, end: int,
-    lanes: Int[np.ndarray, "lanes sets codes codes"],
+    sets: UInt8[np.ndarray, " voxels"], begin: int, end: int, lanes: Int[np.ndarray, "lanes sets codes codes"],
 ) -> None:  # fmt: skip
     no_class = np.uint32(lanes.shape[2] - 1)
     # Neighbours are counted in different lanes: most voxels are free and predicted so, and adding to a count has to
     # wait for the addition before.
     for i in range(begin, end):
         row, column = min(np.uint32(truth[i]), no_class), min(np.uint32(prediction[i]), no_class)
-        lanes[i & (_LANES - 1), first_mask[i] + 2 * second_mask[i], row, column] += 1
+        lanes[i & (_LANES - 1), sets[i], row, column] += 1

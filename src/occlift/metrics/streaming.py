@@ -27,7 +27,15 @@ from occlift.errors import ConfigError, DataError
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
 from occlift.metrics.bev import THRESHOLD, VEHICLE, VISIBILITIES, BevCounts, Visibility, bev_counts
 from occlift.metrics.depth import ERRORS, MEASURES, SCALINGS, WITHIN, DepthSums, depth_sums
-from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, histograms
+from occlift.metrics.occupancy import (
+    MASKS,
+    Mask,
+    OccupancyCounts,
+    StoredMask,
+    evaluated_voxels,
+    histograms,
+    stored_masks,
+)
 from occlift.metrics.rays import RayCounts, ray_histogram, ray_histogram_shape
 
 
@@ -111,28 +119,28 @@ class OccupancyScore(SummedMetric):
             truth: class ids, integers of any kind, the last class is free; may be unknown (255) where no mask of the
                 score evaluates it.
             prediction: class ids likewise, none of them unknown.
-            mask_camera: voxels to be evaluated; needed where `masks` names it.
-            mask_lidar: likewise.
+            mask_camera: voxels to be evaluated; needed where `masks` names it, or `near_surface`.
+            mask_lidar: likewise, where `masks` names it.
 
         Raises:
             ConfigError: a mask is missing.
             DataError: shapes differ, or a value is no class.
         """
-        given = {"camera": mask_camera, "lidar": mask_lidar, "none": None}
-        if missing := [mask for mask in self.masks if mask != "none" and given[mask] is None]:
+        given = {"camera": mask_camera, "lidar": mask_lidar}
+        needed: dict[StoredMask, Tensor | None] = {name: given[name] for name in stored_masks(self.masks)}
+        if missing := [name for name, mask in needed.items() if mask is None]:
             raise ConfigError(
                 f"mask_{missing[0]} is needed for a score with the masks {', '.join(self.masks)}: give it to update, "
                 "or make the score without it, such as OccupancyScore(masks=('none',)), which evaluates all voxels"
             )
-        evaluated: dict[Mask, NDArray[np.bool_] | None] = {}
-        for name in self.masks:
-            mask = given[name]
-            evaluated[name] = None if mask is None else _on_host(mask).astype(np.bool_)
+        truth_ids, classes = _class_ids(truth, "truth"), self.taxonomy.num_classes
+        stored = {name: _on_host(mask).astype(np.bool_) for name, mask in needed.items() if mask is not None}
+        evaluated = evaluated_voxels(self.masks, truth=truth_ids, stored=stored, num_classes=classes)
         counted = histograms(
-            truth=_class_ids(truth, "truth"),
+            truth=truth_ids,
             prediction=_class_ids(prediction, "prediction"),
             evaluated=evaluated,
-            num_classes=self.taxonomy.num_classes,
+            num_classes=classes,
         )
         self.histograms += self.histograms.new_tensor(np.stack([counted[mask] for mask in self.masks]))
 

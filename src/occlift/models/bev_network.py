@@ -136,7 +136,7 @@ class BevNetworkConfig:
         )
 
     @classmethod
-    def paper(
+    def full(
         cls,
         architecture: Architecture,
         backbone: BackboneName = "efficientnet-b0",
@@ -146,7 +146,10 @@ class BevNetworkConfig:
         classes: tuple[str, ...] = ("vehicle",),
         pretrained: str | None = None,
     ) -> BevNetworkConfig:
-        """The sizes of the papers; OccFeat has images of 224×400 and of 448×800."""
+        """SimpleBEV's sizes (arXiv 2206.07959) with OccFeat's smallest backbone.
+
+        SimpleBEV's tables have images of 448×800; the smaller ones here are ours, of OccFeat's no size is published.
+        """
         return cls(
             architecture=architecture,
             backbone=backbone,

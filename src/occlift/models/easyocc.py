@@ -3,7 +3,7 @@
 Six images pass an image encoder; its features are sampled bilinearly at the voxel centres and averaged over the
 cameras that see the voxel; a 3-D CNN turns the volume into 18 logits per voxel of the Occ3D grid. No rendering.
 
-Ours, beyond the paper: learned tables of the position on the ground, the height, and the number of cameras that
+Ours, beyond EasyOcc: learned tables of the position on the ground, the height, and the number of cameras that
 see the voxel are added to the lifted features (a sum of image features alone does not say where the voxel lies, and
 convolutions cannot find out); and the volume may work on a horizontally coarser grid, from whose voxels the head
 predicts every Occ3D voxel separately. The full height resolution is always kept: roads are one voxel thick.
@@ -116,7 +116,7 @@ class EasyOccConfig:
 
     @classmethod
     def full(cls, *, pretrained: str | None = None) -> EasyOccConfig:
-        """The size of the paper: ResNet-101, 336×672 images, 200×200×16 voxels."""
+        """EasyOcc's ResNet-101 and Occ3D's 200×200×16 voxels; images of 336×672 and the 3-D CNN are OccNeRF's."""
         return cls(
             backbone="resnet101",
             pretrained=pretrained,
@@ -195,7 +195,7 @@ class EasyOcc(nn.Module):
         stride = config.horizontal_stride
         places = torch.arange(grid.num_voxels * stride**2, dtype=torch.int32).view(1, *grid.shape, stride**2)
         self.register_buffer("place_in_head", fine_voxels(places, stride).flatten(), persistent=False)
-        # Zero at the start: the network begins as the paper's and takes from the tables what helps.
+        # Zero at the start: the network begins without tables and takes from the tables what helps.
         self.ground_embedding = nn.Parameter(torch.zeros(grid.shape[0], grid.shape[1], 1, channels))
         self.height_embedding = nn.Parameter(torch.zeros(grid.shape[2], channels))
         self.views_embedding = nn.Parameter(torch.zeros(3, channels))

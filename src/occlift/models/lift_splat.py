@@ -5,9 +5,9 @@ its ray carries a_d · c, and the map holds the sum of what falls into a cell. T
 sums it. But the sum is a sparse matrix [cells, pixels], whose entries are the a_d, times the table of contexts: written
 as that product, a point costs three numbers instead of a vector, whatever the number of channels.
 
-Ours, beyond the paper: the points lie at the centres of the depth bins, and the sums pass a 3×3 convolution and an
-instance norm like SimpleBEV's volume. Its image features are those of the other networks here, at stride 8, where the
-paper has 16.
+Ours, beyond lift-splat: the points lie at the centres of the depth bins, and the sums pass a 3×3 convolution and an
+instance norm like SimpleBEV's volume. Its image features are those of the other networks here, at stride 8, where
+lift-splat has 16.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from occlift.models.bev_encoder import squeeze
 
 @dataclass(frozen=True, kw_only=True)
 class LiftSplatConfig:
-    """Shape of a `LiftSplat`; the paper's values.
+    """Shape of a `LiftSplat`; lift-splat's values.
 
     Attributes:
         context_channels: of what a pixel spreads.

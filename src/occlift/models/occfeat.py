@@ -28,13 +28,13 @@ class OccFeatHeadConfig:
 
     Attributes:
         channels: of a voxel's vector.
-        blocks: 3-D convolutions.
+        blocks: 3-D convolutions; OccFeat's figure shows one.
         horizontal_stride: cells of the map per voxel along x and along y.
         heights: voxels above each other.
         lower_m: where the lowest begins, metres, ego frame.
         upper_m: where the highest ends. As in Occ3D by default, so that labels fill the volume.
         feature_channels: of the teacher; 0: no features are predicted.
-        classes: predicts the Occ3D class of occupied voxels, too (beyond the paper; labels know them, lidar does not).
+        classes: predicts the Occ3D class of occupied voxels, too (ours; labels know them, lidar does not).
         num_classes: number of semantic classes, free not among them.
     """
 

@@ -6,7 +6,7 @@ Grounding DINO (Liu et al., arXiv 2303.05499) reads a caption: phrases that each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from occlift.errors import ConfigError
 from occlift.label_space import Taxonomy
@@ -15,13 +15,17 @@ Grouping = Literal["phrase", "class", "all"]
 """What one caption asks for: one phrase, all phrases of a class, or everything at once."""
 
 
+NO_CLASS: Final = -1
+"""The class of phrases whose boxes are discarded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Caption:
     """What a detector is asked at once.
 
     Attributes:
         phrases: phrases, without full stop and question mark.
-        class_ids: class of each phrase.
+        class_ids: class of each phrase; `NO_CLASS` where it is only another answer.
     """
 
     phrases: tuple[str, ...]
@@ -70,7 +74,7 @@ def captions(taxonomy: Taxonomy, grouping: Grouping, *, sky_answer: bool) -> tup
     Args:
         taxonomy: classes and their prompts.
         sky_answer: captions that do not ask for the sky get it as a last phrase ("car. sky."): a box that has to fit
-            something can then fit that. Such boxes are sky.
+            something can then fit that, and is discarded (`NO_CLASS`).
     """
     asked = [
         (phrase.strip().lower(), class_id)
@@ -88,7 +92,7 @@ def captions(taxonomy: Taxonomy, grouping: Grouping, *, sky_answer: bool) -> tup
     if sky_answer:
         for group in groups:
             if all(class_id != taxonomy.free for _, class_id in group):
-                group.append((sky, taxonomy.free))
+                group.append((sky, NO_CLASS))
     return tuple(
         Caption(phrases=tuple(phrase for phrase, _ in group), class_ids=tuple(class_id for _, class_id in group))
         for group in groups

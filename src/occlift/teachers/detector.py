@@ -10,7 +10,6 @@ about what it saw.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,9 @@ from torch import nn
 
 from occlift.errors import ConfigError
 from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision
-from occlift.teachers.captions import Caption
-from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
-from occlift.teachers.pretrained import load_network, load_tokenizer
+from occlift.teachers.captions import NO_CLASS, Caption
+from occlift.teachers.preprocessing import Preprocessing, of_one_size, read_preprocessing
+from occlift.teachers.pretrained import keep_float32, load_network, load_tokenizer
 
 NETWORKS: Final = {
     "grounding-dino": "GroundingDinoForObjectDetection",
@@ -87,6 +86,7 @@ class Detector:
         self._network, self.device = load_network(folder, NETWORKS, device=device)
         self._backbone = _SharedBackbone(self._network.model.backbone.conv_encoder)
         self._network.model.backbone.conv_encoder = self._backbone
+        keep_float32([self._network.class_embed[-1]], self.device)
         self._precision = resolve_precision(precision, self.device)
         self._preprocessing = read_preprocessing(folder, PUBLISHED)
         self._captions = tokenized(asked, load_tokenizer(folder), max_tokens=self._network.config.max_text_len).to(
@@ -100,14 +100,10 @@ class Detector:
     @torch.inference_mode()
     def __call__(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Detections]:
         """What is found in each image."""
-        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
-            by_size[image.shape[0], image.shape[1]].append(index)
         found: dict[int, Detections] = {}
-        for (height, width), members in by_size.items():
-            for start in range(0, len(members), self._images_per_batch):
-                batch = members[start : start + self._images_per_batch]
-                found.update(zip(batch, self._found([images[index] for index in batch], height, width), strict=True))
+        for batch in of_one_size(images, self._images_per_batch):
+            height, width = images[batch[0]].shape[:2]
+            found.update(zip(batch, self._found([images[index] for index in batch], height, width), strict=True))
         return [found[index] for index in range(len(images))]
 
     def _found(
@@ -166,7 +162,7 @@ class Detector:
         )
         boxes_px = to_pixels(boxes, height, width)
         has_area = (boxes_px[:, 2] > boxes_px[:, 0]) & (boxes_px[:, 3] > boxes_px[:, 1])
-        keep = (score > self._box_threshold) & (phrase_score > self._text_threshold) & has_area
+        keep = (score > self._box_threshold) & (phrase_score > self._text_threshold) & has_area & (class_id != NO_CLASS)
         return Detections(boxes_px=boxes_px[keep], class_id=class_id[keep], score=score[keep])
 
 

@@ -60,7 +60,8 @@ class FilesSemanticsConfig:
         root: the folder.
         layout: where the maps lie below it; `plain` is `<scene>/<camera>/<image name>` or `<camera>/<image name>` with
             .npy, .npz or .png.
-        pattern: another place than the layout's; fields as in `Layout`.
+        pattern: another place than the layout's, with the fields {scene}, {camera}, {stem}, {token}, {sample} and
+            {suffix}.
         key: of the array in `.npz` files; by default the only one that there is.
         class_ids: `id=class` each, in place of or beside what the layout says: `0=255`, `16=17`. By default ids are
             those of the label space (`occlift space --list`): 0..n−1 its classes, n sky, 255 unknown.
@@ -83,7 +84,12 @@ class FilesDepthConfig:
     """Where depth maps lie and what their numbers mean.
 
     Attributes:
-        root, layout, pattern, key: as in `FilesSemanticsConfig`.
+        root: the folder.
+        layout: where the maps lie below it; `plain` is `<scene>/<camera>/<image name>` or `<camera>/<image name>` with
+            .npy, .npz or .png.
+        pattern: another place than the layout's, with the fields {scene}, {camera}, {stem}, {token}, {sample} and
+            {suffix}.
+        key: of the array in `.npz` files; by default the only one that there is.
         scale_m: metres per unit; integers are refused without it, floating point numbers are metres without it.
     """
 

@@ -16,6 +16,7 @@ from occlift.label_space import OCC3D, Taxonomy
 from occlift.runtime.devices import AutoPrecision, resolve_precision, torch_device
 from occlift.scenes.frames import KeyFrame
 from occlift.teachers.captions import Grouping, captions, check_prompts, prompt_settings
+from occlift.teachers.network import check_batch, check_score_threshold
 from occlift.teachers.teacher import SemanticMap
 from occlift.teachers.weights import find_weights, missing_weights, weights_settings
 
@@ -31,11 +32,13 @@ class GroundedSamConfig:
     Attributes:
         detector: Grounding DINO or MM Grounding DINO: a name on the Hugging Face Hub or a local folder.
         detector_revision: of the Hub; by default what the cache holds for `main`.
-        segmenter, segmenter_revision: SAM or SAM 2, likewise.
+        segmenter: SAM or SAM 2: a name on the Hugging Face Hub or a local folder.
+        segmenter_revision: of the Hub; by default what the cache holds for `main`.
         box_threshold: a box stays if its best token scores above it.
         text_threshold: and if the phrase that it fits best scores above it.
         captions: what the detector is asked at once: one `phrase` (slowest, best), all phrases of a `class`, or `all`.
-        sky_answer: every caption gets "sky" as one more phrase, so that a box need not fit what was asked.
+        sky_answer: every caption gets "sky" as one more phrase, and boxes that fit it better than what was asked are
+            discarded (ShelfOcc, + 0.39 mIoU). Where the sky itself is asked for nothing is discarded.
         precision: of the multiplications in the detector and in SAM's image encoder; see `occlift.runtime.devices`.
         device: `auto`, or what torch calls it.
         images_per_batch: images that are looked at together, by either network.
@@ -147,18 +150,6 @@ def missing_grounded_sam(config: GroundedSamConfig) -> str | None:
         if (sentence := missing_weights(name, revision)) is not None
     ]
     return "\n".join(sentences) or None
-
-
-def check_score_threshold(teacher: str, name: str, value: float) -> None:
-    """ConfigError unless 0 <= `value` < 1."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{teacher}: {name} is {value}; expected 0 or more and less than 1")
-
-
-def check_batch(teacher: str, name: str, value: int) -> None:
-    """ConfigError unless `value` is at least 1."""
-    if value < 1:
-        raise ConfigError(f"{teacher}: {name} is {value}; expected 1 or more")
 
 
 def _check(config: GroundedSamConfig) -> None:

@@ -5,7 +5,7 @@ width: 1 / depth = C · width / f_x. It can guess f_x; here it is never asked, t
 V2's metric models (Yang et al., arXiv 2406.09414) predict metres and never learn the focal length: they are right for
 cameras like those they were trained on, and off by the ratio of the focal lengths (in image widths) for others.
 
-Neither says how sure it is.
+Neither says how sure it is. Only the encoder runs in half precision; what makes depths of its features does not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from occlift.scenes.frames import CameraImage, KeyFrame
 from occlift.teachers.images import Upsampling, stretched
 from occlift.teachers.network import check_depth_range, clamped, settings_of
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
-from occlift.teachers.pretrained import load_network
+from occlift.teachers.pretrained import keep_float32, load_network
 from occlift.teachers.teacher import DepthMap
 from occlift.teachers.weights import find_weights, weights_settings
 
@@ -44,9 +44,12 @@ class DepthProConfig:
         model: a repository name or a local folder.
         revision: of the repository; by default what the cache holds for `main`.
         device: `auto`, or what torch calls it.
-        precision: of the network's multiplications; see `occlift.runtime.devices`.
+        precision: of the encoder's multiplications; `auto` is half precision on an accelerator, float32 on a CPU.
         batch: images per call.
-        upsampling, edge_ratio, min_depth_m, max_depth_m: as in `Metric3DConfig`.
+        upsampling: `nearest` invents no depth; `bilinear` keeps planes, and leaves edges open by `edge_ratio`.
+        edge_ratio: depths that differ by more than this factor are on two sides of an edge; only for `bilinear`.
+        min_depth_m: smallest depth; smaller ones are set to it. A depth of 0 or less is unknown.
+        max_depth_m: largest depth; larger ones are set to it.
     """
 
     model: str = "apple/DepthPro-hf"
@@ -68,7 +71,13 @@ class DepthAnythingConfig:
         model: a repository name or a local folder of a *metric* model.
         input_height: of the network's input, pixels; the width follows the image. Both are rounded to patches.
         batch: images per call, all stretched like the first of them.
-        revision, device, precision, upsampling, edge_ratio, min_depth_m, max_depth_m: as in `DepthProConfig`.
+        revision: of the repository; by default what the cache holds for `main`.
+        device: `auto`, or what torch calls it.
+        precision: of the encoder's multiplications; `auto` is half precision on an accelerator, float32 on a CPU.
+        upsampling: `nearest` invents no depth; `bilinear` keeps planes, and leaves edges open by `edge_ratio`.
+        edge_ratio: depths that differ by more than this factor are on two sides of an edge; only for `bilinear`.
+        min_depth_m: smallest depth; smaller ones are set to it. A depth of 0 or less is unknown.
+        max_depth_m: largest depth; larger ones are set to it.
     """
 
     model: str = "depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf"
@@ -167,6 +176,7 @@ class DepthPro(_NetworkDepth):
     def _load(self) -> tuple[Any, torch.device]:
         classes = {"depth_pro": "DepthProForDepthEstimation"}
         network, device = load_network(self._folder, classes, device=self._config.device)
+        keep_float32([network.fusion_stage, network.head], device)
         # The part that guesses the focal length is not needed.
         network.use_fov_model, network.fov_model = False, None
         return network, device
@@ -208,6 +218,7 @@ class DepthAnything(_NetworkDepth):
                 f"(depth_estimation_type {network.config.depth_estimation_type!r}); use a metric model, such as "
                 f"{DepthAnythingConfig.model}"
             )
+        keep_float32([network.neck, network.head], device)
         return network, device
 
     def _input_size(self, network: Any, camera: CameraImage) -> tuple[int, int]:

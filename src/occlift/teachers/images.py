@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
 
 from occlift.scenes.frames import CameraImage
 
@@ -64,11 +64,12 @@ class Placement:
         return scaled
 
     def into_input(
-        self, image: UInt8[np.ndarray, "height width 3"], fill: tuple[float, float, float]
+        self, image: UInt8[np.ndarray, "height width 3"], fill: tuple[float, float, float], *, antialias: bool = False
     ) -> Float32[np.ndarray, "3 input_height input_width"]:
         """The input of the network: values 0..255, `fill` (RGB) around the image.
 
-        Resized bilinearly without smoothing first, as the published networks' own preprocessing does.
+        Args:
+            antialias: smooth before the image is made smaller; by default not, as many published networks do.
         """
         import torch
         from torch.nn import functional as F
@@ -76,21 +77,20 @@ class Placement:
         assert image.shape[:2] == (self.image_height, self.image_width), (image.shape, self)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
         if (self.height, self.width) != (self.image_height, self.image_width):
-            pixels = F.interpolate(pixels[None], (self.height, self.width), mode="bilinear", align_corners=False)[0]
+            size = (self.height, self.width)
+            pixels = F.interpolate(pixels[None], size, mode="bilinear", align_corners=False, antialias=antialias)[0]
         padded = np.empty((3, self.input_height, self.input_width), np.float32)
         padded[:] = np.asarray(fill, np.float32)[:, None, None]
         padded[:, self.top : self.top + self.height, self.left : self.left + self.width] = pixels.numpy()
         return padded
 
-    def onto_image(
-        self, values: Float32[np.ndarray, "rows columns"]
-    ) -> Float32[np.ndarray, "image_height image_width"]:
+    def onto_image(self, values: Shaped[np.ndarray, "rows columns"]) -> Shaped[np.ndarray, "image_height image_width"]:
         """A map that covers the whole input, as a map of the image: each pixel takes the value that lies nearest.
 
         Args:
             values: of any resolution; padding included.
         """
-        v, u = self._positions(values.shape)
+        v, u = self.positions(values.shape)
         return values[np.floor(v + 0.5).astype(np.intp)[:, None], np.floor(u + 0.5).astype(np.intp)]
 
     def depth_onto_image(
@@ -107,7 +107,7 @@ class Placement:
         """
         if upsampling == "nearest":
             return self.onto_image(depth)
-        v, u = self._positions(depth.shape)
+        v, u = self.positions(depth.shape)
         row, column = np.floor(v).astype(np.intp), np.floor(u).astype(np.intp)
         down = (v - row).astype(np.float32)[:, None]
         right = (u - column).astype(np.float32)
@@ -124,7 +124,7 @@ class Placement:
         result[edge] = np.nan
         return result.astype(np.float32)
 
-    def _positions(self, shape: tuple[int, ...]) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "w"]]:
+    def positions(self, shape: tuple[int, ...]) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "w"]]:
         """Where the centres of the image's pixels lie in a map of the input, in its index coordinates (row, column).
 
         Kept within the centres of the outermost cells that belong to the image: padding is never mixed in.
@@ -176,3 +176,14 @@ def inscribed(camera: CameraImage, input_height: int, input_width: int) -> Place
         input_height=input_height,
         input_width=input_width,
     )
+
+
+def within(camera: CameraImage, height: int, width: int, *, multiple: int) -> Placement:
+    """The whole image without padding, in an input of its proportions that is as large as height and width allow.
+
+    Args:
+        multiple: both sides of the input are rounded to multiples of it, and the image is stretched to them.
+    """
+    scale = min(height / camera.height, width / camera.width)
+    sides = [max(1, round(side * scale / multiple)) * multiple for side in (camera.height, camera.width)]
+    return stretched(camera, *sides)

@@ -1,4 +1,4 @@
-"""What teachers that run networks have in common: which options are settings, and the range of depths."""
+"""What teachers that run networks have in common: which options are settings, and what options may be."""
 
 from __future__ import annotations
 
@@ -25,6 +25,18 @@ def clamped(
     depth_m = np.clip(depth_m, np.float32(min_depth_m), np.float32(max_depth_m))
     depth_m[~(depth_m > 0)] = np.nan
     return depth_m
+
+
+def check_score_threshold(teacher: str, name: str, value: float) -> None:
+    """ConfigError unless 0 <= `value` < 1."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{teacher}: {name} is {value}; expected 0 or more and less than 1")
+
+
+def check_batch(teacher: str, name: str, value: int) -> None:
+    """ConfigError unless `value` is at least 1."""
+    if value < 1:
+        raise ConfigError(f"{teacher}: {name} is {value}; expected 1 or more")
 
 
 def check_depth_range(teacher: str, min_depth_m: float, max_depth_m: float, edge_ratio: float) -> None:

@@ -5,13 +5,38 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from occlift.errors import ConfigError
 
 _Config = TypeVar("_Config")
+
+_UNITS: Final = {
+    "m": "metres", "px": "pixels", "rad": "radians", "us": "microseconds", "ratio": "factor", "share": "share",
+    "height": "pixels", "width": "pixels", "batch": "images", "threshold": "score 0..1",
+}  # fmt: skip
+"""What the last word of a name says about its number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """An option of a teacher, as a user reads about it.
+
+    Attributes:
+        values: what may be written.
+        unit: of a number; may be empty.
+        default: as it would be written; empty: there is none, it must be given.
+        help: a sentence or two.
+    """
+
+    name: str
+    values: str
+    unit: str
+    default: str
+    help: str
+
 
 _TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -49,6 +74,52 @@ def configured(
                 f"{teacher} needs the option {field.name}; write {field.name}=VALUE, or {teacher}:VALUE for short"
             )
     return config(**values)
+
+
+def options_of(config: type, preset: Mapping[str, object]) -> tuple[Option, ...]:
+    """All options that a configuration has, with the defaults that a preset gives them."""
+    import docstring_parser
+
+    kinds = get_type_hints(config)
+    helps: dict[str, str] = {}
+    for one in reversed(config.__mro__):
+        for parameter in docstring_parser.parse(one.__doc__ or "").params:
+            text = " ".join((parameter.description or "").split())
+            helps.update({name.strip(): text for name in parameter.arg_name.split(",")})
+    found = []
+    for field in fields(config):
+        value = field.default_factory() if field.default_factory is not MISSING else field.default
+        value = preset.get(field.name, value)
+        found.append(
+            Option(
+                name=field.name,
+                values=_values(kinds[field.name]),
+                unit=_UNITS.get(field.name.rpartition("_")[2], "") if "number" in _values(kinds[field.name]) else "",
+                default="" if value is MISSING else _written(value),
+                help=helps.get(field.name, ""),
+            )
+        )
+    return tuple(found)
+
+
+def _values(kind: Any) -> str:
+    """What may be written for a value of a type."""
+    if get_origin(kind) in (Union, types.UnionType):
+        (one,) = (argument for argument in get_args(kind) if argument is not types.NoneType)
+        return f"{_values(one)}, or none"
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"{_values(get_args(kind)[0])}, several with commas"
+    return _READERS[kind][1]
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(_written, value)) or "(nothing)"
+    return "none" if value is None else (str(value) or "(nothing)")
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:

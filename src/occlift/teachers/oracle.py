@@ -1,7 +1,8 @@
 """A teacher that reads the truth beside the images, and corrupts it by stated amounts.
 
 It knows files (`occlift.scenes.truth_maps`), not where they come from. `perfect` is the truth itself; `foundation` is
-about as wrong as today's foundation models are on street scenes.
+an estimate of how wrong today's foundation models are on street scenes; `measured` has the errors of depth that a small
+real network was seen to make.
 """
 
 from __future__ import annotations
@@ -40,6 +41,23 @@ FOUNDATION_DEPTH: Final = DepthCorruption(
     sky_depth_m=200.0,
 )
 """Amounts like those of Metric3Dv2 on driving data; an estimate with a reason for each, not a fit."""
+
+MEASURED_DEPTH: Final = DepthCorruption(
+    scale_sigma=0.041,
+    # In proportion to the distance: 0.08 at 10 m and 0.23 at 30 m.
+    smooth_sigma=0.01,
+    growth_per_m=0.72,
+    smooth_cell_px=37.0,
+    pixel_sigma=0.0004,
+    bleed_px=4.3,
+    # It was never told how far the sky is.
+    sky_depth_m=14.0,
+)
+"""Amounts of a small real network (RT-MonoDepth-S, trained on KITTI) on 17 frames of one KITTI drive, against stereo.
+
+A fit from 5 to 40 m, not a choice (`benchmarks/depth_errors.py`; docs/results/labels.md has its table). Worse than
+`FOUNDATION_DEPTH`, more so with the distance. What the model cannot say: that network's far depth is too small.
+"""
 
 FOUNDATION_SEMANTICS: Final = SemanticsCorruption(
     # Detectors find little below 8×8 pixels of a 400-pixel-wide image (32×32 of one 1600 wide: COCO's "small").

@@ -1,4 +1,4 @@
-"""From many scored masks of an image to one class per pixel: every pixel takes the class of its highest score.
+"""From many scored masks of an image, or from scores of classes, to one class per pixel: that of its highest score.
 
 Masks come a few at a time and are forgotten at once. At 900 × 1600 pixels a mask of floats takes 6 MB, and an image has
 hundreds of them.
@@ -6,12 +6,19 @@ hundreds of them.
 
 from __future__ import annotations
 
+from typing import Final
+
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch.nn import functional as F
 
 from occlift.label_space import UNKNOWN
+from occlift.teachers.images import Placement
 from occlift.teachers.teacher import SemanticMap
+
+_CLASSES_AT_ONCE: Final = 16
+"""At 900 × 1600 pixels the scores of 150 classes would take 0.9 GB."""
 
 
 class ClassPainting:
@@ -67,3 +74,37 @@ def enlarged(
             logits = F.interpolate(logits, (rows * cell, columns * cell), mode="bilinear", align_corners=False)
             logits = logits[:, :, : used[0], : used[1]]
     return F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)[:, 0] > 0
+
+
+def most_likely(
+    scores: Float[torch.Tensor, "classes rows columns"],
+    placement: Placement,
+    class_ids: UInt8[np.ndarray, "classes"],
+    *,
+    logits: bool,
+) -> SemanticMap:
+    """The class of every pixel of an image whose scores cover a network's input: that of the highest score.
+
+    Args:
+        scores: interpolated bilinearly between cells; those of padding are not mixed in.
+        class_ids: what each class of the network is called here.
+        logits: scores become probabilities by a softmax over the classes, after they are interpolated, as networks are
+            trained; otherwise they are taken as they are, up to 1.
+    """
+    v, u = placement.positions(tuple(scores.shape[1:]))
+    rows, columns = (max(count - 1, 1) for count in scores.shape[1:])
+    down, right = (torch.from_numpy(axis).to(scores) for axis in (2 * v / rows - 1, 2 * u / columns - 1))
+    grid = torch.stack((right.expand(len(down), -1), down[:, None].expand(-1, len(right))), -1)[None]
+    best = torch.full(grid.shape[1:3], -torch.inf, device=scores.device)
+    total, chosen = best.clone(), torch.zeros_like(best, dtype=torch.long)
+    for start in range(0, len(scores), _CLASSES_AT_ONCE):
+        part = F.grid_sample(scores[None, start : start + _CLASSES_AT_ONCE], grid, align_corners=True)[0]
+        value, index = part.max(0)
+        wins = value > best
+        best, chosen = torch.where(wins, value, best), torch.where(wins, index + start, chosen)
+        total = torch.logaddexp(total, part.logsumexp(0))
+    score = (best - total).exp() if logits else best.clamp(0, 1)
+    class_id = class_ids[chosen.cpu().numpy()]
+    return SemanticMap(
+        class_id=class_id, score=np.where(class_id == UNKNOWN, 0, score.cpu().numpy()).astype(np.float32)
+    )

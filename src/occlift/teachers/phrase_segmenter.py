@@ -14,7 +14,7 @@ from occlift.errors import ConfigError
 from occlift.runtime.devices import AutoPrecision, autocast, resolve_precision
 from occlift.teachers.painting import enlarged
 from occlift.teachers.preprocessing import Preprocessing, read_preprocessing
-from occlift.teachers.pretrained import load_network, load_tokenizer
+from occlift.teachers.pretrained import keep_float32, load_network, load_tokenizer
 
 NETWORKS: Final = {"sam3": "Sam3Model", "sam3_video": "Sam3Model"}
 """From the kind of network to its class in transformers. SAM 3 is published with its tracker, as `sam3_video`."""
@@ -55,6 +55,7 @@ class PhraseSegmenter:
         masks_per_batch: int,
     ) -> None:
         self._network, self.device = load_network(folder, NETWORKS, device=device)
+        keep_float32([self._network.dot_product_scoring, self._network.detr_decoder.presence_head], self.device)
         self._precision = resolve_precision(precision, self.device)
         self._preprocessing = read_preprocessing(folder, PUBLISHED)
         self._side_px: int = self._network.config.image_size

@@ -7,6 +7,7 @@ know exactly what happened to the pixels.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Preprocessing:
         mean, std: of RGB values in 0..1, per channel.
         shortest_edge_px: the image is resized, keeping its proportions, until its shorter edge has this length;
         longest_edge_px: but its longer edge no more than this. None for networks whose input has a fixed size.
+        fixed_size: (height, width) that images are stretched to instead.
         resample: PIL's number of the filter.
     """
 
@@ -43,10 +45,13 @@ class Preprocessing:
     std: tuple[float, ...] = IMAGENET_STD
     shortest_edge_px: int | None = None
     longest_edge_px: int | None = None
+    fixed_size: tuple[int, int] | None = None
     resample: int = _BILINEAR
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) that an image is resized to, pixels."""
+        if self.fixed_size is not None:
+            return self.fixed_size
         assert self.shortest_edge_px is not None, self
         shorter, longer = min(height, width), max(height, width)
         scale = self.shortest_edge_px / shorter
@@ -86,7 +91,8 @@ def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
         if not isinstance(nested, dict):
             return default
         stated = nested
-    shortest_edge_px, longest_edge_px = _edges(stated, default, path)
+    fixed_size = None if default.shortest_edge_px is None else _fixed_size(stated)
+    shortest_edge_px, longest_edge_px = (None, None) if fixed_size else _edges(stated, default, path)
     resample = stated.get("resample", default.resample)
     if not isinstance(resample, int) or resample not in range(6):
         raise DataError(f"{path}: resample is {resample!r}; expected the number of a filter of PIL, 0..5")
@@ -95,8 +101,24 @@ def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
         std=_channels(stated, "image_std", default.std, path),
         shortest_edge_px=shortest_edge_px,
         longest_edge_px=longest_edge_px,
+        fixed_size=fixed_size,
         resample=resample,
     )
+
+
+def of_one_size(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], most: int) -> list[list[int]]:
+    """The positions of images in batches of at most so many, each of one size."""
+    by_size: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        by_size[image.shape[0], image.shape[1]].append(index)
+    return [members[start : start + most] for members in by_size.values() for start in range(0, len(members), most)]
+
+
+def _fixed_size(stated: Mapping[str, object]) -> tuple[int, int] | None:
+    size = stated.get("size")
+    if not isinstance(size, dict) or not all(isinstance(size.get(side), int) for side in ("height", "width")):
+        return None
+    return size["height"], size["width"]
 
 
 def _edges(stated: Mapping[str, object], default: Preprocessing, path: Path) -> tuple[int | None, int | None]:
@@ -112,7 +134,9 @@ def _edges(stated: Mapping[str, object], default: Preprocessing, path: Path) -> 
         else (size, stated.get("max_size", default.longest_edge_px))
     )
     if not isinstance(shortest, int) or not isinstance(longest, int | None):
-        raise DataError(f"{path}: size is {size!r}; expected shortest_edge and longest_edge in pixels")
+        raise DataError(
+            f"{path}: size is {size!r}; expected shortest_edge and longest_edge, or height and width, in pixels"
+        )
     return shortest, longest
 
 

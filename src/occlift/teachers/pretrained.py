@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,16 @@ def load_network(folder: Path, classes: Mapping[str, str], *, device: str) -> tu
     return network.eval().requires_grad_(False).to(where), where
 
 
+def keep_float32(modules: Iterable[Any], device: torch.device) -> None:
+    """Makes modules of a network compute in float32 wherever the rest runs in half precision.
+
+    What a network says at last has to be finer than what it computes with: bfloat16 has 256 numbers from 32 to 64 m,
+    and scores that are equal by rounding alone are decided by the order of the prompts.
+    """
+    for module in modules:
+        module.forward = partial(_in_float32, module.forward, device.type)
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer beside a network's weights.
 
@@ -70,3 +81,23 @@ def load_tokenizer(folder: Path) -> Any:
             f"{folder}: its tokenizer cannot be loaded ({str(error).strip().splitlines()[0]}); expected the "
             "tokenizer's files beside the weights, fetch them again"
         ) from error
+
+
+def _in_float32(forward: Callable[..., Any], device_type: str, *arguments: Any, **named: Any) -> Any:
+    import torch
+
+    with torch.autocast(device_type, enabled=False):
+        return forward(*_widened(arguments), **_widened(named))
+
+
+def _widened(value: Any) -> Any:
+    """Arguments with all floating point tensors, in whatever lists they are, as float32."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, list | tuple):
+        return type(value)(map(_widened, value))
+    if isinstance(value, dict):
+        return {name: _widened(one) for name, one in value.items()}
+    return value

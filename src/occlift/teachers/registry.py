@@ -1,37 +1,42 @@
 """Teachers by name, as the command line and label configurations call them.
 
-A name may carry one argument after a colon, `files:FOLDER`, and any other option as `name=value`. Nothing here loads a
+A name may carry one argument after a colon, `files:FOLDER`, and any other option as `name=value`; or it is
+`module:factory`, which makes a teacher of the user's own (`occlift.teachers.own`). Nothing here loads a
 network: importing this module, or asking what is ready, imports neither transformers nor onnxruntime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, Taxonomy, class_mapping, read_mapping
 from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, require, require_lidar
+from occlift.teachers.closed_set import ClosedSetConfig, ClosedSetSegmenter
 from occlift.teachers.corruption import DepthCorruption
 from occlift.teachers.dinov2 import Dino, DinoConfig, Dinov3Config
 from occlift.teachers.files import FilesDepth, FilesDepthConfig, FilesSemantics, FilesSemanticsConfig
 from occlift.teachers.grounded_sam import GroundedSam, GroundedSamConfig, missing_grounded_sam
 from occlift.teachers.hf_depth import DepthAnything, DepthAnythingConfig, DepthPro, DepthProConfig
 from occlift.teachers.lidar import LidarDepth, LidarDepthConfig
-from occlift.teachers.metric3d import Metric3D, Metric3DConfig, missing_metric3d
-from occlift.teachers.options import configured, did_you_mean
+from occlift.teachers.onnx_classes import OnnxClasses, OnnxClassesConfig, missing_onnx_classes
+from occlift.teachers.onnx_depth import OnnxDepth, OnnxDepthConfig, missing_onnx_depth
+from occlift.teachers.options import Option, configured, did_you_mean, options_of
 from occlift.teachers.oracle import (
     FOUNDATION_DEPTH,
     FOUNDATION_SEMANTICS,
+    MEASURED_DEPTH,
     OracleDepth,
     OracleSemantics,
     OracleSemanticsConfig,
 )
 from occlift.teachers.oracle_features import OracleFeatures, OracleFeaturesConfig
+from occlift.teachers.own import OwnTeacher, names_factory
 from occlift.teachers.sam3 import Sam3, Sam3Config, missing_sam3
-from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher
+from occlift.teachers.teacher import DepthTeacher, FeatureTeacher, SemanticsTeacher, Teacher
 from occlift.teachers.weights import missing_weights
 
 Kind = Literal["semantics", "depth", "features"]
@@ -39,6 +44,7 @@ Kind = Literal["semantics", "depth", "features"]
 _Teacher = TypeVar("_Teacher", covariant=True)
 
 _KINDS: Final[Mapping[Kind, str]] = {"semantics": "classes", "depth": "depth", "features": "features"}
+_READERS: Final = (FilesSemantics, FilesDepth, LidarDepth, OracleSemantics, OracleDepth)
 _NO_OPTIONS: Final[Mapping[str, str]] = MappingProxyType({})
 _TRUTH_MAPS: Final = "truth maps beside the images (occlift town --maps)"
 
@@ -114,6 +120,21 @@ class TeacherStatus:
     note: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """The options of a teacher under one of its names.
+
+    Attributes:
+        kind, name, summary: as in `TeacherStatus`.
+        options: in the order in which they are documented.
+    """
+
+    kind: Kind
+    name: str
+    summary: str
+    options: tuple[Option, ...]
+
+
 def _nothing_missing(config: object) -> str | None:
     return None
 
@@ -169,6 +190,22 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
         missing=missing_sam3,
         argument="model",
     ),
+    "segmenter": TeacherEntry(
+        config=ClosedSetConfig,
+        build=lambda config, context: ClosedSetSegmenter(config, taxonomy=context.taxonomy),
+        summary="Mask2Former, OneFormer, EoMT, SegFormer or UPerNet: one look per image",
+        needs="segmenter:MODEL, weights",
+        missing=_missing_model,
+        argument="model",
+    ),
+    "onnx-classes": TeacherEntry(
+        config=OnnxClassesConfig,
+        build=lambda config, context: OnnxClasses(config, taxonomy=context.taxonomy),
+        summary="any network of classes, as an ONNX file with a small TOML beside it",
+        needs="onnx-classes:FILE.onnx, onnxruntime",
+        missing=missing_onnx_classes,
+        argument="model",
+    ),
     "files": TeacherEntry(
         config=FilesSemanticsConfig,
         build=lambda config, context: FilesSemantics(config, taxonomy=context.taxonomy),
@@ -192,16 +229,33 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
         config=DepthCorruption,
         preset=vars(FOUNDATION_DEPTH),
         build=lambda config, context: OracleDepth(truth=context.truth, corruption=config, seed=context.seed),
-        summary="the true depth with errors like those of Metric3Dv2",
+        summary="the true depth with errors like those of Metric3Dv2 (an estimate)",
+        needs=_TRUTH_MAPS,
+        missing=_nothing_missing,
+    ),
+    "oracle:measured": TeacherEntry(
+        config=DepthCorruption,
+        preset=vars(MEASURED_DEPTH),
+        build=lambda config, context: OracleDepth(truth=context.truth, corruption=config, seed=context.seed),
+        summary="the true depth with the errors of a small network on KITTI",
         needs=_TRUTH_MAPS,
         missing=_nothing_missing,
     ),
     "metric3d": TeacherEntry(
-        config=Metric3DConfig,
-        build=lambda config, context: Metric3D(config),
+        config=OnnxDepthConfig,
+        preset={"model": "onnx-community/metric3d-vit-giant2", "spec": "metric3d"},
+        build=lambda config, context: OnnxDepth(config),
         summary="Metric3Dv2, as an ONNX file",
         needs="onnxruntime and the export",
-        missing=missing_metric3d,
+        missing=missing_onnx_depth,
+        argument="model",
+    ),
+    "onnx-depth": TeacherEntry(
+        config=OnnxDepthConfig,
+        build=lambda config, context: OnnxDepth(config),
+        summary="any network of depth, as an ONNX file with a small TOML beside it",
+        needs="onnx-depth:FILE.onnx, onnxruntime",
+        missing=missing_onnx_depth,
         argument="model",
     ),
     "depth-pro": TeacherEntry(
@@ -283,7 +337,7 @@ def semantics_teacher(
     """The teacher of classes called `name`.
 
     Args:
-        name: a key of `SEMANTICS_TEACHERS`, or with its argument, such as `files:FOLDER`.
+        name: a key of `SEMANTICS_TEACHERS`, or with its argument, such as `files:FOLDER`; or `module:factory`.
         data: the data set that it will be asked about.
         seed: random seed for the errors of oracles.
         options: option → value as text (`occlift.teachers.options`).
@@ -314,13 +368,28 @@ def feature_teacher(
     return _build(FEATURE_TEACHERS, options, TeacherContext(name=name, kind="features", data=data, seed=0))
 
 
+def check_workers(teacher: Teacher, name: str, workers: int) -> None:
+    """Raises ConfigError if a training with workers would ask a teacher that runs a network.
+
+    Workers are forked from the training process, which has asked the teacher before them; neither CUDA nor threads that
+    a library has started survive that. Teachers that only read files do.
+    """
+    if workers and not isinstance(teacher, _READERS):
+        raise ConfigError(
+            f"{name}: runs a network in the training process, which the {workers} workers forked from it cannot use; "
+            "read without workers (--workers 0), or keep its maps on the disk once (`occlift label --keep-maps "
+            "FOLDER`) and name files:FOLDER/semantics and files:FOLDER/depth"
+        )
+
+
 def teacher_table() -> tuple[TeacherStatus, ...]:
     """All teachers with their default options: what they are, what they need, whether it is there. Loads nothing."""
     table = []
     for kind, entries in _ENTRIES.items():
         for name, entry in entries.items():
-            # What a teacher of files lacks is its folder, which only a user knows.
-            missing = None if entry.argument == "root" else entry.missing(entry.config(**entry.preset))
+            # What a teacher without a default for its argument lacks only a user knows.
+            lacks = any(f.name == entry.argument and f.default is MISSING for f in fields(entry.config))
+            missing = None if lacks and not entry.preset else entry.missing(entry.config(**entry.preset))
             table.append(
                 TeacherStatus(
                     kind=kind,
@@ -332,6 +401,30 @@ def teacher_table() -> tuple[TeacherStatus, ...]:
                 )
             )
     return tuple(table)
+
+
+def teacher_options(name: str) -> tuple[TeacherOptions, ...]:
+    """What can be chosen about the teachers of this name, one entry for each kind that has one. Loads nothing.
+
+    Raises:
+        ConfigError: there is no teacher of this name.
+    """
+    found = tuple(
+        TeacherOptions(
+            kind=kind,
+            name=name,
+            summary=entries[name].summary,
+            options=options_of(entries[name].config, entries[name].preset),
+        )
+        for kind, entries in _ENTRIES.items()
+        if name in entries
+    )
+    if not found:
+        names = list(dict.fromkeys(name for entries in _ENTRIES.values() for name in entries))
+        raise ConfigError(
+            f"there is no teacher called {name!r}{did_you_mean(name, names)}; choose one of {', '.join(names)}"
+        )
+    return found
 
 
 def _build(
@@ -347,10 +440,13 @@ def _build(
         if option in given:
             raise ConfigError(f"{name}: {option} is given twice, as {argument!r} and as {option}={given[option]}")
         given[option] = argument
+    elif names_factory(name) and short not in entries:
+        surroundings = {"data": context.data, "taxonomy": context.taxonomy, "seed": context.seed}
+        return OwnTeacher(name, context.kind, options, surroundings)  # type: ignore[return-value]
     else:
         raise ConfigError(
             f"there is no teacher of {_KINDS[context.kind]} called {name!r}{did_you_mean(name, list(entries))}; "
-            f"choose one of {', '.join(entries)}"
+            f"choose one of {', '.join(entries)}, or name module:factory of your own"
         )
     entry = entries[short]
     config: Any = configured(entry.config, entry.preset, given, teacher=short)

@@ -16,7 +16,7 @@ from occlift.label_space import OCC3D, Taxonomy
 from occlift.runtime.devices import AutoPrecision, resolve_precision, torch_device
 from occlift.scenes.frames import KeyFrame
 from occlift.teachers.captions import check_prompts, class_prompts, prompt_settings
-from occlift.teachers.grounded_sam import check_batch, check_score_threshold
+from occlift.teachers.network import check_batch, check_score_threshold
 from occlift.teachers.teacher import SemanticMap
 from occlift.teachers.weights import find_weights, missing_weights, weights_settings
 

@@ -115,6 +115,26 @@ def model_type(folder: Path) -> str:
     return kind
 
 
+def class_names(folder: Path) -> tuple[str, ...]:
+    """What a network with a fixed list of classes calls them, in the order of their ids, as `config.json` says.
+
+    Raises:
+        DataError: there is no `config.json`, or it does not name them.
+    """
+    path = folder / CONFIG_NAME
+    stated = read_json(path).get("id2label")
+    expected = '"id2label": {"0": name, "1": name, ...}'
+    if not isinstance(stated, dict) or not stated:
+        raise DataError(f"{path}: id2label is {stated!r}; expected {expected}: is this a segmenter?")
+    if set(stated) != {str(number) for number in range(len(stated))} or not all(map(_is_text, stated.values())):
+        raise DataError(f"{path}: id2label has the ids {', '.join(map(str, list(stated)[:12]))}; expected {expected}")
+    return tuple(stated[str(number)] for number in range(len(stated)))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
 def _look_up(name: str, revision: str | None) -> tuple[Path | None, str]:
     local = expanded(Path(name))
     if local.is_file():

@@ -95,13 +95,13 @@ class FinetuneConfig:
         return cls(model=BevNetworkConfig.demo(architecture), optimizer=OptimizerConfig(steps=300, learning_rate=1e-3))
 
     @classmethod
-    def paper(cls, architecture: Architecture = "simple_bev") -> FinetuneConfig:
-        """EfficientNet-B0 on images of 224×400; the schedule is SimpleBEV's, for 16 key frames a step.
+    def full(cls, architecture: Architecture = "simple_bev") -> FinetuneConfig:
+        """SimpleBEV's sizes (`BevNetworkConfig.full`) and its schedule, for 16 key frames a step.
 
         They are those of one process: with four, give each `batch_size=4`.
         """
         return cls(
-            model=BevNetworkConfig.paper(architecture),
+            model=BevNetworkConfig.full(architecture),
             optimizer=OptimizerConfig(steps=25_000, learning_rate=3e-4),
             validation_every=5000,
             checkpoint_every=1000,

@@ -45,7 +45,7 @@ class PretrainConfig:
         occupancy: source of occupancy targets: lidar, or labels made from images.
         space: grid and classes of the labels.
         sweeps: number of lidar sweeps: the key frame's own and those of the key frames before it.
-        untouched: state of voxels without a lidar point: `empty`, as in the paper, or unknown where no beam passed.
+        untouched: state of voxels without a lidar point: `empty`, as in OccFeat, or unknown where no beam passed.
         teacher: teacher of features (`occlift teachers` lists them), asked only where their loss has a weight.
         teacher_options: options of this teacher, as name=value.
         optimizer: schedule, and step sizes.
@@ -90,7 +90,7 @@ class PretrainConfig:
     def demo(cls, architecture: Architecture = "simple_bev") -> PretrainConfig:
         """Small enough for two CPU cores and minutes; features are the oracle's, of a town.
 
-        λ is larger than the paper's hundredth: after 300 steps the features are 0.15 away (1 − cosine), with that 0.24.
+        λ is larger than the usual hundredth: after 300 steps the features are 0.15 away (1 − cosine), with that 0.24.
         """
         return cls(
             model=BevNetworkConfig.demo(architecture),
@@ -101,13 +101,15 @@ class PretrainConfig:
         )
 
     @classmethod
-    def paper(cls, architecture: Architecture = "simple_bev") -> PretrainConfig:
-        """EfficientNet-B0 on images of 224×400, DINOv2; the schedule is SimpleBEV's, for 16 key frames a step.
+    def full(cls, architecture: Architecture = "simple_bev") -> PretrainConfig:
+        """OccFeat's network and teacher, EfficientNet-B0 and DINOv2, on SimpleBEV's schedule for 16 key frames a step.
+
+        Voxels, λ, size of the images and the two 3-D convolutions of the head are ours: docs/departures.md.
 
         They are those of one process: with four, give each `batch_size=4`.
         """
         return cls(
-            model=BevNetworkConfig.paper(architecture),
+            model=BevNetworkConfig.full(architecture),
             optimizer=OptimizerConfig(steps=25_000, learning_rate=3e-4),
             checkpoint_every=1000,
             batch_size=16,

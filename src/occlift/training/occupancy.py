@@ -87,7 +87,7 @@ class TrainConfig:
 
     @classmethod
     def full(cls) -> TrainConfig:
-        """The paper's network on all known voxels; the schedule is the paper's 12 epochs at four frames a step."""
+        """`EasyOccConfig.full` on all known voxels; the 12 epochs are OccNeRF's, key frames a step and rate ours."""
         return cls(
             model=EasyOccConfig.full(),
             loss=OccupancyLossConfig(class_weighting="inverse_log", max_voxels=None, max_lovasz_voxels=None),

@@ -20,7 +20,7 @@ from occlift.models.rendering import RenderingConfig
 from occlift.runtime.devices import Precision
 from occlift.scenes.dataset import HasSweeps, evenly_spaced, split_tokens
 from occlift.teachers.files import warn_of_strange_maps
-from occlift.teachers.registry import depth_teacher, semantics_teacher
+from occlift.teachers.registry import check_workers, depth_teacher, semantics_teacher
 from occlift.training.augment import mirrored_where_possible
 from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
@@ -93,7 +93,7 @@ class RenderingTrainConfig:
 
     @classmethod
     def full(cls) -> RenderingTrainConfig:
-        """The paper's network; the schedule is that of `occlift.training.occupancy.TrainConfig.full`."""
+        """`RenderingConfig.full`; the schedule is that of `occlift.training.occupancy.TrainConfig.full`."""
         return cls(
             model=RenderingConfig.full(),
             optimizer=OptimizerConfig(steps=84_000, learning_rate=2e-4),
@@ -148,6 +148,9 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
         semantics = semantics_teacher(
             config.semantics, data, seed=seed, options=config.semantics_options, taxonomy=taxonomy
         )
+        check_workers(semantics, config.semantics, config.workers)
+        if depth is not None:
+            check_workers(depth, config.depth, config.workers)
         warn_of_strange_maps(semantics, data, taxonomy)
         return RenderingFrames(
             data,

@@ -53,7 +53,7 @@ def lidar_occupancy(
         frame: the key frame; the grid lies in its ego frame.
         others: key frames of the same drive whose sweeps are added, moved by the ego's motion. What moves by itself
             leaves a trail.
-        untouched: what voxels without a point are: `empty`, as in the paper; or empty only where a beam passed through
+        untouched: what voxels without a point are: `empty`, as in OccFeat; or empty only where a beam passed through
             and unknown elsewhere (`ignore`).
 
     Returns:

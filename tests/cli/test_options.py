@@ -134,6 +134,24 @@ def test_options_that_took_other_words_are_named(
     assert re.search(message.replace("(", r"\(").replace(")", r"\)"), said) if message else not said
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("train easyocc-dmo root --labels x", "easyocc-dmo: did you mean easyocc-demo or easyocc?"),
+        ("label root --out x --recipe easyoc", "easyoc: did you mean easyocc?"),
+        ("label root --out x --fusion vote", "vote: did you mean votes?"),
+        ("pretrain nothing root", ""),
+    ],
+)
+def test_a_choice_that_is_near_what_was_written_is_named(
+    words: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["occlift", *words.split()])
+    with pytest.raises(SystemExit):
+        main()
+    assert " ".join(capsys.readouterr().err.split("occlift: ")[1:]).strip() == hint
+
+
 def test_options_of_many_values_are_known() -> None:
     assert greedy_options(load_command("compare")) == {"--names", "--mask"}
     assert greedy_options(load_command("audit")) == {"--mask", "--depth-option"}, "--sweep is repeated"

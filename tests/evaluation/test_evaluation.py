@@ -144,8 +144,25 @@ def test_what_cannot_be_scored_is_refused_by_name(folders: tuple[Path, Path]) ->
     semantics = read_label(label_path(truth, "scene-a", "a1")).semantics.copy()
     semantics[0, 0, 0] = UNKNOWN
     damage(label_path(truth, "scene-a", "a1"), semantics=semantics)
-    with pytest.raises(DataError, match=r"a1.labels\.npz and .*a1\.npz: the truth must hold classes.*got 255"):
+    with pytest.raises(DataError, match=r"a1.labels\.npz: 1 of 640000 voxels are unknown .*mask none"):
         evaluate(predictions, truth, masks=("none",))
+
+
+def test_truth_that_is_a_label_of_ours_is_scored_where_it_knows(folders: tuple[Path, Path]) -> None:
+    predictions, truth = folders
+    path = label_path(truth, "scene-a", "a0")
+    label = read_label(path)
+    known = label.mask_camera | (np.arange(label.semantics.size).reshape(label.semantics.shape) % 2 == 0)
+    damage(path, semantics=np.where(known, label.semantics, UNKNOWN).astype(np.uint8))
+    with pytest.raises(
+        DataError,
+        match=r"labels.npz: 2\d{5} of 640000 .*unknown \(255\).*the mask lidar, the mask none .*--mask camera",
+    ):
+        evaluate(predictions, truth)
+    assert evaluate(predictions, truth, masks=("camera",)).frames == 5
+    damage(path, semantics=np.where(label.mask_camera, UNKNOWN, label.semantics).astype(np.uint8))
+    with pytest.raises(DataError, match=r"the mask camera would score them: name truth that decides"):
+        evaluate(predictions, truth, masks=("camera",))
 
 
 def test_a_sample_with_truth_twice_is_not_scored(folders: tuple[Path, Path]) -> None:

@@ -183,7 +183,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(few_frames: Path, tmp_path:
     whole = train(few_frames, gts, tmp_path / "whole", CONFIG, validation_labels=gts)
     half = train(few_frames, gts, tmp_path / "half", CONFIG, validation_labels=gts, max_steps=2)
     assert (whole.steps, half.steps) == (4, 2)
-    rest = train(few_frames, gts, tmp_path / "half", CONFIG, validation_labels=gts, resume=half.checkpoint)
+    rest = train(few_frames, gts, tmp_path / "half", CONFIG, validation_labels=gts, resume=tmp_path / "half")
     assert rest.steps == 4
     expected = repeatable_scalars(whole.losses)
     assert repeatable_scalars(rest.losses) == expected
@@ -191,8 +191,11 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(few_frames: Path, tmp_path:
     assert {"loss", "loss_cross_entropy", "loss_lovasz", "val_miou_17_camera"} <= names
     assert [step for step, name, _ in expected if name == "loss"] == [1, 2, 3, 4]
     assert [step for step, name, _ in expected if name == "val_miou_17_camera"] == [2, 4]
-    one, other = (load_easyocc(run.checkpoint).state_dict() for run in (whole, rest))
+    one, other = (load_easyocc(run).state_dict() for run in (whole.checkpoint, tmp_path / "half"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    (tmp_path / "half/last.ckpt").unlink()
+    with pytest.raises(DataError, match=r"half.last.ckpt: no such checkpoint"):
+        load_easyocc(tmp_path / "half")
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(few_frames: Path, tmp_path: Path) -> None:

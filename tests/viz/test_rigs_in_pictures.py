@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,8 @@ from PIL import Image
 from occlift import CameraImage, KeyFrame, KeyFrameList
 from occlift.errors import ConfigError, DataError, OccliftError
 from occlift.geometry.transforms import rigid_transform, rotation_about_z
-from occlift.labels.files import label_path
+from occlift.label_space import OCC3D
+from occlift.labels.files import OccupancyLabel, label_path, write_label, write_prediction
 from occlift.scenes import ImageArray, LidarSource, LidarSweep
 from occlift.viz.canvas import gallery, gallery_sizes
 from occlift.viz.show import show
@@ -71,6 +73,33 @@ def test_any_rig_is_drawn_without_lidar_and_labels(shapes: list[tuple[int, int]]
         assert len(rows) == shown_height * shown_width, "not covered"
         assert shown_height <= 600
     assert sheet.shape[1] <= 3 * 808 + 8 + 2
+
+
+def test_predictions_are_drawn_as_labels_are_from_a_folder_or_one_file(tmp_path: Path) -> None:
+    semantics = np.full(OCC3D.grid.shape, OCC3D.taxonomy.free, np.uint8)
+    semantics[110:130, 90:110, 4:8] = 4
+    seen = np.ones(semantics.shape, bool)
+    label = label_path(tmp_path / "labels", "s", "t")
+    write_label(label, OccupancyLabel(semantics=semantics, mask_lidar=seen, mask_camera=seen))
+    write_prediction(tmp_path / "predictions/t.npz", semantics)
+    shutil.copy(tmp_path / "predictions/t.npz", tmp_path / "mine.npz")
+    sources = {
+        tmp_path / "labels": "labels of labels", label: "labels.npz",
+        tmp_path / "predictions": "predictions of predictions", tmp_path / "mine.npz": "mine.npz",
+    }  # fmt: skip
+    pictures = set()
+    for source, name in sources.items():
+        run = show(ring(PORTRAIT), "t", tmp_path / "out", labels=source)
+        assert run.occupancy_from == name
+        pictures.add((tmp_path / "out/occupancy_on_images.png").read_bytes())
+    assert len(pictures) == 1
+    (tmp_path / "predictions/t.npz").rename(tmp_path / "predictions/other.npz")
+    with pytest.raises(
+        DataError, match=r"predictions: holds nothing of key frame t; expected .*s.t.labels.npz, or .*t.npz"
+    ):
+        show(ring(PORTRAIT), "t", tmp_path / "out", labels=tmp_path / "predictions")
+    with pytest.raises(DataError, match="nowhere: no such file or folder"):
+        show(ring(PORTRAIT), "t", tmp_path / "out", labels=tmp_path / "nowhere")
 
 
 def test_rows_have_about_equally_many_pictures_and_one_height() -> None:
@@ -135,7 +164,7 @@ def test_a_scene_becomes_a_small_video(tmp_path: Path) -> None:
     assert (run.frames, run.frames_per_s) == (3, 2.0)
     (note,) = run.notes
     assert note.startswith("key frame evening-2: ")
-    assert note.endswith("labels.npz: no such file")
+    assert "holds nothing of key frame evening-2" in note
     frames = decoded(run.path)
     assert len(frames) == 3
     assert frames[0].shape[0] % 2 == frames[0].shape[1] % 2 == 0

@@ -95,7 +95,7 @@ def _run(words: Sequence[str]) -> None:
         _exit(f"there is no command {words[0]!r}; {what}", 2)
     # Where users keep modules of their own, such as a data set's; `python -m` does the same.
     sys.path.append(str(Path.cwd()))
-    from occlift.cli.options import greedy_options, taken_words
+    from occlift.cli.options import choices, greedy_options, near_choices, taken_words
     from occlift.runtime.launchers import is_first_process
     from occlift.runtime.progress import shown_progress
 
@@ -103,9 +103,12 @@ def _run(words: Sequence[str]) -> None:
         try:
             call(name, words[1:])
         except SystemExit as error:
-            # How tyro ends where the words are wrong; it does not say who took those that are missing.
-            if error.code == 2 and (taken := taken_words(words[1:], greedy_options(load_command(name)))):
-                print(f"occlift: {taken}", file=sys.stderr)
+            # How tyro ends where the words are wrong; it says neither what is near, nor who took missing ones.
+            if error.code == 2:
+                command = load_command(name)
+                meant = near_choices(words[1:], choices(command))
+                for hint in filter(None, (meant, taken_words(words[1:], greedy_options(command)))):
+                    print(f"occlift: {hint}", file=sys.stderr)
             raise
 
 

@@ -89,7 +89,7 @@ def finetune(
         Path | None,
         arg(
             name="from",
-            help="checkpoint of `occlift pretrain` to start from",
+            help="checkpoint of `occlift pretrain` to start from, or the folder of its run",
             help_behavior_hint="(default: random weights)",
         ),
     ] = None,

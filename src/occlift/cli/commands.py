@@ -71,6 +71,13 @@ GROUPS: Final[dict[str, dict[str, Command]]] = {
             summary="List the teachers, what each needs, and whether it is there; or every option of one.",
             example="occlift teachers",
         ),
+        "preview": Command(
+            function="occlift.cli.labels:preview",
+            summary="Look at one key frame as the teachers see it, before a whole data set is paid for.",
+            example=(
+                "occlift preview frames:rig --semantics files:maps/classes --depth files:maps/depth --out runs/preview"
+            ),
+        ),
         "label": Command(
             function="occlift.cli.labels:label",
             summary="Make occupancy labels from what teachers see in the images. Run it again, and it goes on.",

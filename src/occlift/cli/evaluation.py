@@ -61,7 +61,9 @@ def evaluate(
 
 
 def evaluate_bev(
-    checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift finetune`", metavar="CHECKPOINT")],
+    checkpoint: Annotated[
+        Positional[Path], arg(help="checkpoint of `occlift finetune`, or the folder of its run", metavar="CHECKPOINT")
+    ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     split: Annotated[str, arg(help="split of ROOT")] = "val",
     corrupt: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -60,6 +61,9 @@ def label(
     keep_maps: Annotated[
         Path | None, arg(help="folder that keeps the teachers' maps", help_behavior_hint="(default: not kept)")
     ] = None,
+    plan: Annotated[
+        bool, arg(help="print what this run would take, from a probe of three key frames, and write nothing")
+    ] = False,
 ) -> None:
     """Make occupancy labels from what teachers see in the images. Run it again, and it goes on."""
     from occlift.labels.files import label_path
@@ -71,6 +75,14 @@ def label(
     config = given.onto(_configs()[recipe])
     if doubt := _doubt_of_threshold(config, data, split):
         print(f"  ! {doubt}", file=sys.stderr)
+    if plan:
+        from occlift.cli.tables import print_label_plan
+        from occlift.evaluation.label_plan import plan_labels
+
+        scenes = data.scenes(split)
+        planned = plan_labels(data, out, config, scenes=scenes, keep_votes=keep_votes, space=label_space)
+        print_label_plan(planned, workers=workers, semantics=config.semantics, depth=config.depth)
+        return
     run = generate_labels(
         data, out, config, scenes=data.scenes(split), workers=workers,
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
@@ -94,6 +106,70 @@ def label(
         for token, reason in list(run.failed.items())[:10]:
             print(f"  no label for {token}: {reason}", file=sys.stderr)
         raise OccliftError(f"{len(run.failed)} labels could not be made; {run.out / 'manifest.json'} says why")
+
+
+def preview(
+    root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
+    given: Annotated[
+        Given,
+        options(
+            _configs,
+            "semantics",
+            "semantics_options",
+            "depth",
+            "depth_options",
+            "stride",
+            "min_score",
+            "min_confidence",
+            "seed",
+        ),
+    ],
+    token: Annotated[
+        Positional[str | None],
+        arg(
+            help="token of the key frame",
+            metavar="TOKEN",
+            help_behavior_hint="(default: the first of the split that can be read)",
+        ),
+    ] = None,
+    split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "all",
+    space: Space = None,
+    out: Annotated[Path, arg(help="folder of the page preview.html")] = Path("runs/preview"),
+) -> None:
+    """Look at one key frame as the teachers see it, before a whole data set is paid for."""
+    from occlift.cli.tables import print_depth_against_lidar
+    from occlift.evaluation.preview import preview as run_preview
+    from occlift.evaluation.preview_page import write_page
+    from occlift.labels.config import LabelConfig
+    from occlift.scenes.dataset import open_dataset
+
+    config = given.onto(LabelConfig())
+    seen = run_preview(open_dataset(root), config, token=token, split=split, space=space_of(space))
+    path = out / "preview.html"
+    words = ["occlift", "preview", root, seen.frame.token]
+    for kind in ("semantics", "depth"):
+        words += [f"--{kind}", getattr(config, kind)]
+        if set_options := getattr(config, f"{kind}_options"):
+            words += [f"--{kind}-option", *(f"{name}={value}" for name, value in set_options.items())]
+    for name in ("stride", "min_score", "min_confidence", "seed"):
+        if (value := getattr(config, name)) != getattr(LabelConfig(), name):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    words += [*(["--space", space] if space else []), "--out", str(out)]
+    write_page(path, seen, command=shlex.join(words), teachers=(config.semantics, config.depth))
+    for note in seen.notes:
+        print(note, file=sys.stderr)
+    print(f"{seen.frame.scene}, key frame {seen.frame.token}: {len(seen.frame.cameras)} images")
+    for name, kind, took in (
+        (config.semantics, "classes", seen.semantics_time), (config.depth, "depth", seen.depth_time)
+    ):  # fmt: skip
+        print(f"  {name} ({kind}): {took.per_image_s:.2f} s per image; {took.first_s:.1f} s for the first")
+    if seen.against_lidar:
+        print_depth_against_lidar(seen.against_lidar)
+    for line in str(seen.check).splitlines():
+        print(f"  {line}")
+    for doubt in seen.check.doubts:
+        print(f"  ! {doubt}")
+    print(path)
 
 
 def _doubt_of_threshold(config: LabelConfig, data: DrivingDataset, split: str) -> str | None:

@@ -25,7 +25,8 @@ class LoopOptions(Given):
         int | None, arg(help="step of the schedule to stop after", help_behavior_hint="(default: the last)")
     ] = None
     resume: Annotated[
-        Path | None, arg(help="checkpoint to resume from", help_behavior_hint="(default: start anew)")
+        Path | None,
+        arg(help="checkpoint to resume from, or the folder of its run", help_behavior_hint="(default: start anew)"),
     ] = None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
+from difflib import get_close_matches
 from functools import cache, reduce
 from itertools import takewhile
 from typing import Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -91,6 +92,25 @@ def greedy_options(command: object) -> set[str]:
             renamed = next((given for one in about if (given := getattr(one, "name", None))), None)
             found.add("--" + (renamed or name).replace("_", "-"))
     return found
+
+
+def choices(command: object) -> set[str]:
+    """All words that a command, or a dataclass of options, lets its user choose from."""
+    found: set[str] = set()
+    for kind in get_type_hints(command, include_extras=True).values():
+        plain, *about = get_args(kind) if get_origin(kind) is Annotated else (kind,)
+        if makes := next((made for one in about if (made := getattr(one, "constructor_factory", None))), None):
+            found |= choices(makes())
+        for one in (plain, *get_args(plain)):
+            if get_origin(one) is Literal:
+                found |= {word for word in get_args(one) if isinstance(word, str)}
+    return found
+
+
+def near_choices(words: Sequence[str], known: Collection[str]) -> str:
+    """Which of the known words may have been meant by others on a command line; empty where none is near."""
+    near = {word: get_close_matches(word, known, n=2, cutoff=0.75) for word in words if word not in known}
+    return " ".join(f"{word}: did you mean {' or '.join(found)}?" for word, found in near.items() if found)
 
 
 def taken_words(words: Sequence[str], greedy: Collection[str]) -> str:

@@ -19,7 +19,11 @@ def show(
     token: Token,
     out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/show"),
     labels: Annotated[
-        Path | None, arg(help="folder of the labels to draw; without it the lidar's voxels, where there is a lidar")
+        Path | None,
+        arg(
+            help="labels, truth or predictions to draw, a folder or a file .npz; without it the lidar's voxels, where "
+            "there is a lidar"
+        ),
     ] = None,
     space: Space = None,
     video: Annotated[
@@ -29,7 +33,9 @@ def show(
     """Draw one key frame: lidar and occupancy on the images, and from above; or its scene as a video."""
     from occlift.scenes.dataset import open_dataset
 
-    data, label_space = open_dataset(root), space_of(space, labels)
+    # A single label lies in <folder>/<scene>/<token>, beside the folder's manifest.
+    folder = labels.absolute().parents[2] if labels and labels.name == "labels.npz" else labels
+    data, label_space = open_dataset(root), space_of(space, folder)
     if video is not None:
         from occlift.viz.video import write_scene_video
 
@@ -96,7 +102,9 @@ def show_targets(
 
 
 def show_bev(
-    checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift finetune`", metavar="CHECKPOINT")],
+    checkpoint: Annotated[
+        Positional[Path], arg(help="checkpoint of `occlift finetune`, or the folder of its run", metavar="CHECKPOINT")
+    ],
     root: Root,
     token: Token,
     out: Annotated[Path, arg(help="folder of the picture")] = Path("runs/show"),

@@ -69,7 +69,9 @@ def train_rendering(
 
 
 def evaluate_rendering(
-    checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift train-rendering`")],
+    checkpoint: Annotated[
+        Positional[Path], arg(help="checkpoint of `occlift train-rendering`, or the folder of its run")
+    ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "val",
     train_split: Annotated[str, arg(help="split of ROOT that the baselines are computed from")] = "train",

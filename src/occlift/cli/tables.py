@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from occlift.demo import DemoRun
     from occlift.evaluation.audit import Audit, DepthAudit
     from occlift.evaluation.bev import BevEvaluation
+    from occlift.evaluation.label_plan import LabelPlan
     from occlift.evaluation.occupancy import Evaluation
+    from occlift.evaluation.preview import DepthAgainstLidar
     from occlift.evaluation.rendering import RenderedEvaluation
     from occlift.evaluation.score_table import ScoreTable
     from occlift.label_space.space_file import SpaceFile
@@ -72,6 +74,47 @@ def print_bev(evaluations: Sequence[BevEvaluation]) -> None:
         "filtered: cells of objects that the images show to less than 40 % are left out. Predicted: more probable than "
         "0.5."
     )
+
+
+def print_depth_against_lidar(rows: Sequence[DepthAgainstLidar]) -> None:
+    """What a preview found of depth, by camera and by distance."""
+    from occlift.evaluation.preview import DEPTH_HEADS, depth_cells
+
+    table = Table(title="Depth against lidar", title_justify="left", box=SIMPLE_HEAD)
+    for column in DEPTH_HEADS:
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        table.add_row(*depth_cells(row))
+    Console(highlight=False).print(table)
+
+
+def print_label_plan(plan: LabelPlan, *, workers: int, semantics: str, depth: str) -> None:
+    """What a run of `occlift label` would take."""
+    there = f"; {plan.there} are there already" if plan.there else ""
+    print(f"{plan.labels} labels to make{there}; {plan.images} images through the teachers")
+    for name, kind, took in ((semantics, "classes", plan.semantics), (depth, "depth", plan.depth)):
+        loading = ", loading included" if took.only_first else ""
+        print(f"  {name} ({kind}): {took.per_image_s:.3g} s per image{loading}")
+    print(f"  fusing and writing: {plan.fuse_s:.3g} s per label")
+    print(f"  time: {_time(plan.hours(1))} with one process" + _with_workers(plan, workers))
+    print(f"  disk: {_size(plan.labels * plan.label_bytes)} ({plan.label_bytes / 1e3:.0f} kB a label in the probe)")
+    print(f"  memory: {_size(plan.peak_bytes(workers))}" + (f" for {workers} processes" if workers > 1 else ""))
+    print(f"from a probe of {plan.probed} key frames; nothing was written")
+
+
+def _with_workers(plan: LabelPlan, workers: int) -> str:
+    if workers == 1:
+        return f"; this machine has {plan.cores} cores for --workers" if plan.cores > 1 else ""
+    few = f", of which {plan.cores} have a core of this machine" if workers > plan.cores else ""
+    return f", {_time(plan.hours(workers))} with {workers}{few}, if teachers do not share a GPU"
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"
 
 
 def print_audit(audit: Audit) -> None:

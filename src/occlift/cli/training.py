@@ -65,7 +65,7 @@ def train(
 
 def predict(
     checkpoint: Annotated[
-        Positional[Path], arg(help="checkpoint, or random:easyocc for a network with random weights")
+        Positional[Path], arg(help="checkpoint, folder of a run, or random:easyocc for a network with random weights")
     ],
     root: Annotated[Positional[str], arg(help="data set", metavar="ROOT")],
     out: Annotated[Path, arg(help="folder of the predictions: <token>.npz")],
@@ -98,7 +98,9 @@ def predict(
 
 
 def export(
-    checkpoint: Annotated[Positional[Path], arg(help="checkpoint of `occlift train`", metavar="CHECKPOINT")],
+    checkpoint: Annotated[
+        Positional[Path], arg(help="checkpoint of `occlift train`, or the folder of its run", metavar="CHECKPOINT")
+    ],
     onnx: Annotated[Path, arg(help="ONNX file to write", metavar="FILE")],
     opset: Annotated[int, arg(help="version of ONNX's operators, 20 or higher")] = 20,
     cameras: Annotated[int | None, arg(help="images per key frame (default: as in the training)")] = None,

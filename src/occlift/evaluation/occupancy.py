@@ -19,8 +19,15 @@ from jaxtyping import Float
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.by_scene import SceneCounts, added
 from occlift.geometry.grids import VoxelGrid
-from occlift.label_space import OCC3D, LabelSpace, Taxonomy
-from occlift.labels.files import check_some_free, labels_by_token, prediction_path, read_prediction, read_truth
+from occlift.label_space import OCC3D, UNKNOWN, LabelSpace, Taxonomy
+from occlift.labels.files import (
+    OccupancyTruth,
+    check_some_free,
+    labels_by_token,
+    prediction_path,
+    read_prediction,
+    read_truth,
+)
 from occlift.metrics.occupancy import MASKS, Mask, OccupancyCounts, evaluated_voxels, histograms, stored_masks
 from occlift.metrics.rays import (
     RayCounts,
@@ -217,6 +224,7 @@ def evaluate(
         frame = read_truth(path, stored_masks(masks), space=space)
         prediction = read_prediction(predicted_path, space=space)
         check_some_free(path, frame.semantics, space)
+        _check_known(path, frame, masks, rays=rays is not None, space=space)
         check_some_free(predicted_path, prediction, space)
         try:
             counted = histograms(
@@ -248,6 +256,31 @@ def evaluate(
         without_prediction=tuple(without_prediction),
         without_truth=tuple(without_truth),
         space=space,
+    )
+
+
+def _check_known(path: Path, truth: OccupancyTruth, masks: Sequence[Mask], *, rays: bool, space: LabelSpace) -> None:
+    """Refuses truth that is unknown where it is evaluated, as labels are, and says what can be scored against it."""
+    unknown = truth.semantics == UNKNOWN
+    if not unknown.any():
+        return
+    evaluated = evaluated_voxels(
+        masks, truth=truth.semantics, stored=truth.masks, num_classes=space.taxonomy.num_classes
+    )
+    wrong = [f"the mask {mask}" for mask, voxels in evaluated.items() if voxels is None or (unknown & voxels).any()]
+    if rays:
+        wrong.append("RayIoU")
+    if not wrong:
+        return
+    try:
+        camera_fits = not (unknown & read_truth(path, ["camera"], space=space).masks["camera"]).any()
+    except DataError:
+        camera_fits = False
+    raise DataError(
+        f"{path}: {unknown.sum()} of {unknown.size} voxels are unknown (255), as in labels of `occlift label`, and "
+        f"{', '.join(wrong)} would score them: "
+        + ("score what the label knows (--mask camera, without --rays), or " if camera_fits else "")
+        + "name truth that decides everywhere, such as Occ3D's or a town's gts"
     )
 
 

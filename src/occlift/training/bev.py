@@ -26,7 +26,7 @@ from occlift.training.label_share import labelled_tokens
 from occlift.training.loop import prepare_network
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.run import TrainingSpec
-from occlift.training.run_folder import run_identity
+from occlift.training.run_folder import checkpoint_in, run_identity
 
 if TYPE_CHECKING:
     from occlift.training.bev_frames import BevFrames
@@ -153,7 +153,9 @@ class BevFinetuning(TrainingSpec["BevFrames", list[float]]):
         return self._frames(labelled_tokens(self.data, config.split, config.labels, config.label_seed))
 
     def identity(self) -> dict[str, Any]:
-        source = None if self.pretrained is None else hashlib.sha256(self.pretrained.read_bytes()).hexdigest()
+        source = (
+            None if self.pretrained is None else hashlib.sha256(checkpoint_in(self.pretrained).read_bytes()).hexdigest()
+        )
         return run_identity({**self.config.to_dict(), "pretrained_sha256": source}, None, self.data.cameras)
 
     def counts(self, frames: BevFrames) -> list[float]:

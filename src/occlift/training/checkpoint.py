@@ -16,6 +16,7 @@ from occlift.models.bev_network import BevNetwork, BevNetworkConfig
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
 from occlift.scenes.dataset import DrivingDataset
+from occlift.training.run_folder import checkpoint_in
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -36,9 +37,13 @@ AVERAGED_WEIGHTS: Final = "averaged_weights"
 def checkpoint_parts(checkpoint: Path) -> dict[str, Any]:
     """The contents of a checkpoint of a task, on the CPU.
 
+    Args:
+        checkpoint: the file, or the folder of a run, of which its last one is meant.
+
     Raises:
         DataError: the file is missing, damaged, or something else.
     """
+    checkpoint = checkpoint_in(checkpoint)
     if checkpoint.exists() and not zipfile.is_zipfile(checkpoint):
         # Asked first: torch takes anything else for an old format and fails in the middle of it.
         raise DataError(f"{checkpoint}: not a readable checkpoint (no zip archive); train again or fetch it again")

@@ -23,7 +23,7 @@ from occlift.runtime.launchers import check_world
 from occlift.runtime.processes import run_in_processes
 from occlift.scenes.dataset import DrivingDataset
 from occlift.training.loop import LoopSettings, TrainRun, check_start, fit, interrupted
-from occlift.training.run_folder import LAST_CHECKPOINT, check_run_folder, claim_run_folder
+from occlift.training.run_folder import LAST_CHECKPOINT, check_run_folder, checkpoint_in, claim_run_folder
 
 if TYPE_CHECKING:
     from occlift.training.loaders import TrainingData
@@ -100,7 +100,8 @@ def run_training(
 
     Args:
         out: the run folder.
-        resume: a checkpoint of a run of the same specification; its next step is the one that would have followed.
+        resume: a checkpoint of a run of the same specification, or the run's folder; its next step is the one that
+            would have followed.
         max_steps: stops after this step of the schedule; None: at its end.
 
     Raises:
@@ -114,6 +115,7 @@ def run_training(
     started = time.monotonic()
     if missing := missing_extra("train", "training", "lightning", "transformers"):
         raise ConfigError(missing)
+    resume = None if resume is None else checkpoint_in(resume)
     check_start(spec.config, resume, max_steps)
     world = check_world(spec.config.devices)
     spec.check()

@@ -22,6 +22,11 @@ LAST_CHECKPOINT: Final = "last.ckpt"
 _RECORD_NAME: Final = "run.json"
 
 
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint that is meant: of a run folder its last one, and a file itself."""
+    return path / LAST_CHECKPOINT if path.is_dir() else path
+
+
 def run_identity(config: Mapping[str, Any], labels: Path | None, cameras: Sequence[str]) -> dict[str, Any]:
     """What makes a run the one that it is.
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from occlift.geometry.cameras import CameraRig
@@ -57,6 +57,7 @@ class Box:
 
 def birds_eye_image(
     points_ego: Float[np.ndarray, "n 3"],
+    colors: UInt8[np.ndarray, "n 3"] | None = None,
     *,
     boxes: Sequence[Box] = (),
     cameras: Sequence[CameraRig] = (),
@@ -68,7 +69,8 @@ def birds_eye_image(
     """The ego's surroundings within ±`reach_m`, forward up and left to the left; a square of `size_px` pixels.
 
     Args:
-        points_ego: lidar points, metres, ego frame; coloured by height from −0.5 to 4 m.
+        points_ego: lidar points, metres, ego frame.
+        colors: of the points, sRGB; None: by their height from −0.5 to 4 m.
         boxes: drawn as footprints with a line from the centre through the front.
         cameras: rigs of one camera each; their fields of view are drawn as wedges about the cameras.
         camera_names: written at the wedges, one for each camera; may be empty.
@@ -86,7 +88,7 @@ def birds_eye_image(
     for camera in cameras:
         wedge = [pixel(corner) for corner in _wedge(camera)]
         draw.polygon(wedge, fill=(70, 110, 190, 22), outline=(70, 110, 190, 150), width=SUPERSAMPLING)
-    _paint_points(canvas, points_ego, reach_m, scale)
+    _paint_points(canvas, points_ego, _height_colors(points_ego) if colors is None else colors, reach_m, scale)
     draw = ImageDraw.Draw(canvas, "RGBA")
     for box in boxes:
         _draw_box(draw, pixel, box, taxonomy)
@@ -131,13 +133,23 @@ def _wedge(camera: CameraRig) -> Float[np.ndarray, "corners 2"]:
     return np.vstack((center, center + CAMERA_WEDGE_M * flat))
 
 
-def _paint_points(canvas: Image.Image, points_ego: np.ndarray, reach_m: float, scale: float) -> None:
+def _height_colors(points_ego: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]:
     import matplotlib
 
+    share = np.clip((points_ego[:, 2] + 0.5) / 4.5, 0.0, 1.0)
+    return np.round(255 * matplotlib.colormaps["viridis"](share * 0.85)[:, :3]).astype(np.uint8)
+
+
+def _paint_points(
+    canvas: Image.Image,
+    points_ego: Float[np.ndarray, "n 3"],
+    colors: UInt8[np.ndarray, "n 3"],
+    reach_m: float,
+    scale: float,
+) -> None:
+    """Higher points cover lower ones."""
     order = np.argsort(points_ego[:, 2], kind="stable")
-    points = points_ego[order]
-    share = np.clip((points[:, 2] + 0.5) / 4.5, 0.0, 1.0)
-    colors = np.round(255 * matplotlib.colormaps["viridis"](share * 0.85)[:, :3]).astype(np.uint8)
+    points, colors = points_ego[order], colors[order]
     row = np.floor((reach_m - points[:, 0]) * scale).astype(np.int64)
     column = np.floor((reach_m - points[:, 1]) * scale).astype(np.int64)
     pixels = np.asarray(canvas).copy()

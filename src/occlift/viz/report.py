@@ -139,10 +139,15 @@ def report_html(report: Report) -> str:
         _curves(report.curves),
         _making(report),
     ]
+    return document_html(report.title, sections)
+
+
+def document_html(title: str, sections: Sequence[str]) -> str:
+    """A whole document in the report's style; empty sections are left out."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(report.title)}</title><style>{REPORT_CSS}</style></head>\n<body><main>\n"
+        f"<title>{_text(title)}</title><style>{REPORT_CSS}</style></head>\n<body><main>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main></body></html>\n"
     )
@@ -201,6 +206,12 @@ def data_uri(picture: Image.Image, *, photo: bool) -> str:
     return f"data:image/{'jpeg' if photo else 'png'};base64,{encoded}"
 
 
+def cards_html(cards: Sequence[tuple[str, str]]) -> str:
+    """Numbers in large print, each with what it is below; empty without any."""
+    shown = "".join(f'<div class="card"><b>{_text(value)}</b><span>{_text(name)}</span></div>' for value, name in cards)
+    return f'<div class="cards">{shown}</div>' if shown else ""
+
+
 def _text(text: str) -> str:
     return html.escape(text, quote=True)
 
@@ -219,12 +230,11 @@ def _header(report: Report) -> str:
             (f"{model.with_camera_mask.iou:.1f}", f"{model.name}: IoU of occupied against free, camera mask"),
             (f"{other.with_camera_mask.iou:.1f}", f"IoU of the better baseline, {other.name}"),
         ]
-    shown = "".join(f'<div class="card"><b>{_text(value)}</b><span>{_text(name)}</span></div>' for value, name in cards)
     links = "".join(f'<a href="{_text(target)}">{_text(name)}</a>' for target, name in report.links)
     return (
         f"<header><h1>{_text(report.title)}</h1><p>{_text(report.summary)}</p>"
         + (f'<nav class="beside">{links}</nav>' if links else "")
-        + (f'<div class="cards">{shown}</div>' if shown else "")
+        + cards_html(cards)
         + "</header>"
     )
 
@@ -300,7 +310,8 @@ def _swatch(color: tuple[int, int, int]) -> str:
     return f'<i class="swatch" style="background:rgb{color}"></i>'
 
 
-def _legend(taxonomy: Taxonomy) -> str:
+def legend_html(taxonomy: Taxonomy) -> str:
+    """Swatches with the names of the classes, then of unknown."""
     entries = legend_entries(taxonomy=taxonomy)
     items = []
     for name, color in entries:
@@ -330,7 +341,7 @@ def _frames(frames: Sequence[ReportFrame], taxonomy: Taxonomy) -> str:
             f'<div class="volumes">{volumes}</div></article>'
         )
     return (
-        f"<section><h2>Validation frames</h2>{_legend(taxonomy)}"
+        f"<section><h2>Validation frames</h2>{legend_html(taxonomy)}"
         '<p class="caption">Perspective: from behind and above the ego (dark), looking forward; free and unknown '
         "voxels are not drawn. From above: forward is up; hatched where a column is unknown.</p>"
         f"{''.join(parts)}</section>"

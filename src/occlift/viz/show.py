@@ -15,7 +15,7 @@ from occlift.geometry.ego_vehicle import on_ego
 from occlift.geometry.grids import VoxelGrid
 from occlift.geometry.transforms import inverse, transform_points
 from occlift.label_space import OCC3D, LabelSpace, Taxonomy
-from occlift.labels.files import label_path, read_label
+from occlift.labels.files import label_path, prediction_path, read_truth
 from occlift.runtime.files import replacing
 from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes
@@ -78,8 +78,9 @@ def show(
     Args:
         token: token of the key frame.
         out: made if missing; files of the same names are replaced.
-        labels: a folder in Occ3D's layout; without it the voxels that lidar hits are drawn as occupancy, if there is a
-            lidar.
+        labels: a folder of labels or truth (`<scene>/<token>/labels.npz`) or of predictions (`<token>.npz`), or one
+            such file, whose voxels are those of the key frame; without it the voxels that lidar hits are drawn as
+            occupancy, if there is a lidar.
         space: grid and classes of the labels; voxels that lidar hits are drawn on this grid, too.
 
     Raises:
@@ -146,16 +147,15 @@ def show(
 def occupancy_of(
     key_frame: KeyFrame, points_ego: Float[np.ndarray, "n 3"], labels: Path | None, space: LabelSpace
 ) -> Occupancy | None:
-    """The label of a key frame, or the voxels that lidar hits; None where there is neither.
+    """The label or prediction of a key frame, or the voxels that lidar hits; None where there is neither.
 
     Raises:
-        DataError: the label is missing or broken.
+        DataError: the label or prediction is missing or broken.
     """
     if labels is not None:
-        label = read_label(label_path(labels, key_frame.scene, key_frame.token), allow_unknown=True, space=space)
-        return Occupancy(
-            semantics=label.semantics, space=space, source=f"labels of {labels.name}", has_classes=True
-        )  # fmt: skip
+        path, source = _volume_of(labels, key_frame)
+        semantics = read_truth(path, (), space=space).semantics
+        return Occupancy(semantics=semantics, space=space, source=source, has_classes=True)
     if not len(points_ego):
         return None
     semantics, heights = height_levels(voxelise_lidar(points_ego, space.grid))
@@ -163,6 +163,27 @@ def occupancy_of(
         semantics=semantics, space=LabelSpace(grid=space.grid, taxonomy=heights),
         source="voxels that lidar hit, coloured by height", has_classes=False,
     )  # fmt: skip
+
+
+def _volume_of(labels: Path, key_frame: KeyFrame) -> tuple[Path, str]:
+    """The file of a key frame's label or prediction, and what to call it.
+
+    Raises:
+        DataError: there is none.
+    """
+    if labels.is_file():
+        return labels, labels.name
+    label, prediction = label_path(labels, key_frame.scene, key_frame.token), prediction_path(labels, key_frame.token)
+    if label.is_file():
+        return label, f"labels of {labels.name}"
+    if prediction.is_file():
+        return prediction, f"predictions of {labels.name}"
+    if not labels.is_dir():
+        raise DataError(f"{labels}: no such file or folder; expected labels, truth or predictions")
+    raise DataError(
+        f"{labels}: holds nothing of key frame {key_frame.token}; expected its label or truth, "
+        f"{label.relative_to(labels)}, or its prediction, {prediction.name}"
+    )
 
 
 def read_lidar(key_frame: KeyFrame) -> tuple[Float[np.ndarray, "n 3"], tuple[str, ...]]:

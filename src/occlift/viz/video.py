@@ -63,8 +63,8 @@ def write_scene_video(
 
     Args:
         path: ends in .mp4; an existing file is replaced.
-        labels: a folder in Occ3D's layout; without it the voxels that lidar hits are drawn, if there is a lidar, else
-            the images and the cameras from above.
+        labels: a folder of labels, truth or predictions; without it the voxels that lidar hits are drawn, if there is a
+            lidar, else the images and the cameras from above.
         space: grid and classes of the labels.
 
     Raises:

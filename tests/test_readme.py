@@ -279,4 +279,4 @@ def test_mistakes_end_with_one_line_and_no_stack_trace(tmp_path: Path) -> None:
 def test_the_picture_of_readme_exists_and_is_small() -> None:
     picture = re.search(r"!\[[^]]*\]\(([^)]*)\)", README)
     assert picture is not None
-    assert 10_000 < (REPOSITORY / picture[1]).stat().st_size < 1_000_000
+    assert 10_000 < (REPOSITORY / picture[1].split("/raw/main/")[1]).stat().st_size < 1_000_000

@@ -1,4 +1,4 @@
-"""The experiments on occlift itself: README's commands, and runs of every kind at the smallest size."""
+"""The experiments on occlift itself: the tutorial's commands, and runs of every kind at the smallest size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner import Conductor, Plan
 from runs import Result
 from tables import ALL_VEHICLES, RAYS, VEHICLE, Row, Table
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (Path(__file__).resolve().parents[2] / "docs/tutorial.md").read_text(encoding="utf-8")
 
 
 def conducted(plan: Plan, *names: str, jobs: int = 1) -> dict[str, Result]:
@@ -84,11 +84,11 @@ def test_one_pretraining_serves_all_shares_of_a_seed(tmp_path: Path) -> None:
             assert run.train.keywords["config"].label_seed == 1
 
 
-def test_the_commands_of_readme_are_commands(
+def test_the_commands_of_the_tutorial_are_commands(
     tmp_path: Path, small_town: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    section = README.split("\n## The paper's tables\n", 1)[1].split("\n## ", 1)[0]
+    section = TUTORIAL.split("\n## The paper's tables\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("python experiments/")]
     assert len(lines) == 5
     for line in lines:

@@ -89,7 +89,8 @@ GROUPS: Final[dict[str, dict[str, Command]]] = {
         "audit": Command(
             function="occlift.cli.labels:audit",
             summary=(
-                "Look at labels: against truth, their ground, their neighbours; and what other settings would give."
+                "Look at labels: against truth or measured depth, their ground, their neighbours; and what other "
+                "settings give."
             ),
             example="occlift audit runs/labels --truth data/town/gts --root data/town",
         ),

@@ -116,6 +116,9 @@ def test_foreign_weights_are_refused(b0_weights: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         small_encoder("efficientnet-b0", pretrained=str(tmp_path / "nowhere"))
 
+    with pytest.raises(ConfigError, match="`hf download google/no-such-network` puts it: nothing is fetched"):
+        small_encoder("efficientnet-b0", pretrained="google/no-such-network")
+
     larger = EfficientNetConfig(width_coefficient=0.2, depth_coefficient=1.0, hidden_dim=256)
     EfficientNetModel(larger).save_pretrained(tmp_path / "narrow")
     with pytest.raises(ConfigError, match=r"width_coefficient 0\.2, efficientnet-b0 has 1\.0"):

@@ -1,8 +1,9 @@
 """Trunks of image encoders: ResNets and EfficientNet-B0, cut off behind the coarsest stride that is used.
 
-Built from a configuration of transformers, so nothing is downloaded unless a name is given. A network of the library is
-a stem and a row of blocks; which block ends a stride is measured, not assumed. Blocks behind the last one that is used
-are thrown away: they would cost memory, and a distributed training stumbles over weights without gradients.
+Built from a configuration of transformers; weights that are named are looked up in the Hugging Face cache, never
+downloaded. A network of the library is a stem and a row of blocks; which block ends a stride is measured, not assumed.
+Blocks behind the last one that is used are thrown away: they would cost memory, and a distributed training stumbles
+over weights without gradients.
 
 Three habits of `EfficientNetModel` are not followed. It drops single activations at random, from the global random
 state: here nothing is dropped. It takes TensorFlow's momentum of batch norms, 0.99, over as torch's, which counts the
@@ -13,6 +14,7 @@ start at one.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -140,7 +142,7 @@ def _with_weights(
 
     expected = network_class.config_class.model_type
     try:
-        config = AutoConfig.from_pretrained(pretrained)
+        config = AutoConfig.from_pretrained(pretrained, local_files_only=True)
         if config.model_type != expected:
             raise ConfigError(
                 f"pretrained weights {pretrained!r} belong to a network of type {config.model_type}, {name} is of "
@@ -152,11 +154,14 @@ def _with_weights(
                     f"pretrained weights {pretrained!r} have {field} {found}, {name} has {value}: give the backbone "
                     "that belongs to them"
                 )
-        network, info = network_class.from_pretrained(pretrained, output_loading_info=True, **options)
+        network, info = network_class.from_pretrained(
+            pretrained, output_loading_info=True, local_files_only=True, **options
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"pretrained weights {pretrained!r} cannot be read ({str(error).strip().splitlines()[0]}); expected a "
-            "folder with config.json and weights, or the name of a model on the Hugging Face Hub"
+            "folder with config.json and weights, or the name of a model in the Hugging Face cache, where "
+            f"`hf download {shlex.quote(pretrained)}` puts it: nothing is fetched without being asked for"
         ) from error
     # transformers gives weights that a file lacks random values, and only logs it.
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("num_batches_tracked"))

@@ -181,7 +181,7 @@ def test_the_command_ends_with_a_count_and_status_1(root: Path, tmp_path: Path) 
     assert "Traceback" not in done.stderr
     done = subprocess.run([*command, "--split", "val"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "1 labels could not be made" in done.stderr, "only what was asked for counts"
+    assert "1 label could not be made" in done.stderr, "only what was asked for counts"
 
 
 # A full disk

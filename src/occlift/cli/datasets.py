@@ -8,6 +8,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from occlift.cli.spaces import Space, space_of
+from occlift.runtime.words import counted
 
 _MOST_PRINTED = 30
 
@@ -29,7 +30,10 @@ def check(
 
     data = open_dataset(root)
     run = check_dataset(data, out, split=split, token=token, taxonomy=space_of(space).taxonomy)
-    print(f"{data.spec}: {len(run.driven_m)} scenes, {run.frames} key frames, cameras {', '.join(data.cameras)}")
+    print(
+        f"{data.spec}: {counted(len(run.driven_m), 'scene')}, {counted(run.frames, 'key frame')}, "
+        f"cameras {', '.join(data.cameras)}"
+    )
     print("corners matched between consecutive images, against the poses:")
     width = max([6, *(len(one.camera) for one in run.poses)])
     print(f"  {'camera':{width}}  pairs  matches  median error  agree")
@@ -63,4 +67,4 @@ def write_frames(
     data = open_dataset(root)
     scenes = data.scenes(split)
     run(data, out, scenes=scenes)
-    print(f"frames:{out}: {len(scenes)} scenes, cameras {', '.join(data.cameras)}")
+    print(f"frames:{out}: {counted(len(scenes), 'scene')}, cameras {', '.join(data.cameras)}")

@@ -14,6 +14,7 @@ from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
 from occlift.errors import DataError, OccliftError
 from occlift.runtime.files import write_text
+from occlift.runtime.words import counted
 
 Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
 
@@ -88,7 +89,10 @@ def label(
         engine=_engine(engine, address, workers, gpus_per_worker), keep_votes=keep_votes, keep_maps=keep_maps,
         space=label_space,
     )  # fmt: skip
-    print(f"{run.out}: {run.done} labels made ({run.seconds_per_label:.2f} s each), {run.reused} were there already")
+    print(
+        f"{run.out}: {counted(run.done, 'label')} made ({run.seconds_per_label:.2f} s each), "
+        f"{run.reused} were there already"
+    )
     if run.reused:
         print("  those that were there are kept; where images, maps or poses changed since, remove them first")
     tokens = [(scene, token) for scene in data.scenes(split) for token in data.key_frame_tokens(scene)]
@@ -105,7 +109,9 @@ def label(
     if run.failed:
         for token, reason in list(run.failed.items())[:10]:
             print(f"  no label for {token}: {reason}", file=sys.stderr)
-        raise OccliftError(f"{len(run.failed)} labels could not be made; {run.out / 'manifest.json'} says why")
+        raise OccliftError(
+            f"{counted(len(run.failed), 'label')} could not be made; {run.out / 'manifest.json'} says why"
+        )
 
 
 def preview(
@@ -158,7 +164,7 @@ def preview(
     write_page(path, seen, command=shlex.join(words), teachers=(config.semantics, config.depth))
     for note in seen.notes:
         print(note, file=sys.stderr)
-    print(f"{seen.frame.scene}, key frame {seen.frame.token}: {len(seen.frame.cameras)} images")
+    print(f"{seen.frame.scene}, key frame {seen.frame.token}: {counted(len(seen.frame.cameras), 'image')}")
     for name, kind, took in (
         (config.semantics, "classes", seen.semantics_time), (config.depth, "depth", seen.depth_time)
     ):  # fmt: skip
@@ -246,7 +252,7 @@ def convert_labels(
     for name, becomes in run.classes.items():
         if name != becomes:
             print(f"  {name} → {becomes}")
-    print(f"{run.out}: {run.labels} labels")
+    print(f"{run.out}: {counted(run.labels, 'label')}")
 
 
 def audit(
@@ -352,7 +358,7 @@ def audit(
     for line in depth_report(labels, [path for token, path in labels_by_token(labels).items() if token in audited]):
         print(line)
     if write_shifted:
-        print(f"{write_shifted}: {number} labels, {shift_voxels:+d} voxels")
+        print(f"{write_shifted}: {counted(number, 'label')}, {shift_voxels:+d} voxels")
     if swept is not None:
         print_comparison(swept.table())
     for path in written:

@@ -11,6 +11,7 @@ from tyro.conf import arg
 
 from occlift.cli.options import Given, options
 from occlift.runtime.launchers import is_first_process
+from occlift.runtime.words import counted
 
 if TYPE_CHECKING:
     from occlift.training.run import TrainingSpec
@@ -48,6 +49,7 @@ def train_as(spec: TrainingSpec[Any, Any], recipe: str, loop: LoopOptions) -> No
         for about, remark in run.remarks.items():
             print(f"{about}: {remark}")
         print(
-            f"{run.checkpoint}: step {run.steps}, {run.train_frames} frames, {run.seconds:.0f} s, peak memory "
+            f"{run.checkpoint}: step {run.steps}, {counted(run.train_frames, 'frame')}, "
+            f"{run.seconds:.0f} s, peak memory "
             f"{peak_memory_bytes() / 1e9:.1f} GB; see {run.losses}"
         )

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from occlift.cli.options import named_values
 from occlift.cli.spaces import Space, space_of
+from occlift.runtime.words import counted
 
 Root = Annotated[Positional[str], arg(help="data set", metavar="ROOT")]
 Token = Annotated[Positional[str], arg(help="token of the key frame", metavar="TOKEN")]
@@ -44,7 +45,7 @@ def show(
             print(note)
         if len(film.notes) > 5:
             print(f"and {len(film.notes) - 5} more that could not be drawn")
-        print(f"{film.path}: {film.frames} key frames, {film.frames_per_s:g} a second")
+        print(f"{film.path}: {counted(film.frames, 'key frame')}, {film.frames_per_s:g} a second")
         return
     from occlift.viz.show import show as run_show
 

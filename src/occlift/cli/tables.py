@@ -12,6 +12,7 @@ from rich.table import Table
 from occlift.evaluation.score_table import format_score
 from occlift.metrics.occupancy import ABSENT_RULES, class_sets
 from occlift.metrics.rays import THRESHOLDS_M, ray_score_name
+from occlift.runtime.words import counted
 
 if TYPE_CHECKING:
     from occlift.demo import DemoRun
@@ -30,7 +31,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """Every variant of the scores: mask, class set and rule for absent classes stand beside each number."""
     console = Console()
     counts = evaluation.counts
-    table = Table(title=f"{evaluation.frames} key frames, per cent", title_justify="left")
+    table = Table(title=f"{counted(evaluation.frames, 'key frame')}, per cent", title_justify="left")
     sets = tuple(class_sets(counts.taxonomy))
     means = [f"mIoU {classes}{rule}" for rule in ("", ", absent = 0") for classes in sets]
     for column in ("mask", "IoU", *means):
@@ -61,7 +62,7 @@ def print_bev(evaluations: Sequence[BevEvaluation]) -> None:
     """IoU per class, a row per corruption."""
     console = Console()
     first = evaluations[0]
-    table = Table(title=f"Bird's-eye-view IoU, {first.frames} key frames, per cent", title_justify="left")
+    table = Table(title=f"Bird's-eye-view IoU, {counted(first.frames, 'key frame')}, per cent", title_justify="left")
     table.add_column("images")
     for name in first.named():
         table.add_column(name.removeprefix("bev_iou_").replace("_", " "), justify="right")
@@ -91,7 +92,7 @@ def print_depth_against_lidar(rows: Sequence[DepthAgainstLidar]) -> None:
 def print_label_plan(plan: LabelPlan, *, workers: int, semantics: str, depth: str) -> None:
     """What a run of `occlift label` would take."""
     there = f"; {plan.there} are there already" if plan.there else ""
-    print(f"{plan.labels} labels to make{there}; {plan.images} images through the teachers")
+    print(f"{counted(plan.labels, 'label')} to make{there}; {counted(plan.images, 'image')} through the teachers")
     for name, kind, took in ((semantics, "classes", plan.semantics), (depth, "depth", plan.depth)):
         loading = ", loading included" if took.only_first else ""
         print(f"  {name} ({kind}): {took.per_image_s:.3g} s per image{loading}")
@@ -99,7 +100,7 @@ def print_label_plan(plan: LabelPlan, *, workers: int, semantics: str, depth: st
     print(f"  time: {_time(plan.hours(1))} with one process" + _with_workers(plan, workers))
     print(f"  disk: {_size(plan.labels * plan.label_bytes)} ({plan.label_bytes / 1e3:.0f} kB a label in the probe)")
     print(f"  memory: {_size(plan.peak_bytes(workers))}" + (f" for {workers} processes" if workers > 1 else ""))
-    print(f"from a probe of {plan.probed} key frames; nothing was written")
+    print(f"from a probe of {counted(plan.probed, 'key frame')}; nothing was written")
 
 
 def _with_workers(plan: LabelPlan, workers: int) -> str:
@@ -122,16 +123,16 @@ def print_audit(audit: Audit) -> None:
     console = Console(highlight=False)
     counts = audit.counts
     if counts:
-        table = Table(title=f"{len(audit.tokens)} labels against truth, per cent", title_justify="left")
+        table = Table(title=f"{counted(len(audit.tokens), 'label')} against truth, per cent", title_justify="left")
         sets = tuple(class_sets(audit.space.taxonomy))
         means = [f"mIoU {classes}" for classes in sets]
         for column in ("mask", "voxels", "unknown", "IoU", *means, f"{means[0]}, absent = 0"):
             table.add_column(column, justify="left" if column in ("mask", "voxels") else "right")
-        for name, counted in (("all", counts.unknown_as_free), ("known", counts.known)):
-            for mask in counted.histograms:
-                unknown = format_score(counts.unknown_share(mask)) if counted is counts.unknown_as_free else ""
-                scores = [counted.mean_iou(mask, classes=classes) for classes in sets]
-                scores = [counted.geometric_iou(mask), *scores, counted.mean_iou(mask, absent="zero")]
+        for name, tally in (("all", counts.unknown_as_free), ("known", counts.known)):
+            for mask in tally.histograms:
+                unknown = format_score(counts.unknown_share(mask)) if tally is counts.unknown_as_free else ""
+                scores = [tally.mean_iou(mask, classes=classes) for classes in sets]
+                scores = [tally.geometric_iou(mask), *scores, tally.mean_iou(mask, absent="zero")]
                 table.add_row(mask, name, unknown, *map(format_score, scores))
         console.print(table)
         console.print("all: what a label does not know counts as free; known: only what the label knows.")
@@ -145,8 +146,9 @@ def print_audit(audit: Audit) -> None:
         console.print(table)
     moved = f", moved by {audit.shift_voxels:+d} voxels" if audit.shift_voxels else ""
     console.print(
-        f"{len(audit.tokens)} labels{moved}: {audit.unknown_share_of_grid:.1f} % of the grid unknown; ground around "
-        f"the ego at z = {audit.ground_height_m:+.1f} m in the ego frame (median, to the voxel)",
+        f"{counted(len(audit.tokens), 'label')}{moved}: {audit.unknown_share_of_grid:.1f} % of the "
+        "grid unknown; ground "
+        f"around the ego at z = {audit.ground_height_m:+.1f} m in the ego frame (median, to the voxel)",
         soft_wrap=True,
     )
     if audit.ground_offset:
@@ -187,7 +189,7 @@ def _print_depth(console: Console, depth: DepthAudit) -> None:
 
     whose = f" of the key frame {depth.offset:+d}" if depth.offset else ""
     table = Table(
-        title=f"{depth.frames} labels against {depth.name}{whose}, per cent of the points",
+        title=f"{counted(depth.frames, 'label')} against {depth.name}{whose}, per cent of the points",
         title_justify="left",
     )
     for column in ("range", "points", *OUTCOMES[1:]):
@@ -310,7 +312,9 @@ def print_demo(run: DemoRun) -> None:
 
 def print_rendered(run: RenderedEvaluation) -> None:
     console = Console(highlight=False)
-    table = Table(title=f"Depth against lidar, {run.frames} key frames, per image, metric", title_justify="left")
+    table = Table(
+        title=f"Depth against lidar, {counted(run.frames, 'key frame')}, per image, metric", title_justify="left"
+    )
     table.add_column("")
     rows = {"rendered": run.depth, "constant": run.constant, "ground": run.ground}
     for name in run.depth.measures("per_image", "metric"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from occlift.cli.options import Given, options
+from occlift.runtime.words import counted
 
 if TYPE_CHECKING:
     from occlift.town.config import TownConfig
@@ -30,4 +31,7 @@ def town(
     from occlift.town.write import write_town
 
     run = write_town(out, given.onto(_configs()["town"]), workers=workers)
-    print(f"{run.root}: {run.scenes} scenes, {run.key_frames} key frames ({run.reused} scenes stood there already)")
+    print(
+        f"{run.root}: {counted(run.scenes, 'scene')}, {counted(run.key_frames, 'key frame')} "
+        f"({run.reused} stood there already)"
+    )

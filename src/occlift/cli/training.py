@@ -10,6 +10,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from occlift.cli.loop import LoopOptions, loop_options, train_as
 from occlift.cli.options import Given, options
 from occlift.cli.spaces import Space, space_of
+from occlift.runtime.words import counted
 
 if TYPE_CHECKING:
     from occlift.training.occupancy import TrainConfig
@@ -92,7 +93,8 @@ def predict(
         split=split, tokens=tokens or None, precision=precision, device=device,
     )  # fmt: skip
     print(
-        f"{run.out}: {run.frames} frames in {run.seconds:.1f} s ({run.model_seconds / run.frames:.2f} s a frame inside "
+        f"{run.out}: {counted(run.frames, 'frame')} in {run.seconds:.1f} s "
+        f"({run.model_seconds / run.frames:.2f} s a frame inside "
         f"the network), peak memory {run.peak_memory_bytes / 1e9:.1f} GB"
     )
 
@@ -111,5 +113,5 @@ def export(
     run = run_export(checkpoint, onnx, opset=opset, cameras=cameras)
     print(
         f"{run.onnx}: opset {run.opset}, {run.num_bytes / 1e6:.1f} MB; onnxruntime differs from torch by at most "
-        f"{run.max_difference:.1e} in the logits ({run.checked_frames} key frames of random calibration)"
+        f"{run.max_difference:.1e} in the logits ({counted(run.checked_frames, 'key frame')} of random calibration)"
     )

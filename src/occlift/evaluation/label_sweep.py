@@ -30,6 +30,7 @@ from occlift.labels.scene import VOTES_NAME, SceneLabeller
 from occlift.labels.vote import Votes, read_votes
 from occlift.metrics.occupancy import MASK_WORDS, MASKS, Mask, evaluated_voxels, stored_masks
 from occlift.runtime.progress import track
+from occlift.runtime.words import counted
 from occlift.scenes.dataset import DrivingDataset
 from occlift.teachers.registry import depth_teacher, semantics_teacher
 
@@ -94,11 +95,11 @@ class Sweep:
         values = [[_score(point, mask, what) for mask, what in columns] for point in self.points]
         best = [max((row[i] for row in values if not math.isnan(row[i])), default=None) for i in range(len(columns))]
         return ScoreTable(
-            title=f"{len(self.tokens)} labels, unknown as free, absent classes skipped, per cent",
+            title=f"{counted(len(self.tokens), 'label')}, unknown as free, absent classes skipped, per cent",
             corner="label",
             columns=tuple(f"{what}, {MASK_WORDS[mask]}" for mask, what in columns),
             rows=tuple(
-                f"{_count(p.frames, 'frame')}, {_count(p.min_points, 'point')}, {p.moving}" for p in self.points
+                f"{counted(p.frames, 'frame')}, {counted(p.min_points, 'point')}, {p.moving}" for p in self.points
             ),
             values=tuple(tuple(None if math.isnan(value) else value for value in row) for row in values),
             best=tuple(tuple(value == top for value, top in zip(row, best, strict=True)) for row in values),
@@ -191,7 +192,7 @@ class Sweep:
         if others := self.config.decision.class_min_points:
             said.append("other thresholds: " + ", ".join(f"{name} {number}" for name, number in others.items()))
         note = (
-            f"{_count(len(self.tokens), 'label')}, {', '.join(said)}; classes by {self.config.semantics}, depth by "
+            f"{counted(len(self.tokens), 'label')}, {', '.join(said)}; classes by {self.config.semantics}, depth by "
             f"{self.config.depth}; scored with {MASK_WORDS[mask]}, unknown as free"
         )
         write_curves_png(
@@ -392,9 +393,5 @@ def _score(point: SweepPoint, mask: Mask, what: str) -> float:
 
 def _words(name: str, value: Any) -> str:
     if name == "frames":
-        return _count(value, "frame")
-    return _count(value, "point") if name == "min_points" else _MOVING_WORDS[value]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+        return counted(value, "frame")
+    return counted(value, "point") if name == "min_points" else _MOVING_WORDS[value]

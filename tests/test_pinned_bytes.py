@@ -38,7 +38,8 @@ LABELS = "121f99dd20ae46cd3fea2f29468e5281595777abf63a80bc2404ef20a17ed29e"
 # With the fields `space` (grid and classes) and `fusion`, which there were not when the bytes were first pinned.
 MANIFEST = "7bf3a247fd8271ceee2ade7ac6e556b117c8ffbb808bcaecd83195713697ae12"
 PREDICTIONS = "fe1dc7f9a00a1cb58b37a81e0c62d1f17d0d59b66326988695e5a0a084c657f8"
-EVALUATION = "0850e497a288d1c6943d90ebf89bdc5d005fc7ffb044a434ba0e9340a11e2e28"
+# With the mask `near_surface` and counts by scene; everything else as before.
+EVALUATION = "463bf3449ce9567007ae1dac44189740d0a6479861a864c28f318ee7116eaa68"
 
 
 def digest(folder: Path, *, without: tuple[str, ...] = ()) -> str:

@@ -520,6 +520,7 @@ def test_no_depth_teacher_has_steps_of_half_precision(
         "oracle:perfect": lambda: ramp_by_oracle(tmp_path),
         # Its noise makes all depths different; what it noises is the map above.
         "oracle:foundation": lambda: ramp_by_oracle(tmp_path),
+        "oracle:measured": lambda: ramp_by_oracle(tmp_path),
         "lidar": lambda: ramp_by_lidar(tmp_path),
         "depth-anything": lambda: ramp_by_network("depth-anything", tmp_path, depth_anything_folder),
         "depth-pro": lambda: ramp_by_network("depth-pro", tmp_path, depth_pro_folder),

@@ -212,7 +212,7 @@ def test_a_key_frame_becomes_a_report_and_a_scene(tmp_path: Path) -> None:
     )
     assert report.count(">mIoU 5</th>") == report.count(">mIoU 4</th>") == 2
     assert "mIoU over 5 classes" in report
-    assert "in mIoU 5 with" in report
+    assert "2.00 times the mIoU of the better baseline, prior" in report
     assert "shelf" in report
     assert "pedestrian" not in report
     assert f"rgb{SPACE.taxonomy.palette[SHELF]}" in report

@@ -6,9 +6,9 @@ import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
-from multiprocessing import connection, current_process, get_context
+from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numba
 
@@ -18,21 +18,13 @@ from occlift.labels.engine import Engine, LabelJob, LabelTask
 from occlift.labels.scene import Outcome
 from occlift.runtime.devices import gpus_in_turn
 from occlift.runtime.interrupts import interrupts_kept_from_children
-from occlift.runtime.processes import end_with_caller
+from occlift.runtime.processes import GUARD, UNGUARDED, end_where_unguarded, end_with_caller
 
 if TYPE_CHECKING:
     _Pipe = connection.Connection[Any, Any]
 else:
     # No generic at run time, where tests check what annotations say.
     _Pipe = connection.Connection
-
-_UNGUARDED: Final = 78
-"""Exit status of a worker that found itself starting workers."""
-
-_GUARD: Final = (
-    "every worker runs the program that starts it, and would start workers again: put what your program does, the call "
-    "with workers among it, under `if __name__ == '__main__':`, or use workers=1"
-)
 
 
 def local_engine(workers: int, *, retries: int = 3) -> Engine:
@@ -44,9 +36,7 @@ def local_engine(workers: int, *, retries: int = 3) -> Engine:
 
     The engine raises ConfigError where the program that asks for workers would start them from within each of them.
     """
-    if getattr(current_process(), "_inheriting", False):
-        # This process is such a worker: it runs the program that it is started from, and has come to the same place.
-        os._exit(_UNGUARDED)
+    end_where_unguarded()
 
     def run(job: LabelJob, scenes: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
         yield from work(_Processes(job, workers), job, scenes, workers=workers, retries=retries)
@@ -94,7 +84,7 @@ class _Processes:
             # EOFError between two messages, OSError in the middle of one.
             except (EOFError, OSError):
                 code = self._reap(slot)
-                yield slot, ConfigError(_GUARD) if code == _UNGUARDED else Lost(_how_it_ended(code))
+                yield slot, ConfigError(GUARD) if code == UNGUARDED else Lost(_how_it_ended(code))
 
     def close(self) -> None:
         for process, _ in self._members.values():

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from occlift.errors import OccliftError
 from occlift.runtime.files import disk_full_said, replacing, sweep
+from occlift.runtime.processes import end_where_unguarded
 
 LOCKS_NAME: Final = ".locks"
 WORKER_LOCKS: Final = "worker-*.lock"
@@ -57,6 +58,8 @@ def sole_run(folder: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[str]:
         AnotherRun: another run holds the folder, or workers of an earlier run do not end.
         OSError: the folder cannot be written.
     """
+    # A worker that runs its own program again would be told of another run, which is the one that started it.
+    end_where_unguarded()
     locks = folder / LOCKS_NAME
     locks.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import active_children, current_process, get_context, parent_process
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -74,6 +74,21 @@ def run_in_processes(function: Callable[[], Result], count: int) -> Result:
         return pickle.loads((Path(folder) / "result").read_bytes())
 
 
+UNGUARDED: Final = 78
+"""Exit status of a process that found itself starting processes."""
+
+GUARD: Final = (
+    "every worker runs the program that starts it, and would start workers again: put what your program does, the call "
+    "with workers among it, under `if __name__ == '__main__':`, or use workers=1"
+)
+
+
+def end_where_unguarded() -> None:
+    """Ends a worker that runs the program that it is started from, and has come to the place that started it."""
+    if getattr(current_process(), "_inheriting", False):
+        os._exit(UNGUARDED)
+
+
 def in_processes(
     function: Callable[..., Result], arguments: Sequence[tuple[Any, ...]], *, workers: int, threads: int
 ) -> Iterator[Result]:
@@ -87,16 +102,21 @@ def in_processes(
         threads: of compiled kernels, for each.
 
     Raises:
+        ConfigError: the program that calls this would start the processes from within each of them.
         ProcessFailed: a process died.
     """
+    end_where_unguarded()
     others = set(active_children())
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(threads,))
     try:
         with interrupts_kept_from_children():
             futures = [pool.submit(function, *given) for given in arguments]
+        started = set(active_children()) - others
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
+        if any(process.exitcode == UNGUARDED for process in started):
+            raise ConfigError(GUARD) from None
         raise ProcessFailed(
             "a process died, often for lack of memory; what is finished is kept. Run the same command again, with "
             "fewer workers if memory ran out"

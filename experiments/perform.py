@@ -76,7 +76,7 @@ def perform(run: Run, folder: Path, ends_at: float) -> bool:
         scores |= run.call()
     draws = scores.pop("draws", {})
     result = Result(
-        kind=run.kind, seed=run.train.keywords["config"].seed if run.train else None,
+        kind=run.kind, seed=run.seed,
         scores={name: value for name, value in scores.items() if not math.isnan(value)},
         seconds=sum(call["seconds"] for call in calls) + time.monotonic() - started, commit=_commit(),
         machine=_machine(), draws=draws,

@@ -54,6 +54,11 @@ class Run:
         """Number of training steps; 0 where nothing is trained."""
         return int(self.train.keywords["config"].optimizer.steps) if self.train else 0
 
+    @property
+    def seed(self) -> int | None:
+        """Random seed of the training; None where nothing is trained."""
+        return int(self.train.keywords["config"].seed) if self.train else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from occlift.cli.options import named_values
 from occlift.cli.spaces import Space, space_of
-from occlift.runtime.words import counted
+from occlift.runtime.words import alike, counted
 
 Root = Annotated[Positional[str], arg(help="data set", metavar="ROOT")]
 Token = Annotated[Positional[str], arg(help="token of the key frame", metavar="TOKEN")]
@@ -41,10 +41,8 @@ def show(
         from occlift.viz.video import write_scene_video
 
         film = write_scene_video(data, data.key_frame(token).scene, video, labels=labels, space=label_space)
-        for note in film.notes[:5]:
-            print(note)
-        if len(film.notes) > 5:
-            print(f"and {len(film.notes) - 5} more that could not be drawn")
+        for note, alikes in alike({note: note for note in film.notes}):
+            print(note if len(alikes) == 1 else f"{note} (and {len(alikes) - 1} more of this kind)")
         print(f"{film.path}: {counted(film.frames, 'key frame')}, {film.frames_per_s:g} a second")
         return
     from occlift.viz.show import show as run_show

@@ -111,8 +111,8 @@ def label(
             file=sys.stderr,
         )
     if run.failed:
-        for reason, tokens in alike(run.failed):
-            print(f"  no label for {counted(len(tokens), 'key frame')} ({such_as(tokens)}): {reason}", file=sys.stderr)
+        for reason, failed in alike(run.failed):
+            print(f"  no label for {counted(len(failed), 'key frame')} ({such_as(failed)}): {reason}", file=sys.stderr)
         rest = (
             f"; {counted(run.untried, 'label')} were not tried, because all before them failed for the same reason"
             if run.untried

@@ -46,3 +46,15 @@ def such_as(names: Sequence[str]) -> str:
     ('a, b', 'a, b, c and 5 more')
     """
     return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+def duration(seconds: float) -> str:
+    """A duration as people say it.
+
+    >>> duration(42), duration(150), duration(8000), duration(900_000)
+    ('42 s', '2.5 min', '2.2 h', '10.4 days')
+    """
+    for unit, length in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

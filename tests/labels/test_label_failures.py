@@ -169,6 +169,23 @@ def test_a_depth_map_that_holds_nothing_costs_one_label(small_town: Path, tmp_pa
     assert not generate_labels(data, tmp_path / "labels", config, scenes=[SCENE]).failed
 
 
+def test_another_spelling_of_a_folder_of_maps_is_the_same_folder(
+    small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = NuScenes.open(small_town), tmp_path / "labels"
+    generate_labels(data, tmp_path / "first", QUICK, scenes=[SCENE], keep_maps=tmp_path / "maps")
+    absolute = dataclasses.replace(QUICK, depth=f"files:{tmp_path / 'maps/depth'}")
+    made = generate_labels(data, out, absolute, scenes=[SCENE])
+    before = contents(out)
+    monkeypatch.chdir(tmp_path)
+    again = generate_labels(data, out, dataclasses.replace(QUICK, depth="files:maps/depth"), scenes=[SCENE])
+    assert (again.done, again.reused) == (0, made.done)
+    assert contents(out) == before, "the manifest too"
+    shutil.copytree("maps", "other")
+    with pytest.raises(ConfigError, match="depth: files:.*maps/depth there, files:other/depth now"):
+        generate_labels(data, out, dataclasses.replace(QUICK, depth="files:other/depth"), scenes=[SCENE])
+
+
 def test_the_command_ends_with_a_count_and_status_1(root: Path, tmp_path: Path) -> None:
     data = NuScenes.open(root)
     tokens = [data.key_frame_tokens(scene)[0] for scene in data.scenes()]

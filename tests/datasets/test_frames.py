@@ -313,6 +313,7 @@ def test_check_names_broken_files(break_it: Callable[[Path], object], expected: 
     assert run.returncode == 1, run
     assert "Traceback" not in run.stderr
     assert re.search(expected, run.stdout), run.stdout
+    assert "  train: 1 scene (monday)\n  val: " in run.stdout, "which scenes a split has"
 
 
 def test_a_bare_folder_of_frames_is_told_apart(rig: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from occlift.cli.spaces import Space, space_of
-from occlift.runtime.words import counted
+from occlift.errors import ConfigError, DataError
+from occlift.runtime.words import alike, counted, such_as
+
+if TYPE_CHECKING:
+    from occlift.scenes.dataset import DrivingDataset
 
 _MOST_PRINTED = 30
 
@@ -24,7 +28,6 @@ def check(
     space: Space = None,
 ) -> None:
     """Check files, times, calibration and poses of a data set, and draw one key frame."""
-    from occlift.errors import DataError
     from occlift.evaluation.check import check_dataset
     from occlift.scenes.dataset import open_dataset
 
@@ -34,6 +37,8 @@ def check(
         f"{data.spec}: {counted(len(run.driven_m), 'scene')}, {counted(run.frames, 'key frame')}, "
         f"cameras {', '.join(data.cameras)}"
     )
+    for name in ("train", "val"):
+        print(f"  {name}: {_scenes_said(data, name)}")
     print("corners matched between consecutive images, against the poses:")
     width = max([6, *(len(one.camera) for one in run.poses)])
     print(f"  {'camera':{width}}  pairs  matches  median error  agree")
@@ -42,17 +47,26 @@ def check(
         print(f"  {one.camera:{width}}  {one.pairs:5}  {one.matches:7}  {scores}")
     if not any(one.matches for one in run.poses):
         print("  (no two consecutive images that are 0.15 to 8 m apart and show corners)")
-    for problem in run.problems[:_MOST_PRINTED]:
-        print(f"! {problem}")
-    if len(run.problems) > _MOST_PRINTED:
-        print(f"! and {len(run.problems) - _MOST_PRINTED} more")
+    kinds = alike({problem: problem for problem in run.problems})
+    for problem, same in kinds[:_MOST_PRINTED]:
+        print(f"! {problem}" if len(same) == 1 else f"! {problem} (and {len(same) - 1} more of this kind)")
+    if len(kinds) > _MOST_PRINTED:
+        print(f"! and {len(kinds) - _MOST_PRINTED} more kinds")
     for note in run.notes:
         print(f"note: {note}")
     if run.picture:
         print(f"{run.picture}: key frame {run.drawn}; if the grid lies on the road, mounting and intrinsics are right")
     if run.problems:
-        raise DataError(f"{data.spec}: {len(run.problems)} problems, named above")
+        raise DataError(f"{data.spec}: {counted(len(run.problems), 'problem')}, named above")
     print("no problem found")
+
+
+def _scenes_said(data: DrivingDataset, split: str) -> str:
+    try:
+        scenes = data.scenes(split)
+    except (ConfigError, DataError):
+        scenes = ()
+    return f"{counted(len(scenes), 'scene')} ({such_as(scenes)})" if scenes else "no scene"
 
 
 def write_frames(

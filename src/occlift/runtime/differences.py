@@ -33,7 +33,7 @@ def _is_one(one: Any, other: Any) -> bool:
         return True
     if not (isinstance(one, str) and isinstance(other, str)):
         return False
-    # What stands before a colon is a teacher or a format: `files:maps`, `nuscenes:data`.
+    # What stands before a colon is a teacher or a format: `files:maps`, `frames:rig`.
     kinds, paths = zip(*((text.rpartition(":")[0], text.rpartition(":")[2]) for text in (one, other)), strict=True)
     try:
         return kinds[0] == kinds[1] and os.path.samefile(*paths)

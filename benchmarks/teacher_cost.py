@@ -155,11 +155,12 @@ def grounded_sam(height: int, width: int, boxes: int) -> Iterator[Cost]:
     for grouping in get_args(Grouping):
         asked = captions(OCC3D.taxonomy, grouping, sky_answer=False)
         looking, answering = detector_gflop(detector, *size, tokens_of(asked))
-        ways = {f"`grounded-sam`, `captions={grouping}` ({len(asked)})": looking + len(asked) * answering}
+        ways = {
+            f"`grounded-sam`, `captions={grouping}`: one look, {len(asked)} captions": looking + len(asked) * answering
+        }
         if grouping == "phrase":
-            ways = {
-                f"the networks' own code, phrase by phrase ({len(asked)})": len(asked) * (looking + answering)
-            } | ways
+            # What the networks' own code does.
+            ways[f"Grounded-SAM with a look for each of {len(asked)} phrases"] = len(asked) * (looking + answering)
         for name, detecting in ways.items():
             yield Cost(
                 kind="classes", teacher=name, model=f"{config.detector}, {config.segmenter}",
@@ -197,7 +198,8 @@ def closed_set(height: int, width: int) -> Iterator[Cost]:
         squares = -(-columns // rows) if model.config.model_type == "eomt" else 0
         pixels = empty(1, 3, rows, rows if squares else columns)
         return Cost(
-            kind="classes", teacher=f"`segmenter`, `shortest_edge_px={edge}`", model=model_name,
+            kind="classes", model=model_name,
+            teacher="`segmenter`" if squares else f"`segmenter`, `shortest_edge_px={edge}`",
             input_size=f"{squares} × {rows} × {rows}" if squares else f"{rows} × {columns}",
             gflop=max(1, squares) * gflop(lambda: model(pixel_values=pixels, **inputs)),
             parameters_m=parameters_m(model),

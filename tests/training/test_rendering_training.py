@@ -14,6 +14,7 @@ import torch
 import tyro
 from networks import tiny_easyocc
 from test_rendering import frames_of
+from truth import TRUTH
 
 from occlift.cli.rendering import train_rendering as train_rendering_command
 from occlift.datasets.nuscenes.dataset import NuScenes
@@ -24,7 +25,10 @@ from occlift.labels.files import label_path, prediction_path, read_label, read_p
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
 from occlift.scenes.dataset import split_tokens
+from occlift.scenes.frames import KeyFrame
 from occlift.scenes.rigs import rig_of
+from occlift.teachers.oracle import FOUNDATION_DEPTH, OracleDepth
+from occlift.teachers.teacher import DepthMap
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import load_easyocc
 from occlift.training.draws import frame_generator
@@ -123,6 +127,40 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(small_town: Path, tmp_path:
     assert {"loss", "loss_photometric", "loss_semantic", "loss_pseudo_cross_entropy", "loss_pseudo_lovasz"} <= names
     one, other = (load_easyocc(run.checkpoint).state_dict() for run in (whole, rest))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kept_maps_are_asked_for_once_and_change_nothing(
+    small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    asked: list[str] = []
+
+    class Counted(OracleDepth):
+        def depth(self, frame: KeyFrame) -> list[DepthMap]:
+            asked.append(frame.token)
+            return super().depth(frame)
+
+    def teacher(*_: Any, **__: Any) -> Counted:
+        return Counted(truth=TRUTH, corruption=FOUNDATION_DEPTH, seed=0)
+
+    monkeypatch.setattr("occlift.training.rendering.depth_teacher", teacher)
+    steps = 2 * len(split_tokens(NuScenes.open(small_town), "train"))
+    config = replace(
+        CONFIG, loss=RenderingLossConfig.of_maps(), cache_bytes=0, workers=workers,
+        optimizer=OptimizerConfig(steps=steps, learning_rate=5e-3), checkpoint_every=steps,
+    )  # fmt: skip
+
+    def losses(name: str, map_cache: Path | None) -> list[tuple[int, str, float]]:
+        spec = RenderingTraining(data=NuScenes.open(small_town), config=config, map_cache=map_cache)
+        found = run_training(spec, tmp_path / name)
+        return [row for row in read_scalars(found.losses) if row[1] != "step_seconds"]
+
+    first = losses("first", tmp_path / "maps")
+    assert len(asked) == len(set(asked)) == steps // 2, "the second epoch reads"
+    assert losses("second", tmp_path / "maps") == first
+    assert len(asked) == steps // 2, "a second run reads"
+    assert losses("without", None) == first
+    assert len(asked) > steps // 2
 
 
 def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def grounded_sam(height: int, width: int, boxes: int) -> Iterator[Cost]:
         asked = captions(OCC3D.taxonomy, grouping, sky_answer=False)
         looking, answering = detector_gflop(detector, *size, tokens_of(asked))
         ways = {
-            f"`grounded-sam`, `captions={grouping}`: one look, {len(asked)} captions": looking + len(asked) * answering
+            f"`grounded-sam`, `captions={grouping}`: one look, captions: {len(asked)}": looking + len(asked) * answering
         }
         if grouping == "phrase":
             # What the networks' own code does.

@@ -233,6 +233,7 @@ def test_the_example_of_a_command_is_one(
     shown = capsys.readouterr().out
     assert "Example:" in shown
     assert "{None}" not in shown
+    assert "default: None" not in " ".join(shown.replace("│", " ").split()), "say what happens without it"
     assert "[STR [STR ...]]" not in shown, "a name for each value of an option"
 
 
@@ -268,7 +269,7 @@ def test_mistakes_end_with_one_line_and_no_stack_trace(tmp_path: Path) -> None:
         ["evaluate-bev", "no.ckpt", "nowhere", "--corrupt", "fog:much"],
         ["evaluate", "--predictions", ".", "--truth", ".", "--rays", "--root", "nowhere", "--device", "gpu"],
         ["town", "file/town"],
-        ["finetune", "bev-demo", "nowhere", "--labels", "1%"],
+        ["finetune", "bev-demo", "nowhere", "--label-share", "1%"],
     ):
         done = _run(arguments, tmp_path)
         assert done.returncode == 1, arguments

@@ -97,7 +97,7 @@ def test_options_that_need_each_other_are_given_at_once(asked: Any) -> None:
     config = asked("pretrain occfeat root --class-factor 0.5 --occupancy labels --teacher x --image-size 448 800")
     assert (config.loss.classes, config.occupancy, config.teacher) == (0.5, "labels", "x")
     assert (config.model.image_height, config.model.image_width) == (448, 800)
-    config = asked("finetune bev root --labels 1% --classes vehicle crossing --backbone resnet50")
+    config = asked("finetune bev root --label-share 1% --classes vehicle crossing --backbone resnet50")
     assert (config.labels, config.model.classes, config.model.backbone) == (0.01, ("vehicle", "crossing"), "resnet50")
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from label_runs import QUICK, contents, labels_in
 
 from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.errors import ConfigError, OccliftError
+from occlift.labels.engine import LabelJob, LabelTask
 from occlift.labels.files import label_path
-from occlift.labels.generate import generate_labels
+from occlift.labels.generate import LabelRun, generate_labels
 from occlift.labels.manifest import read_manifest
+from occlift.labels.scene import Outcome
 from occlift.runtime import files
 from occlift.runtime.npz import write_npz
 from occlift.scenes.frames import CameraImage, KeyFrame
@@ -167,6 +169,23 @@ def test_a_depth_map_that_holds_nothing_costs_one_label(small_town: Path, tmp_pa
     assert not generate_labels(data, tmp_path / "labels", config, scenes=[SCENE]).failed
 
 
+def test_another_spelling_of_a_folder_of_maps_is_the_same_folder(
+    small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = NuScenes.open(small_town), tmp_path / "labels"
+    generate_labels(data, tmp_path / "first", QUICK, scenes=[SCENE], keep_maps=tmp_path / "maps")
+    absolute = dataclasses.replace(QUICK, depth=f"files:{tmp_path / 'maps/depth'}")
+    made = generate_labels(data, out, absolute, scenes=[SCENE])
+    before = contents(out)
+    monkeypatch.chdir(tmp_path)
+    again = generate_labels(data, out, dataclasses.replace(QUICK, depth="files:maps/depth"), scenes=[SCENE])
+    assert (again.done, again.reused) == (0, made.done)
+    assert contents(out) == before, "the manifest too"
+    shutil.copytree("maps", "other")
+    with pytest.raises(ConfigError, match="depth: files:.*maps/depth there, files:other/depth now"):
+        generate_labels(data, out, dataclasses.replace(QUICK, depth="files:other/depth"), scenes=[SCENE])
+
+
 def test_the_command_ends_with_a_count_and_status_1(root: Path, tmp_path: Path) -> None:
     data = NuScenes.open(root)
     tokens = [data.key_frame_tokens(scene)[0] for scene in data.scenes()]
@@ -177,11 +196,33 @@ def test_the_command_ends_with_a_count_and_status_1(root: Path, tmp_path: Path) 
     assert done.returncode == 1
     assert "6 labels made" in done.stdout
     assert "2 labels could not be made" in done.stderr
-    assert all(f"no label for {token}: " in done.stderr for token in tokens)
+    assert f"no label for 2 key frames ({tokens[0]}, {tokens[1]}): " in done.stderr, "one reason, said once"
     assert "Traceback" not in done.stderr
     done = subprocess.run([*command, "--split", "val"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "1 label could not be made" in done.stderr, "only what was asked for counts"
+
+
+def test_the_rest_is_not_tried_where_several_scenes_fail_for_one_reason(
+    small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("occlift.labels.generate._LABELS_TRIED", 4)
+    monkeypatch.setattr("occlift.labels.generate._SCENES_TRIED", 2)
+    data = NuScenes.open(small_town)
+    tokens = [token for scene in data.scenes() for token in data.key_frame_tokens(scene)]
+    missing = {token: f"maps/{token}.npy: no such file" for token in tokens}
+
+    def run(name: str, reasons: Mapping[str, str]) -> LabelRun:
+        def engine(job: LabelJob, todo: Sequence[Sequence[LabelTask]]) -> Generator[Outcome, None, None]:
+            tasks = (task for scene in todo for task in scene)
+            yield from (Outcome(scene=task.scene, token=task.token, failed=reasons[task.token]) for task in tasks)
+
+        return generate_labels(data, tmp_path / name, QUICK, engine=engine)
+
+    stopped = run("missing", missing)
+    assert (len(tokens), len(stopped.failed), stopped.untried) == (8, 5, 3), "the second scene's first is the fifth"
+    assert run("several", {**missing, tokens[1]: "maps/x.npy: the file is damaged"}).untried == 0
+    assert run("some", {**missing, tokens[0]: ""}).untried == 0
 
 
 # A full disk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -29,6 +30,7 @@ from occlift.labels.files import OccupancyLabel, label_path, prediction_path, re
 from occlift.losses.occupancy import OccupancyLossConfig, class_weights, occupancy_loss
 from occlift.metrics.occupancy import histogram, mean_iou
 from occlift.models.easyocc import EasyOcc, EasyOccConfig
+from occlift.runtime.progress import shown_progress
 from occlift.scenes.dataset import DatasetSpec
 from occlift.scenes.frames import CameraImage, KeyFrame, LidarSweep
 from occlift.scenes.sources import ImageFile
@@ -140,7 +142,7 @@ def few_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def train(root: Path, labels: Path, out: Path, config: TrainConfig, **options: Any) -> TrainRun:
-    how_far = {name: options.pop(name) for name in ("resume", "max_steps") if name in options}
+    how_far = {name: options.pop(name) for name in ("resume", "max_steps", "tensorboard") if name in options}
     spec = OccupancyTraining(data=NuScenes.open(root), labels=labels, config=config, **options)
     return run_training(spec, out, **how_far)
 
@@ -196,6 +198,36 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(few_frames: Path, tmp_path:
     (tmp_path / "half/last.ckpt").unlink()
     with pytest.raises(DataError, match=r"half.last.ckpt: no such checkpoint"):
         load_easyocc(tmp_path / "half")
+
+
+def test_tensorboard_shows_what_the_log_holds(few_frames: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    gts, out = few_frames / "gts", tmp_path / "run"
+    train(few_frames, gts, out, CONFIG, validation_labels=gts, tensorboard=True, max_steps=2)
+    run = train(few_frames, gts, out, CONFIG, validation_labels=gts, tensorboard=True, resume=out)
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, name, event.value) for name in events.Tags()["scalars"] for event in events.Scalars(name)]
+    logged = read_scalars(run.losses)
+    assert sorted((step, name) for step, name, _ in shown) == sorted((step, name) for step, name, _ in logged)
+    values = {(step, name): value for step, name, value in logged}
+    assert all(math.isclose(value, values[step, name], rel_tol=1e-6) for step, name, value in shown)
+
+
+def test_a_training_shows_its_loss_and_says_if_it_will_take_days(
+    few_frames: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("occlift.training.callbacks._LONG_S", 0.0)
+    monkeypatch.setattr("occlift.training.callbacks._TIMED_STEPS", 1)
+    monkeypatch.setattr("occlift.runtime.progress._SHORT_S", 0.0)
+    with shown_progress():
+        run = train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG)
+    warning, line = capsys.readouterr().err.splitlines()
+    assert re.match(r"! a step takes \S+ s on this CPU, the 2 steps that are left about \S+ (s|min): train on a", warning)
+    last = next(value for step, name, value in read_scalars(run.losses) if (step, name) == (4, "loss"))
+    assert line.endswith(f", loss {last:.3f}")
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(few_frames: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def finetune(
             help_behavior_hint="(default: random weights)",
         ),
     ] = None,
-    labels: Annotated[Share, arg(help="share of the training split's labels that is used")] = "100%",
+    label_share: Annotated[Share, arg(help="share of the training split's labels that is used")] = "100%",
     network: Network = "simple_bev",
     image_size: ImageSize = None,
 ) -> None:
@@ -101,7 +101,7 @@ def finetune(
     from occlift.scenes.dataset import open_dataset
     from occlift.training.bev import BevFinetuning
 
-    config = given.onto(_finetunings(network)[recipe], labels=_SHARES[labels], **_size(image_size))
+    config = given.onto(_finetunings(network)[recipe], labels=_SHARES[label_share], **_size(image_size))
     spec = BevFinetuning(data=open_dataset(root), config=loop.onto(config), pretrained=pretrained_checkpoint)
     train_as(spec, recipe, loop)
 

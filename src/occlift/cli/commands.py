@@ -138,7 +138,9 @@ GROUPS: Final[dict[str, dict[str, Command]]] = {
         "finetune": Command(
             function="occlift.cli.bev:finetune",
             summary="Train a bird's-eye-view network on all labels or a few, from pretrained weights or not.",
-            example="occlift finetune bev-demo data/town --from runs/pretrained/last.ckpt --labels 10% --out runs/bev",
+            example=(
+                "occlift finetune bev-demo data/town --from runs/pretrained/last.ckpt --label-share 10% --out runs/bev"
+            ),
         ),
         "evaluate-bev": Command(
             function="occlift.cli.evaluation:evaluate_bev",

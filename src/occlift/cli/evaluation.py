@@ -20,14 +20,22 @@ EVERY_MASK: Final[Masks] = ("camera", "near_surface", "lidar", "none")
 def evaluate(
     predictions: Annotated[Path, arg(help="folder of predictions, <token>.npz with the key semantics, anybody's")],
     truth: Annotated[Path, arg(help="folder of the truth, <scene>/<token>/labels.npz")],
-    mask: Annotated[Masks, arg(help="masks of evaluated voxels; by default all")] = EVERY_MASK,
+    mask: Annotated[Masks, arg(help="masks of evaluated voxels", help_behavior_hint="(default: all)")] = EVERY_MASK,
     space: Space = None,
     rays: Annotated[bool, arg(help="RayIoU, too; needs --root for the lidar poses")] = False,
-    root: Annotated[str | None, arg(help="data set, for --split and --rays", metavar="ROOT")] = None,
-    split: Annotated[
-        str | None, arg(help="split of ROOT to score, exactly; by default every scene that is predicted, whole")
+    root: Annotated[
+        str | None, arg(help="data set, for --split and --rays", metavar="ROOT", help_behavior_hint="(default: none)")
     ] = None,
-    json: Annotated[Path | None, arg(help="file for histograms and every named score")] = None,
+    split: Annotated[
+        str | None,
+        arg(
+            help="split of ROOT to score, exactly",
+            help_behavior_hint="(default: every scene that is predicted, whole)",
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, arg(help="file for histograms and every named score", help_behavior_hint="(default: none)")
+    ] = None,
     allow_missing: Annotated[
         bool, arg(help="leave out key frames that are missing on one side, instead of refusing")
     ] = False,
@@ -70,8 +78,10 @@ def evaluate_bev(
         tuple[str, ...],
         arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all", metavar="NAME ..."),
     ] = (),
-    json: Annotated[Path | None, arg(help="file for every number")] = None,
-    device: Annotated[str | None, arg(help="torch device; by default an accelerator if there is one")] = None,
+    json: Annotated[Path | None, arg(help="file for every number", help_behavior_hint="(default: none)")] = None,
+    device: Annotated[
+        str | None, arg(help="torch device", help_behavior_hint="(default: an accelerator if there is one)")
+    ] = None,
 ) -> None:
     """Score a bird's-eye-view network, also on corrupted images."""
     from json import dumps
@@ -107,7 +117,8 @@ def compare(
         arg(help="files of `occlift evaluate --json`, or of `occlift evaluate-bev --json`", metavar="JSON"),
     ],
     names: Annotated[
-        tuple[str, ...], arg(help="names of the runs; by default those of the files", metavar="NAME ...")
+        tuple[str, ...],
+        arg(help="names of the runs", metavar="NAME ...", help_behavior_hint="(default: those of the files)"),
     ] = (),
     mask: Annotated[Masks | None, arg(help="masks of the columns", help_behavior_hint="(default: camera none)")] = None,
     absent: Annotated[
@@ -116,11 +127,15 @@ def compare(
     ] = None,
     per_class: Annotated[
         Literal["camera", "near_surface", "lidar", "none", "rays"] | None,
-        arg(help="mask, or rays, of a second table: IoU per class"),
+        arg(help="mask, or rays, of a second table: IoU per class", help_behavior_hint="(default: none)"),
     ] = None,
     markdown: Annotated[bool, arg(help="print Markdown")] = False,
     picture: Annotated[
-        Path | None, arg(help="PNG for bars per class (camera mask, unless --per-class says otherwise)")
+        Path | None,
+        arg(
+            help="PNG for bars per class (camera mask, unless --per-class says otherwise)",
+            help_behavior_hint="(default: none)",
+        ),
     ] = None,
 ) -> None:
     """Compare runs: every score beside the others', the best marked."""

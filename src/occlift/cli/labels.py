@@ -14,7 +14,7 @@ from occlift.cli.options import Given, named_values, options, whole_number
 from occlift.cli.spaces import Space, space_of
 from occlift.errors import DataError, OccliftError
 from occlift.runtime.files import write_text
-from occlift.runtime.words import counted
+from occlift.runtime.words import alike, counted, such_as
 
 Layout = Literal["occ3d", "surroundocc", "openoccupancy", "npz"]
 
@@ -104,13 +104,22 @@ def label(
             print(f"  ! {doubt}")
         for line in depth_report(run.out, made):
             print(f"  {line}")
-    for token, without in list(run.incomplete.items())[:10]:
-        print(f"  {token} had to do without {', '.join(without)}", file=sys.stderr)
+    if run.incomplete:
+        print(
+            f"  {counted(len(run.incomplete), 'label')} had to do without some key frames of their windows, which "
+            f"could not be read ({run.out / 'manifest.json'} lists them): {such_as(list(run.incomplete))}",
+            file=sys.stderr,
+        )
     if run.failed:
-        for token, reason in list(run.failed.items())[:10]:
-            print(f"  no label for {token}: {reason}", file=sys.stderr)
+        for reason, failed in alike(run.failed):
+            print(f"  no label for {counted(len(failed), 'key frame')} ({such_as(failed)}): {reason}", file=sys.stderr)
+        rest = (
+            f"; {counted(run.untried, 'label')} were not tried, because all before them failed for the same reason"
+            if run.untried
+            else ""
+        )
         raise OccliftError(
-            f"{counted(len(run.failed), 'label')} could not be made; {run.out / 'manifest.json'} says why"
+            f"{counted(len(run.failed), 'label')} could not be made{rest}; {run.out / 'manifest.json'} says why"
         )
 
 

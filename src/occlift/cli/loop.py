@@ -29,6 +29,9 @@ class LoopOptions(Given):
         Path | None,
         arg(help="checkpoint to resume from, or the folder of its run", help_behavior_hint="(default: start anew)"),
     ] = None
+    tensorboard: Annotated[bool, arg(help="write losses and scores for TensorBoard too: tensorboard --logdir runs")] = (
+        False
+    )
 
 
 def loop_options(configs: Callable[[], Mapping[str, Any]], *, pretrained: str = "model.pretrained") -> object:
@@ -44,7 +47,10 @@ def train_as(spec: TrainingSpec[Any, Any], recipe: str, loop: LoopOptions) -> No
     from occlift.training.run import run_training
     from occlift.training.run_folder import peak_memory_bytes
 
-    run = run_training(spec, loop.out or Path("runs") / recipe, resume=loop.resume, max_steps=loop.max_steps)
+    run = run_training(
+        spec, loop.out or Path("runs") / recipe, resume=loop.resume, max_steps=loop.max_steps,
+        tensorboard=loop.tensorboard,
+    )  # fmt: skip
     if is_first_process():
         for about, remark in run.remarks.items():
             print(f"{about}: {remark}")

@@ -146,6 +146,9 @@ def _option(flag: str, path: str, configs: Mapping[str, Any]) -> tuple[str, Any,
         hint = f"(default: {', '.join(f'{value} for {recipe}' for recipe, value in defaults.items())})"
     elif kind == tuple[str, ...]:
         metavar = "NAME ..."
+    elif default is None:
+        help, _, meaning = help.partition("; None: ")
+        hint = f"(default: {meaning or 'none'})"
     metadata = {"path": path, "values": values}
     return (
         flag,

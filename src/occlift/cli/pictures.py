@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from occlift.cli.options import named_values
 from occlift.cli.spaces import Space, space_of
-from occlift.runtime.words import counted
+from occlift.runtime.words import alike, counted
 
 Root = Annotated[Positional[str], arg(help="data set", metavar="ROOT")]
 Token = Annotated[Positional[str], arg(help="token of the key frame", metavar="TOKEN")]
@@ -22,13 +22,17 @@ def show(
     labels: Annotated[
         Path | None,
         arg(
-            help="labels, truth or predictions to draw, a folder or a file .npz; without it the lidar's voxels, where "
-            "there is a lidar"
+            help="labels, truth or predictions to draw, a folder or a file .npz",
+            help_behavior_hint="(default: the lidar's voxels, where there is a lidar)",
         ),
     ] = None,
     space: Space = None,
     video: Annotated[
-        Path | None, arg(help="file .mp4 for the scene of this key frame, instead of pictures of the key frame")
+        Path | None,
+        arg(
+            help="file .mp4 for the scene of this key frame, instead of pictures of the key frame",
+            help_behavior_hint="(default: pictures)",
+        ),
     ] = None,
 ) -> None:
     """Draw one key frame: lidar and occupancy on the images, and from above; or its scene as a video."""
@@ -41,10 +45,8 @@ def show(
         from occlift.viz.video import write_scene_video
 
         film = write_scene_video(data, data.key_frame(token).scene, video, labels=labels, space=label_space)
-        for note in film.notes[:5]:
-            print(note)
-        if len(film.notes) > 5:
-            print(f"and {len(film.notes) - 5} more that could not be drawn")
+        for note, alikes in alike({note: note for note in film.notes}):
+            print(note if len(alikes) == 1 else f"{note} (and {len(alikes) - 1} more of this kind)")
         print(f"{film.path}: {counted(film.frames, 'key frame')}, {film.frames_per_s:g} a second")
         return
     from occlift.viz.show import show as run_show
@@ -70,15 +72,19 @@ def show_targets(
     token: Token,
     out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/targets"),
     labels: Annotated[
-        Path | None, arg(help="folder of labels that occupancy is taken from; without it from the lidar")
+        Path | None,
+        arg(help="folder of labels that occupancy is taken from", help_behavior_hint="(default: from the lidar)"),
     ] = None,
     space: Space = None,
     sweeps: Annotated[int, arg(help="number of lidar sweeps: the key frame's own and those of key frames before")] = 1,
     teacher: Annotated[
-        str | None, arg(help="teacher of features (occlift teachers); without it occupancy alone")
+        str | None,
+        arg(help="teacher of features (occlift teachers)", help_behavior_hint="(default: occupancy alone)"),
     ] = None,
     teacher_option: Annotated[tuple[str, ...], arg(help="options of the teacher", metavar="NAME=VALUE ...")] = (),
-    stride: Annotated[int, arg(help="edge of a target voxel, cells of half a metre: occfeat 1, occfeat-demo 2")] = 1,
+    target_stride: Annotated[
+        int, arg(help="edge of a target voxel, cells of half a metre: occfeat 1, occfeat-demo 2")
+    ] = 1,
 ) -> None:
     """Draw what a pretraining would be asked to predict of one key frame, on the images and from above."""
     from occlift.errors import ConfigError
@@ -91,7 +97,7 @@ def show_targets(
         raise ConfigError("--teacher-option needs --teacher: whose settings?")
     targets = Targets(
         labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=named_values(teacher_option),
-        grid=OccFeatHeadConfig(horizontal_stride=stride).grid, space=space_of(space, labels),
+        grid=OccFeatHeadConfig(horizontal_stride=target_stride).grid, space=space_of(space, labels),
     )  # fmt: skip
     run = run_show(open_dataset(root), token, out, targets)
     for path in run.paths:

@@ -12,7 +12,7 @@ from rich.table import Table
 from occlift.evaluation.score_table import format_score
 from occlift.metrics.occupancy import ABSENT_RULES, class_sets
 from occlift.metrics.rays import THRESHOLDS_M, ray_score_name
-from occlift.runtime.words import counted
+from occlift.runtime.words import counted, duration
 
 if TYPE_CHECKING:
     from occlift.demo import DemoRun
@@ -97,7 +97,7 @@ def print_label_plan(plan: LabelPlan, *, workers: int, semantics: str, depth: st
         loading = ", loading included" if took.only_first else ""
         print(f"  {name} ({kind}): {took.per_image_s:.3g} s per image{loading}")
     print(f"  fusing and writing: {plan.fuse_s:.3g} s per label")
-    print(f"  time: {_time(plan.hours(1))} with one process" + _with_workers(plan, workers))
+    print(f"  time: {duration(3600 * plan.hours(1))} with one process" + _with_workers(plan, workers))
     print(f"  disk: {_size(plan.labels * plan.label_bytes)} ({plan.label_bytes / 1e3:.0f} kB a label in the probe)")
     print(f"  memory: {_size(plan.peak_bytes(workers))}" + (f" for {workers} processes" if workers > 1 else ""))
     print(f"from a probe of {counted(plan.probed, 'key frame')}; nothing was written")
@@ -107,11 +107,7 @@ def _with_workers(plan: LabelPlan, workers: int) -> str:
     if workers == 1:
         return f"; this machine has {plan.cores} cores for --workers" if plan.cores > 1 else ""
     few = f", of which {plan.cores} have a core of this machine" if workers > plan.cores else ""
-    return f", {_time(plan.hours(workers))} with {workers}{few}, if teachers do not share a GPU"
-
-
-def _time(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+    return f", {duration(3600 * plan.hours(workers))} with {workers}{few}, if teachers do not share a GPU"
 
 
 def _size(num_bytes: float) -> str:

@@ -105,7 +105,9 @@ def export(
     ],
     onnx: Annotated[Path, arg(help="ONNX file to write", metavar="FILE")],
     opset: Annotated[int, arg(help="version of ONNX's operators, 20 or higher")] = 20,
-    cameras: Annotated[int | None, arg(help="images per key frame (default: as in the training)")] = None,
+    cameras: Annotated[
+        int | None, arg(help="images per key frame", help_behavior_hint="(default: as in the training)")
+    ] = None,
 ) -> None:
     """Write a network as ONNX: images and calibration in, logits out; checked against torch."""
     from occlift.training.export import export as run_export

@@ -20,10 +20,20 @@ def view(
         ),
     ],
     token: Annotated[
-        str | None, arg(help="token of the key frame to begin with, and which single files are of")
+        str | None,
+        arg(
+            help="token of the key frame to begin with, and which single files are of",
+            help_behavior_hint="(default: the first)",
+        ),
     ] = None,
     space: Space = None,
-    html: Annotated[Path | None, arg(help="file to write this one key frame to as a page, instead of a server")] = None,
+    html: Annotated[
+        Path | None,
+        arg(
+            help="file to write this one key frame to as a page, instead of a server",
+            help_behavior_hint="(default: a server)",
+        ),
+    ] = None,
     port: Annotated[int, arg(help="port of the page; the next free one is taken where it is in use")] = 8080,
 ) -> None:
     """Look at data sets, labels, predictions and truth in 3-D, in a browser: any mix of paths.

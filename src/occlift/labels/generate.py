@@ -29,11 +29,16 @@ from occlift.runtime.folder_lock import sole_run
 from occlift.runtime.folders import is_claimed
 from occlift.runtime.interrupts import going_on
 from occlift.runtime.progress import track
+from occlift.runtime.words import alike
 from occlift.scenes.dataset import DrivingDataset, HasBoxes, require
 from occlift.teachers.files import warn_of_strange_maps
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 
 _MANIFEST_EVERY_S: Final = 10.0
+
+_SCENES_TRIED: Final = 3
+_LABELS_TRIED: Final = 10
+"""Where no label of so many scenes, and so many labels, could be made for one reason, the rest is not tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class LabelRun:
         reused: labels that were there already.
         failed: sample token → why it has no label.
         incomplete: sample token → sample tokens that its label had to do without, because they failed.
+        untried: number of labels that were not tried, because all before them failed for one reason.
         seconds_per_label: wall clock, over those written; 0 if none was.
     """
 
@@ -53,6 +59,7 @@ class LabelRun:
     reused: int
     failed: Mapping[str, str] = field(default_factory=dict)
     incomplete: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    untried: int = 0
     seconds_per_label: float
 
 
@@ -73,7 +80,8 @@ def generate_labels(
     """Makes the labels of all key frames of some scenes, without those that `out` holds already.
 
     A key frame whose maps are missing or damaged has no label and is left out of its neighbours'; the manifest says
-    so, the rest goes on, and a later run tries these labels again.
+    so, the rest goes on, and a later run tries these labels again. Only where there is no label at all, and those of
+    three scenes failed for one reason, the rest is not tried.
 
     Args:
         scenes: names; by default all.
@@ -135,10 +143,13 @@ def _run(data: DrivingDataset, job: LabelJob, scenes: Sequence[str], manifest: M
     unfinished = {task.token: task for tasks in todo for task in tasks}
     started = written = time.monotonic()
     done = 0
+    failed: dict[str, Outcome] = {}
     try:
         with closing(engine(job, todo)) as outcomes:
             for outcome in track(outcomes, "labels", total=len(unfinished)):
                 done += not outcome.failed
+                if outcome.failed:
+                    failed[outcome.token] = outcome
                 del unfinished[outcome.token]
                 manifest.record(outcome)
                 append_timings(out, outcome)
@@ -146,6 +157,8 @@ def _run(data: DrivingDataset, job: LabelJob, scenes: Sequence[str], manifest: M
                 if time.monotonic() > written + _MANIFEST_EVERY_S:
                     manifest.write(out)
                     written = time.monotonic()
+                if failed and not done and not reused and _all_will_fail(failed):
+                    break
     finally:
         for task in unfinished.values():
             job.sweep(task)
@@ -159,8 +172,16 @@ def _run(data: DrivingDataset, job: LabelJob, scenes: Sequence[str], manifest: M
         reused=reused,
         failed={token: reason for token, reason in manifest.failed.items() if token in asked},
         incomplete={token: without for token, without in manifest.incomplete.items() if token in asked},
+        untried=len(unfinished),
         seconds_per_label=(time.monotonic() - started) / done if done else 0.0,
     )
+
+
+def _all_will_fail(failed: Mapping[str, Outcome]) -> bool:
+    """Whether what failed so far, while nothing succeeded, is enough to give the rest up."""
+    if len(failed) < _LABELS_TRIED or len({outcome.scene for outcome in failed.values()}) < _SCENES_TRIED:
+        return False
+    return len(alike({token: outcome.failed for token, outcome in failed.items()})) == 1
 
 
 @contextmanager

@@ -90,7 +90,8 @@ def open_manifest(folder: Path, config: Mapping[str, Any], space: LabelSpace = O
         found = read_manifest(folder)
         check_label_space(folder, space)
         check_same(folder, found.config, wanted.config, contents="labels")
-        wanted.labels.update(found.labels)
+        # As it was recorded: a path may be spelt in another way now.
+        return found
     return wanted
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,17 +14,31 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
     Args:
         there: what was recorded, plain values.
-        now: what is asked for; compared as equal if JSON would write the same, so tuples as lists.
+        now: what is asked for; compared as equal if JSON would write the same, so tuples as lists, or if both are paths
+            of one file or folder.
     """
     before, after = _flat(there), _flat(now)
     named = [
         f"{key}: {before.get(key, 'not set')} there, {after.get(key, 'not set')} now"
         for key in sorted({*before, *after})
-        if _plain(before.get(key)) != _plain(after.get(key)) or (key in before) != (key in after)
+        if not _is_one(_plain(before.get(key)), _plain(after.get(key))) or (key in before) != (key in after)
     ]
     if len(named) > _MOST_NAMED:
         named[_MOST_NAMED:] = [f"and {len(named) - _MOST_NAMED} more"]
     return "; ".join(named)
+
+
+def _is_one(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    # What stands before a colon is a teacher or a format: `files:maps`, `nuscenes:data`.
+    kinds, paths = zip(*((text.rpartition(":")[0], text.rpartition(":")[2]) for text in (one, other)), strict=True)
+    try:
+        return kinds[0] == kinds[1] and os.path.samefile(*paths)
+    except (OSError, ValueError):
+        return False
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from occlift.errors import ConfigError
 
-Extra = Literal["argoverse2", "demo", "export", "ray", "teachers", "train", "video", "view"]
+Extra = Literal["argoverse2", "demo", "export", "ray", "teachers", "tensorboard", "train", "video", "view"]
 
 
 def missing_extra(extra: Extra, purpose: str, *packages: str) -> str | None:

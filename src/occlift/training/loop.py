@@ -132,6 +132,7 @@ def fit(
     resume: Path | None,
     max_steps: int | None,
     ema_decay: float | None = None,
+    tensorboard: bool = False,
 ) -> TrainRun:
     """Trains in this process, from the beginning or from a checkpoint, and leaves `last.ckpt` in the run folder.
 
@@ -141,6 +142,7 @@ def fit(
         resume: a checkpoint of the same run.
         max_steps: stops after this step of the schedule; None: at its end.
         ema_decay: of averaged weights; None: none are kept.
+        tensorboard: writes events for TensorBoard too, into the run folder.
 
     Raises:
         ConfigError: the checkpoint is of a run with another configuration; there are fewer key frames to validate with
@@ -173,6 +175,7 @@ def fit(
             precision=settings.precision,
             devices=settings.devices,
             ema_decay=ema_decay,
+            tensorboard=tensorboard,
         )
         try:
             with worker_errors_said():
@@ -213,6 +216,7 @@ def make_trainer(
     precision: Precision,
     devices: int,
     ema_decay: float | None = None,
+    tensorboard: bool = False,
 ) -> lightning.Trainer:
     """A trainer that logs every scalar and keeps one checkpoint, both in the run folder `out`.
 
@@ -224,6 +228,7 @@ def make_trainer(
         devices: processes; more than one trains with DistributedDataParallel, and each must be running already
             (`occlift.runtime.processes`).
         ema_decay: of averaged weights; None: none are kept.
+        tensorboard: writes events for TensorBoard too, into `out`.
 
     Raises:
         ConfigError: unknown precision, or a decay outside (0, 1).
@@ -254,7 +259,7 @@ def make_trainer(
         plugins=[WholeCheckpoints(), cluster_environment()],
         callbacks=[
             *([] if ema_decay is None else [WeightAverage(ema_decay)]),
-            ScalarLog(out / "losses.csv"),
+            ScalarLog(out / "losses.csv", tensorboard=out / "tensorboard" if tensorboard else None),
             ShownProgress(description, last_step=last_step),
             # One file, rewritten: the state to resume from.
             ModelCheckpoint(

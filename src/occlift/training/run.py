@@ -94,7 +94,12 @@ class TrainingSpec(ABC, Generic[Frames, Counts]):
 
 
 def run_training(
-    spec: TrainingSpec[Any, Any], out: Path, *, resume: Path | None = None, max_steps: int | None = None
+    spec: TrainingSpec[Any, Any],
+    out: Path,
+    *,
+    resume: Path | None = None,
+    max_steps: int | None = None,
+    tensorboard: bool = False,
 ) -> TrainRun:
     """Trains and leaves a run folder: `run.json` (configuration, versions, seed), `losses.csv`, `last.ckpt`.
 
@@ -103,6 +108,7 @@ def run_training(
         resume: a checkpoint of a run of the same specification, or the run's folder; its next step is the one that
             would have followed.
         max_steps: stops after this step of the schedule; None: at its end.
+        tensorboard: writes what stands in `losses.csv` as events for TensorBoard too, into `out/tensorboard`.
 
     Raises:
         ConfigError: choices exclude each other; `out` holds another run, or a run and nothing says to resume it; or a
@@ -114,6 +120,8 @@ def run_training(
     """
     started = time.monotonic()
     if missing := missing_extra("train", "training", "lightning", "transformers"):
+        raise ConfigError(missing)
+    if tensorboard and (missing := missing_extra("tensorboard", "--tensorboard", "tensorboard")):
         raise ConfigError(missing)
     resume = None if resume is None else checkpoint_in(resume)
     check_start(spec.config, resume, max_steps)
@@ -127,7 +135,10 @@ def run_training(
         with sole_writer(out) if world is None or world.rank == 0 else nullcontext():
             remarks = spec.remarks(frames)
             claim_run_folder(out, spec.identity(), resume=resume, remarks=remarks)
-            train = partial(_train, spec, spec.counts(frames), out, started=started, resume=resume, max_steps=max_steps)
+            train = partial(
+                _train, spec, spec.counts(frames), out, started=started, resume=resume, max_steps=max_steps,
+                tensorboard=tensorboard,
+            )  # fmt: skip
             if spec.config.devices > 1 and world is None:
                 return replace(run_in_processes(train, spec.config.devices), remarks=remarks)
             return replace(train(frames=frames), remarks=remarks)
@@ -141,6 +152,7 @@ def _train(
     started: float,
     resume: Path | None,
     max_steps: int | None,
+    tensorboard: bool,
     frames: Any = None,
 ) -> TrainRun:
     """Trains in one of the processes; `frames` spares a process that has them to read them again."""
@@ -153,5 +165,5 @@ def _train(
     task, loaders = spec.build(frames, counts, out)
     return fit(
         task, loaders, out, spec.config, description=spec.description, started=started, resume=resume,
-        max_steps=max_steps, ema_decay=spec.ema_decay,
+        max_steps=max_steps, ema_decay=spec.ema_decay, tensorboard=tensorboard,
     )  # fmt: skip

@@ -331,7 +331,7 @@ def test_workers_of_a_training_are_never_given_a_teacher_that_runs_a_network(tmp
         pseudo=None,
     )  # fmt: skip
     training = RenderingTraining(data=KeyFrameList(frames), config=replace(config, workers=2))
-    with pytest.raises(ConfigError, match=r"flat: runs a network .*the 2 workers .*--workers 0.*--keep-maps"):
+    with pytest.raises(ConfigError, match=r"flat: runs a network .*the 2 workers .*--map-cache.*--workers 0"):
         training.frames()
     assert len(replace(training, config=replace(config, workers=0)).frames()) == 4
     files = replace(config, workers=2, semantics=f"files:{tmp_path}", semantics_options={})

@@ -30,9 +30,9 @@ from occlift.scenes.sources import ImageFile
 from occlift.teachers.feature_cache import FeatureCache
 from occlift.teachers.teacher import FeatureMap
 from occlift.training.frames import OccupancyFrames
+from occlift.training.loaders import CachedTrainingData, fill_caches
 from occlift.training.occfeat import PretrainConfig
 from occlift.training.occfeat_frames import OccFeatFrames, collate_occfeat
-from occlift.training.occfeat_loaders import OccFeatTrainingData
 from occlift.training.pretrained import load_by_name
 from occlift.training.volume_targets import feature_targets, lidar_occupancy, pooled_label, sampled, seen_voxels
 
@@ -248,27 +248,27 @@ def test_batches_are_mirrored_taken_apart_and_put_together(small_town: Path) -> 
 def test_items_of_a_filled_cache_never_ask_the_teacher(small_town: Path, tmp_path: Path) -> None:
     teacher = Rows()
     frames = frames_of(small_town, features=FeatureCache(tmp_path, teacher))
-    frames.fill_feature_cache(rank=1, world_size=2)
+    fill_caches(frames, rank=1, world_size=2)
     images = 6 * len(frames)
     assert len(set(teacher.asked)) == len(teacher.asked) == images
     # Its own share comes first, then what others have not made, from the other end.
     data, first = first_frame(small_town)
     assert teacher.asked[0] == data.key_frame(split_tokens(data, "all")[1]).cameras[0].key
     assert teacher.asked[-6] == data.key_frame(first).cameras[0].key
-    frames.fill_feature_cache(rank=0, world_size=2)
+    fill_caches(frames, rank=0, world_size=2)
     plain = frames_of(small_town, features=Rows())
     for index in range(len(frames)):
         assert torch.equal(frames[index].features, plain[index].features)
+    plain.fill_cache(0)
+    frames_of(small_town).fill_cache(0)
     assert len(teacher.asked) == images
-    plain.fill_feature_cache()
-    frames_of(small_town).fill_feature_cache()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_features_are_made_before_workers_start(small_town: Path, tmp_path: Path, workers: int) -> None:
     teacher = Rows()
     frames = frames_of(small_town, features=FeatureCache(tmp_path, teacher))
-    data = OccFeatTrainingData(frames, replace(PretrainConfig.demo(), workers=workers))
+    data = CachedTrainingData(frames, collate_occfeat, replace(PretrainConfig.demo(), workers=workers))
     data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
     data.setup("fit")
     assert len(teacher.asked) == (6 * len(frames) if workers else 0)

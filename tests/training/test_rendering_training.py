@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import tyro
 from networks import tiny_easyocc
 from test_rendering import frames_of
+from truth import TRUTH
 
 from occlift.cli.rendering import train_rendering as train_rendering_command
 from occlift.datasets.nuscenes.dataset import NuScenes
@@ -23,11 +25,15 @@ from occlift.label_space import OCC3D
 from occlift.labels.files import label_path, prediction_path, read_label, read_prediction, write_label
 from occlift.losses.occupancy import OccupancyLossConfig
 from occlift.models.rendering import RenderingConfig, RenderingModel
-from occlift.scenes.dataset import split_tokens
+from occlift.scenes.dataset import DrivingDataset, split_tokens
+from occlift.scenes.frames import KeyFrame
 from occlift.scenes.rigs import rig_of
+from occlift.teachers.oracle import FOUNDATION_DEPTH, OracleDepth
+from occlift.teachers.teacher import DepthMap
 from occlift.training.callbacks import read_scalars
 from occlift.training.checkpoint import load_easyocc
 from occlift.training.draws import frame_generator
+from occlift.training.loaders import CachedTrainingData
 from occlift.training.loop import TrainRun
 from occlift.training.occupancy import OccupancyTraining, TrainConfig
 from occlift.training.optimizer import OptimizerConfig
@@ -123,6 +129,63 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(small_town: Path, tmp_path:
     assert {"loss", "loss_photometric", "loss_semantic", "loss_pseudo_cross_entropy", "loss_pseudo_lovasz"} <= names
     one, other = (load_easyocc(run.checkpoint).state_dict() for run in (whole, rest))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_kept_maps_are_asked_for_once_and_change_nothing(
+    small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Counted(OracleDepth):
+        def depth(self, frame: KeyFrame) -> list[DepthMap]:
+            asked.append(frame.token)
+            return super().depth(frame)
+
+    def teacher(*_: Any, **__: Any) -> Counted:
+        return Counted(truth=TRUTH, corruption=FOUNDATION_DEPTH, seed=0)
+
+    def two_tokens(data: DrivingDataset, split: str) -> list[str]:
+        return list(split_tokens(data, split)[:2])
+
+    monkeypatch.setattr("occlift.training.rendering.depth_teacher", teacher)
+    monkeypatch.setattr("occlift.training.rendering.split_tokens", two_tokens)
+
+    def losses(name: str, map_cache: Path | None, *, workers: int) -> list[tuple[int, str, float]]:
+        model = replace(CONFIG.model, ray_height=6, ray_width=11, samples=24)
+        config = replace(CONFIG, model=model, loss=RenderingLossConfig.of_maps(), cache_bytes=0, workers=workers)
+        spec = RenderingTraining(data=NuScenes.open(small_town), config=config, map_cache=map_cache)
+        found = run_training(spec, tmp_path / name, max_steps=3)
+        return [row for row in read_scalars(found.losses) if row[1] != "step_seconds"]
+
+    first = losses("first", tmp_path / "maps", workers=0)
+    assert first[-1][0] > len(asked) == len(set(asked)) == 2, "the second epoch reads"
+    assert losses("second", tmp_path / "maps", workers=1) == first
+    assert len(asked) == 2, "a second run reads"
+    assert losses("without", None, workers=0) == first
+    assert len(asked) > 4
+
+
+def test_kept_maps_are_made_before_workers_start(
+    small_town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a teacher that runs a network may be asked: only in the training process."""
+    (tmp_path / "my_map_teachers.py").write_text(
+        "from truth import TRUTH\n"
+        "from occlift.teachers.oracle import OracleDepth, FOUNDATION_DEPTH\n"
+        "def depth():\n"
+        "    return OracleDepth(truth=TRUTH, corruption=FOUNDATION_DEPTH, seed=0)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = replace(CONFIG, loss=RenderingLossConfig.of_maps(), workers=1, depth="my_map_teachers:depth")
+    spec = RenderingTraining(data=NuScenes.open(small_town), config=config)
+    with pytest.raises(ConfigError, match=r"my_map_teachers:depth: runs a network .*--map-cache"):
+        spec.frames()
+    spec = replace(spec, map_cache=tmp_path / "maps")
+    frames = spec.frames()
+    data = CachedTrainingData(frames, collate_rendering, config)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1)  # type: ignore[assignment]
+    data.setup("fit")
+    assert len(list((tmp_path / "maps").glob("*/*/*.npz"))) == 2 * 6 * len(frames)
 
 
 def test_a_checkpoint_predicts_and_what_it_shows_is_scored(small_town: Path, tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ def train_rendering(
         ),
     ] = None,
     space: Space = None,
+    map_cache: Annotated[
+        Path | None, arg(help="folder that keeps the teachers' maps", help_behavior_hint="(default: not kept)")
+    ] = None,
     maps_only: Annotated[
         bool, arg(help="supervise with class and depth maps in 2-D instead of photometric consistency")
     ] = False,
@@ -65,7 +68,8 @@ def train_rendering(
         loss=RenderingLossConfig.of_maps() if maps_only else base.loss, pseudo=pseudo if labels else None,
         **{"model.network.space": label_space},
     )  # fmt: skip
-    train_as(RenderingTraining(data=open_dataset(root), config=loop.onto(config), labels=labels), recipe, loop)
+    spec = RenderingTraining(data=open_dataset(root), config=loop.onto(config), labels=labels, map_cache=map_cache)
+    train_as(spec, recipe, loop)
 
 
 def evaluate_rendering(

@@ -2,8 +2,9 @@
 
 Mask2Former (Cheng et al., arXiv 2112.01527), OneFormer (Jain et al., arXiv 2211.06220), EoMT (Kerssies et al., arXiv
 2503.19108), SegFormer (Xie et al., arXiv 2105.15203) and UPerNet (Xiao et al., arXiv 1807.10221), as they are published
-for Cityscapes, Mapillary Vistas and ADE20K. Where the classes of labels are among theirs, they are some forty times
-cheaper than a network that is asked phrase by phrase, and say what *every* pixel shows.
+for Cityscapes, Mapillary Vistas and ADE20K. Where the classes of labels are among theirs, they multiply
+some ten times less than a network that is asked phrase by phrase (`benchmarks/teacher_cost.py`), and say what *every*
+pixel shows.
 """
 
 from __future__ import annotations

@@ -377,8 +377,7 @@ def check_workers(teacher: Teacher, name: str, workers: int) -> None:
     if workers and not isinstance(teacher, _READERS):
         raise ConfigError(
             f"{name}: runs a network in the training process, which the {workers} workers forked from it cannot use; "
-            "read without workers (--workers 0), or keep its maps on the disk once (`occlift label --keep-maps "
-            "FOLDER`) and name files:FOLDER/semantics and files:FOLDER/depth"
+            "give a folder where its maps are made once (--map-cache), or read without workers (--workers 0)"
         )
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from occlift.errors import ConfigError, OccliftError
 from occlift.runtime.extras import needs_extra
 from occlift.runtime.processes import ProcessFailed
+from occlift.runtime.progress import track
 from occlift.training.frames import TrainingOrder
 from occlift.training.loop import LoopSettings
 
@@ -65,6 +66,53 @@ class TrainingData(lightning.LightningDataModule):
             collate_fn=partial(_share, self._collate),
             num_workers=self._settings.workers,
         )
+
+
+@runtime_checkable
+class FillsCache(Protocol):
+    """Key frames of which teachers say something that is kept on the disk."""
+
+    def __len__(self) -> int: ...
+
+    def fill_cache(self, index: int) -> None:
+        """Makes what is missing of a key frame, and reads nothing."""
+
+
+class CachedTrainingData(TrainingData):
+    """The same where teachers say something of the key frames: it is made before any worker starts, workers only read.
+
+    A worker is often a fork of its training process, and what was forked cannot use the accelerator. Without workers,
+    teachers are asked when an item is, as ever.
+
+    Args:
+        train: items are batches of one key frame; a `FillsCache`.
+    """
+
+    def setup(self, stage: str) -> None:
+        # Called in every process, with its device chosen, and none goes on before all are done.
+        assert self.trainer is not None
+        assert isinstance(self._train, FillsCache), type(self._train)
+        if self._settings.workers:
+            fill_caches(self._train, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+
+
+def fill_caches(frames: FillsCache, *, rank: int, world_size: int) -> None:
+    """Makes what is missing of all key frames.
+
+    Args:
+        rank: of this process among those that fill the same caches.
+        world_size: how many they are.
+
+    Raises:
+        DataError: an image, or what a teacher needs, is missing or damaged.
+        OSError: a file cannot be written.
+    """
+    # First this process's share; then, from the other end, what others have not come to: none waits long for another,
+    # and where every machine has a folder of its own, each fills its own.
+    own = range(rank, len(frames), world_size)
+    others = [index for index in reversed(range(len(frames))) if index % world_size != rank]
+    for index in track([*own, *others], "teachers"):
+        frames.fill_cache(index)
 
 
 class ValidatedTrainingData(TrainingData):

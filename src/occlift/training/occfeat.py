@@ -196,7 +196,8 @@ class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
 
     def build(self, frames: OccFeatFrames, counts: None, out: Path) -> tuple[OneCycleTask, TrainingData]:
         from occlift.models.synchronised_norm import synchronise_batch_norms
-        from occlift.training.occfeat_loaders import OccFeatTrainingData
+        from occlift.training.loaders import CachedTrainingData, TrainingData
+        from occlift.training.occfeat_frames import collate_occfeat
         from occlift.training.occfeat_task import OccFeatTask
 
         config = self.config
@@ -212,4 +213,5 @@ class OccFeatPretraining(TrainingSpec["OccFeatFrames", None]):
         prepare_network(task.model, devices=config.devices)
         if config.devices > 1:
             synchronise_batch_norms(task.head, device_type=default_device())
-        return task, OccFeatTrainingData(frames, config)
+        loaders = TrainingData if self.feature_cache is None else CachedTrainingData
+        return task, loaders(frames, collate_occfeat, config)

@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import OCC3D, LabelSpace
 from occlift.labels.files import label_path, read_label
-from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.frames import KeyFrame
 from occlift.teachers.feature_cache import FeatureCache
@@ -173,26 +172,16 @@ class OccFeatFrames(Dataset[OccFeatBatch]):
         (found,) = self._teacher.features(replace(frame, cameras=frame.cameras[:1]))
         return found.features.shape[0]
 
-    def fill_feature_cache(self, *, rank: int = 0, world_size: int = 1) -> None:
-        """Lets the teacher look at all images whose features a `FeatureCache` lacks, so that items only read them.
+    def fill_cache(self, index: int) -> None:
+        """Lets the teacher look at the images of a key frame whose features a `FeatureCache` lacks.
 
         Nothing happens without a teacher, or if its features are not kept.
-
-        Args:
-            rank: of this process among those that fill the cache together.
-            world_size: how many they are.
 
         Raises:
             DataError: an image, or what the teacher needs, is missing or damaged.
             OSError: a file cannot be written.
         """
-        if not isinstance(self._teacher, FeatureCache):
-            return
-        # First this process's share; then, from the other end, what others have not come to: none waits long for
-        # another, and where every machine has a folder of its own, each fills its own.
-        own = range(rank, len(self), world_size)
-        others = [index for index in reversed(range(len(self))) if index % world_size != rank]
-        for index in track([*own, *others], "features"):
+        if isinstance(self._teacher, FeatureCache):
             self._teacher.fill(self._data.key_frame(self._frames.tokens[index]))
 
     def __getitem__(self, index: int) -> OccFeatBatch:

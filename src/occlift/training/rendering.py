@@ -29,6 +29,7 @@ from occlift.training.run import TrainingSpec
 from occlift.training.run_folder import run_identity
 
 if TYPE_CHECKING:
+    from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
     from occlift.training.loaders import TrainingData
     from occlift.training.one_cycle import OneCycleTask
     from occlift.training.rendering_frames import Neighbours, RenderingFrames
@@ -114,10 +115,14 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
 
     Attributes:
         labels: folder of the labels of the training split, for the pseudo-loss.
+        map_cache: folder where the teachers' class and depth maps are kept and looked up; with workers, those that are
+            missing are made before the first step. None: the teachers are asked anew whenever the memory does not hold
+            their maps.
     """
 
     config: RenderingTrainConfig
     labels: Path | None = None
+    map_cache: Path | None = None
 
     @property
     def description(self) -> str:
@@ -134,10 +139,13 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
             check_label_space(self.labels, self.config.model.space)
 
     def frames(self) -> RenderingFrames:
+        from occlift.teachers.map_cache import DepthCache, SemanticsCache
         from occlift.training.frames import OccupancyFrames
         from occlift.training.rendering_frames import RenderingFrames
 
-        data, config, seed, depth = self.data, self.config, self.config.teacher_seed, None
+        data, config, seed = self.data, self.config, self.config.teacher_seed
+        semantics: SemanticsTeacher
+        depth: DepthTeacher | None = None
         taxonomy = config.model.space.taxonomy
         if config.loss.depth:
             depth = depth_teacher(config.depth, data, seed=seed, options=config.depth_options)
@@ -148,10 +156,14 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
         semantics = semantics_teacher(
             config.semantics, data, seed=seed, options=config.semantics_options, taxonomy=taxonomy
         )
-        check_workers(semantics, config.semantics, config.workers)
-        if depth is not None:
-            check_workers(depth, config.depth, config.workers)
         warn_of_strange_maps(semantics, data, taxonomy)
+        if self.map_cache is not None:
+            semantics = SemanticsCache(self.map_cache, semantics, taxonomy)
+            depth = None if depth is None else DepthCache(self.map_cache, depth)
+        else:
+            check_workers(semantics, config.semantics, config.workers)
+            if depth is not None:
+                check_workers(depth, config.depth, config.workers)
         return RenderingFrames(
             data,
             images,
@@ -195,7 +207,7 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
     def build(
         self, frames: RenderingFrames, counts: tuple[list[int], list[int] | None], out: Path
     ) -> tuple[OneCycleTask, TrainingData]:
-        from occlift.training.loaders import TrainingData
+        from occlift.training.loaders import CachedTrainingData, TrainingData
         from occlift.training.rendering_frames import collate_rendering
         from occlift.training.rendering_task import RenderingTask
 
@@ -213,4 +225,5 @@ class RenderingTraining(TrainingSpec["RenderingFrames", tuple[list[int], "list[i
             cameras=list(self.data.cameras),
         )
         prepare_network(task.model.network, devices=config.devices)
-        return task, TrainingData(frames, collate_rendering, config)
+        loaders = TrainingData if self.map_cache is None else CachedTrainingData
+        return task, loaders(frames, collate_rendering, config)

@@ -22,6 +22,7 @@ from occlift.geometry.transforms import inverse
 from occlift.label_space import OCC3D, UNKNOWN, Taxonomy
 from occlift.scenes.dataset import DrivingDataset, HasSweeps, evenly_spaced, require
 from occlift.scenes.frames import CameraImage
+from occlift.teachers.cache import TeacherCache
 from occlift.teachers.teacher import DepthTeacher, SemanticsTeacher
 from occlift.training.frames import FrameBatch, OccupancyFrames, collate_frames
 
@@ -226,6 +227,17 @@ class RenderingFrames(Dataset[RenderingBatch]):
         if not apart_s:
             return f"{what}, of which there are none"
         return f"{what}, {np.median(apart_s):.3f} s and {np.median(apart_m):.2f} m away (medians)"
+
+    def fill_cache(self, index: int) -> None:
+        """Lets the teachers look at a key frame whose maps their caches lack; nothing happens where none are kept.
+
+        Raises:
+            DataError: an image, or what a teacher needs, is missing or damaged.
+            OSError: a file cannot be written.
+        """
+        for teacher in (self._semantics, self._depth):
+            if isinstance(teacher, TeacherCache):
+                teacher.fill(self._data.key_frame(self._frames.tokens[index]))
 
     def maps(
         self, index: int, rig: CameraRig

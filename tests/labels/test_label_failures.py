@@ -182,7 +182,7 @@ def test_another_spelling_of_a_folder_of_maps_is_the_same_folder(
     assert (again.done, again.reused) == (0, made.done)
     assert contents(out) == before, "the manifest too"
     shutil.copytree("maps", "other")
-    with pytest.raises(ConfigError, match="depth: files:.*maps/depth there, files:other/depth now"):
+    with pytest.raises(ConfigError, match=r"depth: files:.*maps/depth there, files:other/depth now"):
         generate_labels(data, out, dataclasses.replace(QUICK, depth="files:other/depth"), scenes=[SCENE])
 
 

@@ -225,7 +225,9 @@ def test_a_training_shows_its_loss_and_says_if_it_will_take_days(
     with shown_progress():
         run = train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG)
     warning, line = capsys.readouterr().err.splitlines()
-    assert re.match(r"! a step takes \S+ s on this CPU, the 2 steps that are left about \S+ (s|min): train on a", warning)
+    assert re.match(
+        r"! a step takes \S+ s on this CPU, the 2 steps that are left about \S+ (s|min): train on a", warning
+    )
     last = next(value for step, name, value in read_scalars(run.losses) if (step, name) == (4, "loss"))
     assert line.endswith(f", loss {last:.3f}")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 _MOST_NAMED: Final = 8
@@ -36,7 +36,7 @@ def _is_one(one: Any, other: Any) -> bool:
     # What stands before a colon is a teacher or a format: `files:maps`, `frames:rig`.
     kinds, paths = zip(*((text.rpartition(":")[0], text.rpartition(":")[2]) for text in (one, other)), strict=True)
     try:
-        return kinds[0] == kinds[1] and os.path.samefile(*paths)
+        return kinds[0] == kinds[1] and Path(paths[0]).samefile(paths[1])
     except (OSError, ValueError):
         return False
 

@@ -12,12 +12,13 @@ from test_from_views import CAR, FREE, GROUND, SPACE, WALKER, WALL, view
 from occlift import PosedView, label_from_views, open_dataset
 from occlift.errors import ConfigError
 from occlift.evaluation.label_sweep import sweep
+from occlift.geometry.grids import VoxelGrid
 from occlift.label_space import UNKNOWN
 from occlift.labels.config import LabelConfig
 from occlift.labels.decide import DecisionConfig
 from occlift.labels.files import read_confidence, read_label
 from occlift.labels.generate import generate_labels
-from occlift.labels.surface import depth_error, fuse_surface
+from occlift.labels.surface import depth_error, fuse_surface, points_step
 from occlift.labels.view import View, clean_view
 from occlift.metrics.calibration import calibration_counts, calibration_error
 from occlift.town.scene_writer import GTS
@@ -45,10 +46,12 @@ def average_slowly(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(average distance, share of the weight close to a surface, votes per class), voxel by voxel."""
     distance, weight, near = (np.zeros(GRID.shape) for _ in range(3))
+    grazed = np.zeros(GRID.shape)
     classes = np.zeros((*GRID.shape, FREE))
     for (one, pose, current), factor in zip(posed, scale, strict=True):
         centers = GRID.centers().reshape(-1, 3)
         camera = (centers - pose[:3, 3]) @ pose[:3, :3]
+        holds_a_point = voxels_with_points(one, pose, factor, current)
         for index, (x, y, z) in zip(np.ndindex(GRID.shape), camera, strict=True):
             if z < 0.3:
                 continue
@@ -69,8 +72,29 @@ def average_slowly(
             if signed < limit:
                 near[index] += 1 / sigma**2
                 classes[(*index, found)] += 1 / sigma**2
+            elif found != FREE and holds_a_point[index]:
+                grazed[index] += 1 / sigma**2
+    assert grazed.any() or posed[0][0].stride > 1
     known = np.maximum(weight, 1e-12)
-    return distance / known, near / known, classes
+    return distance / known, (near + grazed) / known, classes
+
+
+def voxels_with_points(one: View, pose: np.ndarray, factor: float, current: bool) -> np.ndarray:
+    """Where a point of a pixel lies: exact to a voxel, so that none is moved."""
+    found = np.zeros(GRID.shape, bool)
+    step = points_step(one.intrinsics_px, one.stride, GRID)
+    for row, column in np.ndindex(one.class_id.shape):
+        if row % step != step // 2 or column % step != step // 2 or one.class_id[row, column] >= FREE:
+            continue
+        if one.class_id[row, column] in (CAR, CAR + 1) and not current:
+            continue
+        v, u = (cell * one.stride + one.stride // 2 + 0.5 for cell in (row, column))
+        ray = np.linalg.inv(one.intrinsics_px) @ (u, v, 1.0)
+        place = pose[:3, :3] @ (ray * float(one.depth_m[row, column]) * factor) + pose[:3, 3]
+        index = (place - np.array(GRID.lower_m)) / np.array(GRID.voxel_size_m)
+        if (index >= 0).all() and (index < GRID.shape).all():
+            found[tuple(index.astype(int))] = True
+    return found
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -93,13 +117,24 @@ def test_exact_depth_gives_a_floor_and_a_wall_one_voxel_thick() -> None:
     views = [view(), *(view(forward_m=0.4 * n, current=False) for n in (1, 2, 3))]
     found = label_from_views(views, space=SPACE, decision=DecisionConfig(fusion="surface")).semantics
     floor, wall = (int((a - lower) / 0.2) for a, lower in ((0.03, -0.6), (8.07, 0.0)))
-    middle = found[:, 14:18]
+    middle = found[:, 14:17]
     for x in range(20, 34):
         assert (middle[x, :, floor] == GROUND).all(), x
         assert (middle[x, :, floor + 1 :] == FREE).mean() > 0.95, x
     assert (middle[wall, :, floor + 3 : floor + 7] == WALL).all()
     assert (middle[wall - 1, :, floor + 3 : floor + 7] == FREE).all()
     assert (middle[wall + 3 :] == UNKNOWN).all()
+
+
+@pytest.mark.parametrize("above_the_road_m", [0.0, 0.2, 0.4, 0.6])
+def test_the_road_is_where_it_is_however_the_grid_lies(above_the_road_m: float) -> None:
+    # A camera that grazes the road looks far through the centres of voxels that reach above it.
+    lower_m = (-40.0, -2.0, 0.03 - 0.79 - above_the_road_m)
+    grid = VoxelGrid(lower_m=lower_m, voxel_size_m=(0.8, 0.8, 0.8), shape=(50, 5, 3))
+    views = [view(480, 720, forward_m=-20.0), *(view(480, 720, forward_m=-20.7 - n, current=False) for n in range(5))]
+    found = label_from_views(views, space=replace(SPACE, grid=grid)).semantics[35:50]
+    without_the_car = found[~(found == CAR).any(axis=-1)]
+    assert ((without_the_car == GROUND).sum(axis=-1) == 1).mean() > 0.9, "in a column there is one voxel of road"
 
 
 def test_noise_makes_no_walls_thick_where_votes_do() -> None:

@@ -8,12 +8,12 @@ from typing import Any, Final, Literal
 
 from occlift.errors import ConfigError
 from occlift.label_space import Taxonomy
-from occlift.labels.decide import DecisionConfig
+from occlift.labels.decide import DecisionConfig, Fusion
 from occlift.labels.fuse import Moving, WindowPolicy
 from occlift.labels.view import default_free_stride
 
 # Part of every digest; goes up when the same configuration would give other labels.
-_ALGORITHM: Final = 2
+_ALGORITHMS: Final[Mapping[Fusion, int]] = {"votes": 2, "surface": 3}
 
 Outside = Literal["drop", "clamp"]
 """What becomes of points outside of the grid: left out, or counted in the voxel of its border that is nearest."""
@@ -126,7 +126,7 @@ class LabelConfig:
         # Infinity is no JSON.
         plain["decision"]["carve"] = None if plain["decision"]["carve"] == float("inf") else plain["decision"]["carve"]
         return {
-            "algorithm": _ALGORITHM,
+            "algorithm": _ALGORITHMS[self.decision.fusion],
             **plain,
             "semantics_teacher": dict(semantics),
             "depth_teacher": dict(depth),

@@ -103,8 +103,8 @@ class Surface:
             their optical axes; above 0 in front of a surface. 0 where no view says anything.
         extent_m: how much `distance_m` changes within the voxel from its centre to a corner: where it is larger than
             the distance, the surface passes through the voxel.
-        near: share of the views' weights that see a surface close to the voxel; the others see something behind it, or
-            the sky.
+        near: share of the views' weights that see a surface close to the centre of the voxel, or have a point in the
+            voxel; the others see something behind it, or the sky.
         views: number of views that say something (255 for more).
         sigma_m: error of the most accurate depth among those close to the voxel; infinite where there is none.
         class_id: of a surface in this voxel; 255 where there is none.
@@ -159,14 +159,17 @@ def fuse_surface(
     thin_ids[list(movers)] = np.arange(len(movers))
     thin_points = np.zeros((grid.num_voxels, max(1, len(movers))), np.uint32)
     finest_m = float(size_m.min())
-    for (view, pose, _), (_, _, counted), factor in zip(posed, cast, scale, strict=True):
+    counted_last, grazed = np.zeros(grid.num_voxels, np.int32), np.zeros(grid.num_voxels, np.float32)
+    views_cast = zip(posed, cast, scale, strict=True)
+    for number, ((view, pose, _), (_, pixel_from_grid, counted), factor) in enumerate(views_cast, 1):
         step = points_step(view.intrinsics_px, view.stride, grid)
         rotation = (pose[:3, :3] @ np.linalg.inv(view.intrinsics_px)) / size_m[:, None]
         origin = (pose[:3, 3] - lower_m) / size_m
         add_points(
             view.class_id, view.depth_m, view.stride, step, rotation, origin, counted, taxonomy.free,
             float(factor), relative, finest_m, average.distance_m, average.weight, extent_m, thin_ids,
-            average.near.reshape(-1), average.classes, points.reshape(-1), thin_points,
+            average.near.reshape(-1), average.classes, points.reshape(-1), thin_points, pixel_from_grid, lower_m,
+            size_m, number, counted_last, grazed,
         )  # fmt: skip
     for points_grid, class_id in carried:
         index, inside = grid.indices(points_grid)
@@ -182,7 +185,7 @@ def fuse_surface(
     return Surface(
         distance_m=average.distance_m,
         extent_m=extent_m,
-        near=average.near / weight,
+        near=(average.near + grazed.reshape(grid.shape)) / weight,
         views=average.views,
         sigma_m=average.sigma_m,
         class_id=class_id.reshape(grid.shape),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8, UInt32
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt32
 from numba import prange
 
 from occlift.runtime.kernels import njit
@@ -241,21 +241,49 @@ def _distance_at(
 
 
 @njit
+def _weight_of_passing(
+    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
+    pixel_from_grid: Float64[np.ndarray, "3 4"], free: int, scale: float, x: float, y: float, z: float,
+) -> float:  # fmt: skip
+    """The weight of a view that looks through this place, and sees no surface near it; 0 of others."""
+    p = pixel_from_grid
+    ahead = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
+    if ahead < NEAREST_M:
+        return 0.0
+    column = (p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]) / (ahead * stride)
+    row = (p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]) / (ahead * stride)
+    if not (0 <= column < depth_m.shape[1] and 0 <= row < depth_m.shape[0]):
+        return 0.0
+    if class_id[int(row), int(column)] >= free:
+        return 0.0
+    depth = float(depth_m[int(row), int(column)]) * scale
+    sigma = SIGMA_M + SIGMA_PER_M * depth
+    return 1 / (sigma * sigma) if depth - ahead >= truncation_m(depth) else 0.0
+
+
+@njit
 def add_points(
-    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int, step: int,
-    rotation: Float[np.ndarray, "3 3"], origin: Float[np.ndarray, "3"], counted: Bool[np.ndarray, "256"], free: int,
-    scale: float, relative: Float64[np.ndarray, "100"], finest_m: float, distance_m: Float32[np.ndarray, "x y z"],
-    weight: Float32[np.ndarray, "x y z"], extent_m: Float32[np.ndarray, "x y z"], thin_ids: Int[np.ndarray, "256"],
-    near: Float32[np.ndarray, " voxels"], classes: Float32[np.ndarray, "voxels classes"],
-    points: UInt32[np.ndarray, " voxels"], thin_points: UInt32[np.ndarray, "voxels thin"],
+    class_id: UInt8[np.ndarray, "rows columns"], depth_m: Float32[np.ndarray, "rows columns"], stride: int,
+    step: int, rotation: Float[np.ndarray, "3 3"], origin: Float[np.ndarray, "3"],
+    counted: Bool[np.ndarray, "256"], free: int, scale: float, relative: Float64[np.ndarray, "100"], finest_m: float,
+    distance_m: Float32[np.ndarray, "x y z"], weight: Float32[np.ndarray, "x y z"],
+    extent_m: Float32[np.ndarray, "x y z"], thin_ids: Int[np.ndarray, "256"], near: Float32[np.ndarray, " voxels"],
+    classes: Float32[np.ndarray, "voxels classes"], points: UInt32[np.ndarray, " voxels"],
+    thin_points: UInt32[np.ndarray, "voxels thin"], pixel_from_grid: Float64[np.ndarray, "3 4"],
+    lower_m: Float64[np.ndarray, "3"], size_m: Float64[np.ndarray, "3"], number: int,
+    counted_last: Int32[np.ndarray, " voxels"], grazed: Float32[np.ndarray, " voxels"],
 ) -> None:  # fmt: skip
     """The points of a view where they lie on the surface; those of thin classes also where they lie by themselves.
 
     A point whose depth is exact to a voxel stays. Others follow their ray to the surface, unless that is further than
     their error and the surface's allow; they go as far as the errors say: all the way if theirs is much the larger.
+
+    A view that looks through the centre of a voxel, and has a point in it, grazes a surface there: its weight is
+    evidence for the surface and not against it, once, however many points (`grazed`; `number` is the view's, from 1).
     """
     rows, columns = depth_m.shape
     nx, ny, nz = distance_m.shape
+    before = -1
     for a in range(rows):
         v = a * stride + stride // 2 + 0.5
         for b in range(columns):
@@ -305,8 +333,18 @@ def add_points(
                 x, y, z = origin[0] + depth * ray_x, origin[1] + depth * ray_y, origin[2] + depth * ray_z
                 if not (0 <= x < nx and 0 <= y < ny and 0 <= z < nz):
                     continue
-            voxel = (int(x) * ny + int(y)) * nz + int(z)
+            i, j, k = int(x), int(y), int(z)
+            voxel = (i * ny + j) * nz + k
             points[voxel] += 1
+            # Where some view passes, and once for this one.
+            if voxel != before and near[voxel] < weight[i, j, k] and counted_last[voxel] != number:
+                counted_last[voxel] = number
+                grazed[voxel] += _weight_of_passing(
+                    class_id, depth_m, stride, pixel_from_grid, free, scale,
+                    lower_m[0] + (i + 0.5) * size_m[0], lower_m[1] + (j + 0.5) * size_m[1],
+                    lower_m[2] + (k + 0.5) * size_m[2],
+                )  # fmt: skip
+            before = voxel
             # Where no view sees a surface through the centre of the voxel, its points name it.
             if near[voxel] == 0:
                 classes[voxel, found] += 1

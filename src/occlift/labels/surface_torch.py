@@ -71,13 +71,14 @@ def fuse_surface_on_device(
     average = _Average.of(cameras, scale, lattice, taxonomy, relative)
     extent_m = _extents(average.distance_m.reshape(grid.shape), (average.weight > 0).reshape(grid.shape)).reshape(-1)
     points = torch.zeros(grid.num_voxels, dtype=torch.int32, device=device)
+    grazed = torch.zeros(grid.num_voxels, device=device)
     thin = thin_movers(taxonomy)
     thin_points = torch.zeros((grid.num_voxels, len(thin)), dtype=torch.int32, device=device)
     for camera, factor in zip(cameras, scale, strict=True):
         if thin:
             _add_thin(camera, lattice, thin, thin_points)
         step = points_step(camera.view.intrinsics_px, camera.view.stride, grid)
-        _add_points(camera, lattice, taxonomy.free, step, factor, relative, average, extent_m, points)
+        _add_points(camera, lattice, taxonomy.free, step, factor, relative, average, extent_m, points, grazed)
     for points_grid, class_id in carried:
         index, inside = grid.indices(points_grid)
         flat = torch.from_numpy(np.ravel_multi_index(tuple(index[inside].T), grid.shape)).to(device)
@@ -96,7 +97,7 @@ def fuse_surface_on_device(
     return Surface(
         distance_m=array(average.distance_m),
         extent_m=array(extent_m),
-        near=array(average.near / average.weight.clamp(min=1e-12)),
+        near=array((average.near + grazed) / average.weight.clamp(min=1e-12)),
         views=array(average.views, np.uint8),
         sigma_m=array(average.sigma_m),
         class_id=array(torch.where(total > 0, _first_largest(classes), UNKNOWN), np.uint8),
@@ -244,9 +245,10 @@ def _add_thin(camera: Camera, lattice: Lattice, thin: Sequence[int], thin_points
 def _add_points(
     camera: Camera, lattice: Lattice, free: int, step: int, scale: float, relative: Float64[Tensor, "100"],
     average: _Average, extent_m: Float32[Tensor, " voxels"], points: Int[Tensor, " voxels"],
+    grazed: Float32[Tensor, " voxels"],
 ) -> None:  # fmt: skip
-    """The points of every `step`-th pixel where they lie on the surface; `occlift.labels.surface_kernels.add_points`
-    says how they are moved there."""
+    """The points of every `step`-th pixel where they lie on the surface. How they are moved there, and which
+    views graze it, says `occlift.labels.surface_kernels.add_points`."""
     some = slice(step // 2, None, step)
     class_id, depth_m = camera.view.class_id[some, some].long(), camera.view.depth_m[some, some]
     shown = (class_id < free) & camera.counted[class_id] & ~depth_m.isnan()
@@ -272,9 +274,27 @@ def _add_points(
     kept = kept & inside
     voxel, class_id = rays.voxel(place, inside)[kept], class_id[kept]
     _count(voxel, points)
+    hit = torch.unique(voxel)
+    hit = hit[average.near[hit] < average.weight[hit]]
+    _add(grazed, hit, _weight_of_passing(camera, lattice, hit, free, scale))
     # Where no view sees a surface through the centre of the voxel, its points name it.
     unseen = average.near[voxel] == 0
     _count(voxel[unseen] * free + class_id[unseen], average.classes)
+
+
+def _weight_of_passing(
+    camera: Camera, lattice: Lattice, voxel: Int[Tensor, " n"], free: int, scale: float
+) -> Float64[Tensor, " n"]:
+    """The weight of a view where it looks through the centre of a voxel, and sees no surface near it; 0 elsewhere."""
+    _, ny, nz = lattice.shape
+    cells = (voxel // (ny * nz), voxel // nz % ny, voxel % nz)
+    column, row, ahead = camera.project(*(lattice.centers(axis, voxel.device)[cell] for axis, cell in enumerate(cells)))
+    inside, class_id, depth_m = camera.look(column, row)
+    depth_m = depth_m * scale
+    sigma = SIGMA_M + SIGMA_PER_M * depth_m
+    passing = inside & (ahead >= NEAREST_M) & (class_id < free)
+    passing &= depth_m - ahead >= (TRUNCATION * sigma).clamp(min=TRUNCATION_M)
+    return torch.where(passing, 1 / (sigma * sigma), 0.0)
 
 
 def _add(total: Float32[Tensor, " n"], index: Int[Tensor, " m"], values: Float64[Tensor, " m"]) -> None:

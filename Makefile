@@ -11,7 +11,7 @@ DEMO_FLAGS ?=
 TEST_PROCESSES ?= 2
 PIP_FLAGS = --disable-pip-version-check --quiet
 
-.PHONY: demo test test-oldest check format docs wheel devkit-parity clean
+.PHONY: install demo test test-oldest check format docs wheel devkit-parity clean
 .DELETE_ON_ERROR:
 
 # The environment $(1), and torch by the constraints $(2) into it if an index of its own was named, without what it needs:
@@ -28,6 +28,9 @@ $(VENV)/installed-%: pyproject.toml constraints.txt
 	$(call install_torch,$(VENV),constraints.txt)
 	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
 	@touch $@
+
+# What the demo needs, and nothing is run.
+install: $(VENV)/installed-demo
 
 demo: $(VENV)/installed-demo
 	$(VENV)/bin/occlift demo $(DEMO_FLAGS)

@@ -247,11 +247,17 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(few_frames: Path, tmp_pat
         train(few_frames, gts, tmp_path / "wider", replace(CONFIG, batch_size=2), resume=half.checkpoint)
 
 
+def test_a_folder_of_labels_that_is_not_there_is_said(few_frames: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labesl: no such folder; expected <scene>"):
+        train(few_frames, tmp_path / "labesl", tmp_path / "run", CONFIG)
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_to_validate_with_that_are_missing_are_said_before_the_training(
     few_frames: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=r"2 of 2 labels to validate with are missing"):
-        train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG, validation_labels=tmp_path / "elsewhere")
+        train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG, validation_labels=tmp_path)
     assert not (tmp_path / "run").exists()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from occlift.evaluation.score_table import format_score
 from occlift.metrics.occupancy import ABSENT_RULES, class_sets
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
     from occlift.teachers.registry import TeacherOptions, TeacherStatus
 
 
+def _console() -> Console:
+    # Names of files and packages may have square brackets; they are no markup.
+    return Console(highlight=False, markup=False)
+
+
 def print_evaluation(evaluation: Evaluation) -> None:
     """Every variant of the scores: mask, class set and rule for absent classes stand beside each number."""
-    console = Console()
+    console = _console()
     counts = evaluation.counts
     table = Table(title=f"{counted(evaluation.frames, 'key frame')}, per cent", title_justify="left")
     sets = tuple(class_sets(counts.taxonomy))
@@ -60,7 +66,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 def print_bev(evaluations: Sequence[BevEvaluation]) -> None:
     """IoU per class, a row per corruption."""
-    console = Console()
+    console = _console()
     first = evaluations[0]
     table = Table(title=f"Bird's-eye-view IoU, {counted(first.frames, 'key frame')}, per cent", title_justify="left")
     table.add_column("images")
@@ -86,7 +92,7 @@ def print_depth_against_lidar(rows: Sequence[DepthAgainstLidar]) -> None:
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
         table.add_row(*depth_cells(row))
-    Console(highlight=False).print(table)
+    _console().print(table)
 
 
 def print_label_plan(plan: LabelPlan, *, workers: int, semantics: str, depth: str) -> None:
@@ -116,7 +122,7 @@ def _size(num_bytes: float) -> str:
 
 def print_audit(audit: Audit) -> None:
     """Scores against truth in both readings, per class, and what needs no truth: ground, unknown, neighbours."""
-    console = Console(highlight=False)
+    console = _console()
     counts = audit.counts
     if counts:
         table = Table(title=f"{counted(len(audit.tokens), 'label')} against truth, per cent", title_justify="left")
@@ -224,7 +230,7 @@ def _print_left_out(console: Console, tokens: Sequence[str], what: str) -> None:
 
 def print_comparison(scores: ScoreTable) -> None:
     """A table of runs or classes; the best numbers carry an asterisk."""
-    console = Console()
+    console = _console()
     # Narrow, and names get what is left of the line: all scores of a run, with both RayIoUs, fit into 80 columns.
     table = Table(title=scores.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     longest = max(map(len, (*scores.rows, scores.corner)))
@@ -234,7 +240,7 @@ def print_comparison(scores: ScoreTable) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, values, marks in zip(scores.rows, scores.values, scores.best, strict=True):
         cells = [
-            f"[bold]{format_score(value)}*[/]" if mark else f"{format_score(value)} "
+            Text(f"{format_score(value)}*", style="bold") if mark else f"{format_score(value)} "
             for value, mark in zip(values, marks, strict=True)
         ]
         table.add_row(name, *cells)
@@ -247,18 +253,18 @@ def print_comparison(scores: ScoreTable) -> None:
 
 def print_spaces(spaces: Mapping[str, SpaceFile]) -> None:
     """What can be asked for with --space: grid, source, and the classes in the order of their ids."""
-    console = Console(highlight=False)
+    console = _console()
     for name, file in spaces.items():
         grid, names = file.space.grid, file.space.taxonomy.names
         corners = (f"({', '.join(f'{one:g}' for one in corner)})" for corner in (grid.lower_m, grid.upper_m))
-        console.print(f"[bold]{name}[/]: {file.space}, from {' to '.join(corners)} m", soft_wrap=True)
+        console.print(f"{name}: {file.space}, from {' to '.join(corners)} m", soft_wrap=True)
         console.print(f"  {file.source}", soft_wrap=True)
         console.print(f"  {', '.join(f'{number} {one}' for number, one in enumerate(names))}", soft_wrap=True)
 
 
 def print_teachers(teachers: Sequence[TeacherStatus]) -> None:
     """What can be asked for with --semantics, --depth and as features."""
-    console = Console(highlight=False)
+    console = _console()
     table = Table()
     for column in ("kind", "name", "what it is", "needs", "ready"):
         table.add_column(column, overflow="fold", no_wrap=column in ("kind", "name", "ready"))
@@ -272,7 +278,7 @@ def print_teachers(teachers: Sequence[TeacherStatus]) -> None:
 
 def print_teacher_options(teachers: Sequence[TeacherOptions]) -> None:
     """Every option of the teachers of one name, by kind."""
-    console = Console(highlight=False)
+    console = _console()
     flags = {"semantics": "--semantics-option", "depth": "--depth-option", "features": "--teacher-option"}
     for teacher in teachers:
         title = f"{teacher.name} ({teacher.kind}): {teacher.summary}; {flags[teacher.kind]} NAME=VALUE"
@@ -296,7 +302,7 @@ def print_demo(run: DemoRun) -> None:
         masked, unmasked = row.with_camera_mask, row.without_mask
         values = (masked.iou, *masked.miou, unmasked.iou, *unmasked.miou)
         table.add_row(row.name, *map(format_score, (*values, row.ray_iou)))
-    console = Console()
+    console = _console()
     console.print(table)
     for row in run.rows:
         console.print(f"{row.name}: {row.note}", highlight=False)
@@ -307,7 +313,7 @@ def print_demo(run: DemoRun) -> None:
 
 
 def print_rendered(run: RenderedEvaluation) -> None:
-    console = Console(highlight=False)
+    console = _console()
     table = Table(
         title=f"Depth against lidar, {counted(run.frames, 'key frame')}, per image, metric", title_justify="left"
     )

@@ -200,7 +200,9 @@ def evaluate(
     where = labels_by_token(truth)
     predicted = {path.stem for path in predictions.glob("*.npz")}
     if not predicted:
-        raise DataError(f"{predictions}: no prediction (<token>.npz) to score")
+        labels = "labels.npz lie in it: score labels with `occlift audit LABELS --truth TRUTH`"
+        remedy = f"; {labels}" if any(predictions.glob("*/*/labels.npz")) else ""
+        raise DataError(f"{predictions}: no prediction (<token>.npz) to score{remedy}")
     if tokens is None:
         touched = {where[token].parent.parent.name for token in predicted & where.keys()}
         wanted = predicted | {token for token, path in where.items() if path.parent.parent.name in touched}

@@ -117,8 +117,12 @@ def check_label_space(folder: Path, space: LabelSpace) -> None:
 
     Raises:
         ConfigError: they are not.
-        DataError: the manifest is damaged.
+        DataError: there is no such folder, or the manifest is damaged.
     """
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: no such folder; expected labels, <scene>/<token>/labels.npz (`occlift label --out`)"
+        )
     if there := recorded_space(folder):
         there.check_same(space, f"the labels in {folder}", "what is asked for")
 

@@ -312,6 +312,28 @@ def test_runs_are_compared_and_the_best_is_marked(folders: tuple[Path, Path], tm
         compare([confused, perfect], ["a"])
 
 
+def test_means_over_different_numbers_of_classes_are_said(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, truth = folders
+    before = write_evaluation(tmp_path / "before.json", evaluate(predictions, truth))
+    path = prediction_path(predictions, "a0")
+    semantics = np.load(path)["semantics"]
+    semantics[read_label(label_path(truth, "scene-a", "a0")).mask_camera] = 9
+    write_prediction(path, semantics)
+    after = write_evaluation(tmp_path / "after.json", evaluate(predictions, truth))
+    numbers = [
+        len([v for v in row if v is not None])
+        for row in zip(*compare([before, after]).class_table("camera").values, strict=True)
+    ]
+    assert numbers[1] == numbers[0] + 1, "a class that the truth lacks"
+    notes = " ".join(compare([before, after]).table().notes)
+    assert (
+        f"mIoU (camera mask) is a mean over different numbers of classes: {numbers[0]} of before, {numbers[1]} of"
+        in notes
+    )
+    assert "different numbers" not in " ".join(compare([before, after]).table(absent="zero").notes)
+    assert "different numbers" not in " ".join(compare([before, before], ["a", "b"]).table().notes)
+
+
 def test_runs_that_cannot_be_compared_say_so(folders: tuple[Path, Path], tmp_path: Path) -> None:
     predictions, truth = folders
     whole = write_evaluation(tmp_path / "whole.json", evaluate(predictions, truth))

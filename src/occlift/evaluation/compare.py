@@ -60,7 +60,7 @@ class Comparison:
             rows=self.names,
             values=values,
             best=tuple(tuple(column[i] for column in by_column) for i in range(len(self.names))),
-            notes=self.notes(),
+            notes=(*self.notes(), *(self._numbers_of_classes(masks) if absent == "skipped" else ())),
         )
 
     def class_table(self, which: PerClass) -> ScoreTable:
@@ -131,6 +131,25 @@ class Comparison:
                     f"{first.rays.walk}: their RayIoUs differ by that, too."
                 )
         return tuple(found)
+
+    def _numbers_of_classes(self, masks: Sequence[Mask]) -> list[str]:
+        """Where means are over different numbers of classes: one that a run predicts and the truth lacks counts as 0
+        for this run, and is skipped for others."""
+        found = []
+        for mask in masks:
+            if any(mask not in evaluation.counts.histograms for evaluation in self.evaluations):
+                continue
+            counts = []
+            for evaluation in self.evaluations:
+                scores = evaluation.counts.class_iou(mask)
+                counts.append(sum(not math.isnan(scores[name]) for name in self.taxonomy.names))
+            if len(set(counts)) > 1:
+                said = ", ".join(f"{number} of {name}" for number, name in zip(counts, self.names, strict=True))
+                found.append(
+                    f"mIoU ({MASK_WORDS[mask]}) is a mean over different numbers of classes: {said}; --absent zero "
+                    "divides by all."
+                )
+        return found
 
     def _frames(self) -> str:
         counts = sorted({evaluation.frames for evaluation in self.evaluations})

@@ -151,9 +151,9 @@ class FilesSemantics:
             unknown = np.unique(ids[~known])
             named = ", ".join(map(str, unknown[:_MOST_NAMED])) + (", ..." if len(unknown) > _MOST_NAMED else "")
             raise DataError(
-                f"{path}: holds the id {named}, which stands for no class here; say what it means with "
-                f"class_ids={unknown[0]}=CLASS,... (CLASS: 0..{free - 1} classes, {free} sky, 255 unknown), or which "
-                "list the maps are of with space=..."
+                f"{path}: holds the id {named}, which stands for no class here; say what it means "
+                f"(--semantics-option class_ids={unknown[0]}=CLASS,...; CLASS: 0..{free - 1} classes, {free} sky, 255 "
+                "unknown), or which list the maps are of (--semantics-option space=...)"
             )
         class_id = classes[place]
         return SemanticMap(class_id=class_id, score=(class_id != UNKNOWN).astype(np.float32))
@@ -223,8 +223,8 @@ class FilesDepth:
         scale_m = self._config.scale_m
         if np.issubdtype(values.dtype, np.integer) and scale_m is None:
             raise DataError(
-                f"{path}: holds {values.dtype}, and a file does not say what one unit is; say it with scale_m, such as "
-                "0.001 for millimetres or 0.00390625 for 1/256 metres"
+                f"{path}: holds {values.dtype}, and a file does not say what one unit is; say it with the option "
+                "scale_m (--depth-option scale_m=0.001 for millimetres, 0.00390625 for 1/256 metres)"
             )
         if not np.issubdtype(values.dtype, np.integer) and not np.issubdtype(values.dtype, np.floating):
             raise DataError(f"{path}: holds {values.dtype}; expected a number per pixel")

@@ -108,6 +108,14 @@ def test_names(tmp_path: Path) -> None:
     assert depth_teacher(f"files:{tmp_path / 'a:b'}").settings["root"] == str(tmp_path / "a:b")
 
 
+def test_a_teacher_whose_packages_are_missing_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("occlift.runtime.extras.find_spec", lambda package: None)
+    table = {row.name: row for row in teacher_table() if row.name in ("segmenter", "onnx-classes", "onnx-depth")}
+    assert len(table) == 3
+    assert not any(row.ready for row in table.values())
+    assert all("pip install 'occlift[teachers]'" in row.note for row in table.values())
+
+
 def test_the_table_lists_every_teacher_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
@@ -11,13 +11,21 @@ from occlift.cli.options import named_values
 from occlift.cli.spaces import Space, space_of
 from occlift.runtime.words import alike, counted
 
+if TYPE_CHECKING:
+    from occlift.scenes.dataset import DrivingDataset
+
 Root = Annotated[Positional[str], arg(help="data set", metavar="ROOT")]
-Token = Annotated[Positional[str], arg(help="token of the key frame", metavar="TOKEN")]
+Token = Annotated[
+    Positional[str | None],
+    arg(
+        help="token of the key frame", metavar="TOKEN", help_behavior_hint="(default: in the middle of the first scene)"
+    ),
+]
 
 
 def show(
     root: Root,
-    token: Token,
+    token: Token = None,
     out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/show"),
     labels: Annotated[
         Path | None,
@@ -41,6 +49,7 @@ def show(
     # A single label lies in <folder>/<scene>/<token>, beside the folder's manifest.
     folder = labels.absolute().parents[2] if labels and labels.name == "labels.npz" else labels
     data, label_space = open_dataset(root), space_of(space, folder)
+    token = token or _in_the_middle(data)
     if video is not None:
         from occlift.viz.video import write_scene_video
 
@@ -69,7 +78,7 @@ def show(
 
 def show_targets(
     root: Root,
-    token: Token,
+    token: Token = None,
     out: Annotated[Path, arg(help="folder of the pictures")] = Path("runs/targets"),
     labels: Annotated[
         Path | None,
@@ -99,7 +108,8 @@ def show_targets(
         labels=labels, sweeps=sweeps, teacher=teacher, teacher_options=named_values(teacher_option),
         grid=OccFeatHeadConfig(horizontal_stride=target_stride).grid, space=space_of(space, labels),
     )  # fmt: skip
-    run = run_show(open_dataset(root), token, out, targets)
+    data = open_dataset(root)
+    run = run_show(data, token or _in_the_middle(data), out, targets)
     for path in run.paths:
         print(path)
     print(
@@ -113,11 +123,18 @@ def show_bev(
         Positional[Path], arg(help="checkpoint of `occlift finetune`, or the folder of its run", metavar="CHECKPOINT")
     ],
     root: Root,
-    token: Token,
+    token: Token = None,
     out: Annotated[Path, arg(help="folder of the picture")] = Path("runs/show"),
 ) -> None:
     """Draw what a fine-tuned network predicts for one key frame: probabilities, hits, misses and false alarms."""
     from occlift.scenes.dataset import open_dataset
     from occlift.viz.bev_pictures import show_prediction
 
-    print(show_prediction(open_dataset(root), checkpoint, token, out))
+    data = open_dataset(root)
+    print(show_prediction(data, checkpoint, token or _in_the_middle(data), out))
+
+
+def _in_the_middle(data: DrivingDataset) -> str:
+    """The token of the middle key frame of the first scene."""
+    tokens = data.key_frame_tokens(data.scenes()[0])
+    return tokens[len(tokens) // 2]

@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from occlift.errors import ConfigError
 from occlift.label_space import OCC3D, Taxonomy, class_mapping, read_mapping
+from occlift.runtime.extras import missing_extra
 from occlift.scenes.dataset import DrivingDataset, HasTruthMaps, require, require_lidar
 from occlift.teachers.closed_set import ClosedSetConfig, ClosedSetSegmenter
 from occlift.teachers.corruption import DepthCorruption
@@ -92,6 +93,7 @@ class TeacherEntry(Generic[_Teacher]):
         missing: from a configuration to what is missing and how to get it; None: ready. Loads nothing.
         preset: values that this name gives to options, over their defaults.
         argument: the option that stands behind the colon in `name:value`; empty where there is none.
+        packages: that it needs whatever the configuration is.
     """
 
     config: type
@@ -101,6 +103,7 @@ class TeacherEntry(Generic[_Teacher]):
     missing: Callable[[Any], str | None]
     preset: Mapping[str, object] = field(default_factory=dict)
     argument: str = ""
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +200,7 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
         needs="segmenter:MODEL, weights",
         missing=_missing_model,
         argument="model",
+        packages=("transformers",),
     ),
     "onnx-classes": TeacherEntry(
         config=OnnxClassesConfig,
@@ -205,6 +209,7 @@ SEMANTICS_TEACHERS: Final[Mapping[str, TeacherEntry[SemanticsTeacher]]] = {
         needs="onnx-classes:FILE.onnx, onnxruntime",
         missing=missing_onnx_classes,
         argument="model",
+        packages=("onnxruntime",),
     ),
     "files": TeacherEntry(
         config=FilesSemanticsConfig,
@@ -257,6 +262,7 @@ DEPTH_TEACHERS: Final[Mapping[str, TeacherEntry[DepthTeacher]]] = {
         needs="onnx-depth:FILE.onnx, onnxruntime",
         missing=missing_onnx_depth,
         argument="model",
+        packages=("onnxruntime",),
     ),
     "depth-pro": TeacherEntry(
         config=DepthProConfig,
@@ -388,7 +394,10 @@ def teacher_table() -> tuple[TeacherStatus, ...]:
         for name, entry in entries.items():
             # What a teacher without a default for its argument lacks only a user knows.
             lacks = any(f.name == entry.argument and f.default is MISSING for f in fields(entry.config))
-            missing = None if lacks and not entry.preset else entry.missing(entry.config(**entry.preset))
+            if lacks and not entry.preset:
+                missing = missing_extra("teachers", name, *entry.packages)
+            else:
+                missing = entry.missing(entry.config(**entry.preset))
             table.append(
                 TeacherStatus(
                     kind=kind,

@@ -32,7 +32,7 @@ from occlift.label_space import (
 )
 from occlift.scenes import open_dataset
 from occlift.viz.birds_eye import Box, birds_eye_image, pixel_in_birds_eye
-from occlift.viz.canvas import UNKNOWN_COLOR, class_palette, legend, legend_entries, panel
+from occlift.viz.canvas import UNKNOWN_COLOR, class_palette, color_scale, legend, legend_entries, panel
 from occlift.viz.curves import Curve, Series, curve_svg
 from occlift.viz.mesh import visible_rectangles, volume_glb
 from occlift.viz.occupancy import chase_view, height_levels, perspective_image, pixel_from_above, top_view
@@ -285,6 +285,15 @@ def test_birds_eye_shows_points_and_boxes_where_they_are() -> None:
 
 
 # --- legends and panels ---------------------------------------------------------------------------------------------
+
+
+def test_a_scale_runs_from_the_first_colour_to_the_last() -> None:
+    colors = np.array([(200, 0, 0), (0, 150, 0), (0, 0, 100)], np.uint8)
+    row = np.asarray(color_scale("height", "0 m", "9 m", colors))[11]
+    places = [np.flatnonzero((row == color).all(axis=-1)) for color in colors]
+    lengths = [len(place) for place in places]
+    assert max(lengths) - min(lengths) <= 1, lengths
+    assert (np.diff(np.concatenate(places)) == 1).all(), "one bar, in order"
 
 
 def test_legend_names_and_draws_all_17_classes() -> None:
@@ -545,7 +554,9 @@ def test_show_draws_labels(real_frame: Path, tmp_path: Path) -> None:
     run = show(open_dataset(real_frame), token, tmp_path / "out", labels=tmp_path / "labels")
     assert run.occupancy_from == "labels of labels"
     with Image.open(tmp_path / "out/occupancy_on_images.png") as picture:
-        front = np.asarray(picture.convert("RGB")).astype(int)[: picture.height // 2]
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+        # Below the two rows of images stands the legend.
+        front = pixels[: (picture.height - legend(picture.width, size_px=28, unknown=False).height) // 2]
     # The road is drawn in its class colour below the horizon and nothing above it.
     magenta = (front[..., 0] - front[..., 1] > 60) & (front[..., 2] - front[..., 1] > 60)
     assert magenta[-60:-20].mean() > 0.9

@@ -88,7 +88,7 @@ def birds_eye_image(
     for camera in cameras:
         wedge = [pixel(corner) for corner in _wedge(camera)]
         draw.polygon(wedge, fill=(70, 110, 190, 22), outline=(70, 110, 190, 150), width=SUPERSAMPLING)
-    _paint_points(canvas, points_ego, _height_colors(points_ego) if colors is None else colors, reach_m, scale)
+    _paint_points(canvas, points_ego, height_colors(points_ego[:, 2]) if colors is None else colors, reach_m, scale)
     draw = ImageDraw.Draw(canvas, "RGBA")
     for box in boxes:
         _draw_box(draw, pixel, box, taxonomy)
@@ -133,10 +133,11 @@ def _wedge(camera: CameraRig) -> Float[np.ndarray, "corners 2"]:
     return np.vstack((center, center + CAMERA_WEDGE_M * flat))
 
 
-def _height_colors(points_ego: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]:
+def height_colors(z_m: Float[np.ndarray, " n"]) -> UInt8[np.ndarray, "n 3"]:
+    """Colours of points by their height in the ego frame, from −0.5 to 4 m."""
     import matplotlib
 
-    share = np.clip((points_ego[:, 2] + 0.5) / 4.5, 0.0, 1.0)
+    share = np.clip((z_m + 0.5) / 4.5, 0.0, 1.0)
     return np.round(255 * matplotlib.colormaps["viridis"](share * 0.85)[:, :3]).astype(np.uint8)
 
 

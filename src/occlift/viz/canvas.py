@@ -158,6 +158,21 @@ def legend(width: int, *, taxonomy: Taxonomy = OCC3D.taxonomy, size_px: int = 14
     return canvas
 
 
+def color_scale(what: str, low: str, high: str, colors: UInt8[np.ndarray, "n 3"], *, size_px: int = 14) -> Image.Image:
+    """What colours mean that stand for a quantity: a bar from the first colour to the last, between two values."""
+    type_face, bar_px = font(size_px), 16 * size_px
+    texts = (f"{what}: {low}", high)
+    left_px, right_px = (int(type_face.getlength(text)) + 8 for text in texts)
+    canvas = Image.new("RGB", (left_px + bar_px + right_px, size_px + 9), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((0, canvas.height / 2), texts[0], INK, type_face, anchor="lm")
+    draw.text((left_px + bar_px + 8, canvas.height / 2), texts[1], INK, type_face, anchor="lm")
+    share = np.arange(bar_px) * len(colors) // bar_px
+    bar = np.broadcast_to(colors[share], (size_px, bar_px, 3))
+    canvas.paste(Image.fromarray(np.ascontiguousarray(bar)), (left_px, 4))
+    return canvas
+
+
 def hatch(height: int, width: int, *, period_px: int = 6, line_px: int = 2) -> Bool[np.ndarray, "height width"]:
     """[height, width] true on the lines of a 45° hatch."""
     rows, columns = np.mgrid[:height, :width]

@@ -21,13 +21,16 @@ from occlift.runtime.progress import track
 from occlift.scenes.dataset import DrivingDataset, HasBoxes
 from occlift.scenes.frames import BoxAnnotation, KeyFrame
 from occlift.scenes.rigs import single_rigs
-from occlift.viz.birds_eye import BIRDS_EYE_REACH_M, Box, birds_eye_image
-from occlift.viz.canvas import PAPER, add_caption, gallery, gallery_sizes, legend, readable_name, stack
+from occlift.viz.birds_eye import BIRDS_EYE_REACH_M, Box, birds_eye_image, height_colors
+from occlift.viz.canvas import PAPER, add_caption, color_scale, gallery, gallery_sizes, legend, readable_name, stack
 from occlift.viz.occupancy import height_levels, perspective_image, top_view_with_ruler
-from occlift.viz.overlay import draw_lidar, draw_occupancy, resize
+from occlift.viz.overlay import MAX_SHOWN_DEPTH_M, depth_colors, draw_lidar, draw_occupancy, resize
 
 PANEL_WIDTH: Final = 800
 """Width of one image in the panels, pixels."""
+
+_LARGE_PX: Final = 28
+"""Size of the legend's letters below images, which are shown smaller than they are."""
 
 RIG_REACH_M: Final = 20.0
 """How far the picture from above reaches where it shows cameras alone."""
@@ -109,20 +112,32 @@ def show(
             with_occupancy.append(add_caption(Image.fromarray(drawn), name))
 
     counts = [len(row) for row in sizes]
-    pictures = {"lidar_on_images.png" if len(points_ego) else "images.png": gallery(with_lidar, counts)}
+    pictures = {"images.png": gallery(with_lidar, counts)}
+    if len(points_ego):
+        depths_m = np.geomspace(2.0, MAX_SHOWN_DEPTH_M, 256)
+        scale = color_scale("distance", "2 m", f"{MAX_SHOWN_DEPTH_M:g} m", depth_colors(depths_m), size_px=_LARGE_PX)
+        pictures = {"lidar_on_images.png": stack((pictures["images.png"], scale))}
     if occupancy is not None:
-        pictures["occupancy_on_images.png"] = gallery(with_occupancy, counts)
+        on_images = gallery(with_occupancy, counts)
+        pictures["occupancy_on_images.png"] = stack(
+            (on_images, _meaning(occupancy, on_images.width, unknown=False, size_px=_LARGE_PX))
+        )
     reach_m = BIRDS_EYE_REACH_M if len(points_ego) or boxes else RIG_REACH_M
-    pictures["birds_eye.png"] = birds_eye_image(
+    above = birds_eye_image(
         points_ego, boxes=boxes, cameras=rigs, camera_names=names, taxonomy=space.taxonomy, reach_m=reach_m
     )
+    below = []
+    if len(points_ego):
+        below.append(color_scale("height of points", "-0.5 m", "4 m", height_colors(np.linspace(-0.5, 4.0, 256))))
+    if boxes:
+        below.append(legend(above.width, taxonomy=space.taxonomy, unknown=False))
+    pictures["birds_eye.png"] = stack((above, *below))
     if occupancy is not None:
         both = beside(
             perspective_image(occupancy.semantics, space=occupancy.space, height=600, width=1066),
             top_view_with_ruler(occupancy.semantics, space=occupancy.space, size_px=600),
         )
-        below = legend(both.width, taxonomy=space.taxonomy)
-        pictures["occupancy.png"] = stack((both, below)) if occupancy.has_classes else both
+        pictures["occupancy.png"] = stack((both, _meaning(occupancy, both.width)))
     for name, picture in pictures.items():
         with replacing(out / name) as file:
             picture.save(file, "PNG")
@@ -142,6 +157,15 @@ def show(
         num_boxes_agreeing=agreeing,
         notes=notes,
     )
+
+
+def _meaning(occupancy: Occupancy, width: int, *, unknown: bool = True, size_px: int = 14) -> Image.Image:
+    """What the colours of the voxels mean: classes, or heights."""
+    if occupancy.has_classes:
+        return legend(width, taxonomy=occupancy.space.taxonomy, unknown=unknown, size_px=size_px)
+    low_m, high_m = occupancy.space.grid.lower_m[2], occupancy.space.grid.upper_m[2]
+    colors = np.asarray(occupancy.space.taxonomy.palette[:-1], np.uint8)
+    return color_scale("height of voxels", f"{low_m:g} m", f"{high_m:g} m", colors, size_px=size_px)
 
 
 def occupancy_of(

@@ -22,6 +22,7 @@ from occlift.datasets.nuscenes.dataset import NuScenes
 from occlift.datasets.nuscenes.lidar_file import LidarFile
 from occlift.errors import ConfigError, DataError
 from occlift.evaluation.baselines import write_labels_as_predictions, write_prior
+from occlift.evaluation.bev import evaluate_bev
 from occlift.evaluation.occupancy import Evaluation, evaluate
 from occlift.geometry.cameras import CameraRig
 from occlift.geometry.transforms import rigid_transform, rotation_about_z
@@ -44,6 +45,7 @@ from occlift.training.occupancy_task import OccupancyTask, as_hyper_parameters
 from occlift.training.optimizer import OptimizerConfig
 from occlift.training.predict import predict
 from occlift.training.run import run_training
+from occlift.viz.bev_pictures import show_prediction
 
 HEIGHT, WIDTH = 36, 64
 SPLITS = {"train": ("scene-a",), "val": ("scene-b",)}
@@ -429,6 +431,17 @@ def test_a_checkpoint_holds_nothing_but_data_and_predicts(few_frames: Path, tmp_
     with torch.no_grad():
         logits = load_easyocc(run.checkpoint)(frame.images, frame.rig)
     np.testing.assert_array_equal(logits[0].argmax(0).numpy(), one)
+
+
+def test_a_checkpoint_of_another_kind_is_told_before_its_cameras(few_frames: Path, tmp_path: Path) -> None:
+    run = train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG, max_steps=1)
+    data: Any = FewFrames(few_frames)
+    data.cameras = ("left", "right")
+    kind = r"expected a checkpoint of `occlift finetune`, got one of `occlift train`"
+    with pytest.raises(DataError, match=kind):
+        evaluate_bev(data, run.checkpoint)
+    with pytest.raises(DataError, match=kind):
+        show_prediction(data, run.checkpoint, "b0", tmp_path / "picture")
 
 
 def test_runs_from_before_cameras_were_recorded_go_on(few_frames: Path, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def evaluate_bev(
     from occlift.training.bev_task import BevScores
     from occlift.training.checkpoint import check_cameras, load_bev_network, trained_blind
 
-    check_cameras(checkpoint, data)
     network, blind = load_bev_network(checkpoint), trained_blind(checkpoint)
+    check_cameras(checkpoint, data)
     config = network.config
     tokens = split_tokens(data, split)
     scene_of = {token: scene for scene in data.scenes(split) for token in data.key_frame_tokens(scene)}

@@ -73,8 +73,8 @@ def predict(
     if (checkpoint is None) == (model is None):
         raise ConfigError("give either a checkpoint, or the configuration of a network with random weights")
     if checkpoint is not None:
-        check_cameras(checkpoint, data)
         network, blind = load_easyocc(checkpoint), trained_blind(checkpoint)
+        check_cameras(checkpoint, data)
     else:
         assert model is not None
         with torch.random.fork_rng(devices=[]):

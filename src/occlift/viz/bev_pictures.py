@@ -178,8 +178,8 @@ def show_prediction(data: DrivingDataset, checkpoint: Path, token: str, out: Pat
     from occlift.training.bev_frames import BevFrames
     from occlift.training.checkpoint import check_cameras, load_bev_network, trained_blind
 
-    check_cameras(checkpoint, data)
     network = load_bev_network(checkpoint)
+    check_cameras(checkpoint, data)
     config = network.config
     batch = BevFrames(
         data, [token], height=config.image_height, width=config.image_width, classes=config.classes,

@@ -137,8 +137,8 @@ def decide_surface(
 ) -> Decision:
     """The label that a fused surface gives; there is no threshold that depends on resolution or on the number of views.
 
-    Occupied is a voxel in which points lie, if at least half of the evidence about its centre (or nothing) sees a
-    surface there; and one through which the averaged surface passes, if three quarters of the evidence do and no depth
+    Occupied is a voxel in which points lie, if at least half of the evidence about it sees a surface near its centre or
+    has a point in it, or nothing speaks about it; and one through which the averaged surface passes, if three quarters of the evidence do and no depth
     there is exact to a voxel: where it is, there would be points. A voxel with a point of a thin class that moves
     is of that class. What lies in front of the surface is free; what is behind it, or seen by nobody, unknown (255).
 

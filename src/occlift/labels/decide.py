@@ -138,9 +138,10 @@ def decide_surface(
     """The label that a fused surface gives; there is no threshold that depends on resolution or on the number of views.
 
     Occupied is a voxel in which points lie, if at least half of the evidence about it sees a surface near its centre or
-    has a point in it, or nothing speaks about it; and one through which the averaged surface passes, if three quarters of the evidence do and no depth
-    there is exact to a voxel: where it is, there would be points. A voxel with a point of a thin class that moves
-    is of that class. What lies in front of the surface is free; what is behind it, or seen by nobody, unknown (255).
+    has a point in it, or nothing speaks about it; and one through which the averaged surface passes, if three quarters
+    of the evidence do and no depth there is exact to a voxel: where it is, there would be points. A voxel with a point
+    of a thin class that moves is of that class. What lies in front of the surface is free; what is behind it, or seen
+    by nobody, unknown (255).
 
     Confidence is the probability that this is right, free or this very class: `_how_sure`.
 

@@ -51,8 +51,8 @@ samples in a bin."""
 
 MOST: Final = 0.5
 NEARLY_ALL: Final = 0.75
-"""Share of the evidence (`Surface.near`) that must see a surface at a voxel and not far behind it: to believe points, and
-to believe the averaged surface where there are none."""
+"""Share of the evidence (`Surface.near`) that must see a surface at a voxel and not far behind it: to believe points,
+and to believe the averaged surface where there are none."""
 
 _POINTS_ACROSS: Final = 4
 """Points across a voxel at the far end of the grid; more pixels say nothing new."""

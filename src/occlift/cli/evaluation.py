@@ -76,7 +76,11 @@ def evaluate_bev(
     split: Annotated[str, arg(help="split of ROOT")] = "val",
     corrupt: Annotated[
         tuple[str, ...],
-        arg(help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all", metavar="NAME ..."),
+        arg(
+            help="corruptions of the images, scored besides: NAME, NAME:STRENGTH (1 to 5) or all",
+            metavar="NAME ...",
+            help_behavior_hint="(default: none)",
+        ),
     ] = (),
     json: Annotated[Path | None, arg(help="file for every number", help_behavior_hint="(default: none)")] = None,
     device: Annotated[
@@ -98,7 +102,10 @@ def evaluate_bev(
 
 
 def merge(
-    parts: Annotated[Positional[tuple[Path, ...]], arg(help="files of `occlift evaluate --json`", metavar="JSON")],
+    parts: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(help="files of `occlift evaluate --json`", metavar="JSON", help_behavior_hint="(required)"),
+    ],
     json: Annotated[Path, arg(help="file for the evaluation of all key frames")],
 ) -> None:
     """Add up evaluations of parts of a split; equal to scoring it whole, to the last bit."""
@@ -114,7 +121,11 @@ def merge(
 def compare(
     runs: Annotated[
         Positional[tuple[Path, ...]],
-        arg(help="files of `occlift evaluate --json`, or of `occlift evaluate-bev --json`", metavar="JSON"),
+        arg(
+            help="files of `occlift evaluate --json`, or of `occlift evaluate-bev --json`",
+            metavar="JSON",
+            help_behavior_hint="(required)",
+        ),
     ],
     names: Annotated[
         tuple[str, ...],

@@ -90,7 +90,10 @@ def show_targets(
         str | None,
         arg(help="teacher of features (occlift teachers)", help_behavior_hint="(default: occupancy alone)"),
     ] = None,
-    teacher_option: Annotated[tuple[str, ...], arg(help="options of the teacher", metavar="NAME=VALUE ...")] = (),
+    teacher_option: Annotated[
+        tuple[str, ...],
+        arg(help="options of the teacher", metavar="NAME=VALUE ...", help_behavior_hint="(default: none)"),
+    ] = (),
     target_stride: Annotated[
         int, arg(help="edge of a target voxel, cells of half a metre: occfeat 1, occfeat-demo 2")
     ] = 1,

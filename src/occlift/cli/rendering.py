@@ -80,13 +80,21 @@ def evaluate_rendering(
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "val",
     train_split: Annotated[str, arg(help="split of ROOT that the baselines are computed from")] = "train",
     tokens: Annotated[
-        tuple[str, ...], arg(help="tokens of the key frames, instead of a split", metavar="TOKEN ...")
+        tuple[str, ...],
+        arg(
+            help="tokens of the key frames, instead of a split",
+            metavar="TOKEN ...",
+            help_behavior_hint="(default: none)",
+        ),
     ] = (),
     semantics: Annotated[str, arg(help="teacher whose class maps are the truth")] = "oracle:perfect",
     train_semantics: Annotated[
         str, arg(help="teacher whose class maps the baselines are computed from")
     ] = "oracle:foundation",
-    semantics_option: Annotated[tuple[str, ...], arg(help="options of both teachers", metavar="NAME=VALUE ...")] = (),
+    semantics_option: Annotated[
+        tuple[str, ...],
+        arg(help="options of both teachers", metavar="NAME=VALUE ...", help_behavior_hint="(default: none)"),
+    ] = (),
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], arg(help="arithmetic; auto is bf16 where the hardware computes in it")
     ] = "auto",

@@ -72,7 +72,12 @@ def predict(
     out: Annotated[Path, arg(help="folder of the predictions: <token>.npz")],
     split: Annotated[str, arg(help="split of ROOT: train, val, test, mini_train, mini_val or all")] = "val",
     tokens: Annotated[
-        tuple[str, ...], arg(help="tokens of the key frames to predict, instead of a split", metavar="TOKEN ...")
+        tuple[str, ...],
+        arg(
+            help="tokens of the key frames to predict, instead of a split",
+            metavar="TOKEN ...",
+            help_behavior_hint="(default: none)",
+        ),
     ] = (),
     precision: Annotated[
         Literal["auto", "bf16", "fp32"], arg(help="arithmetic; auto is bf16 where the hardware computes in it")

@@ -17,6 +17,7 @@ def view(
             help="a data set, folders of labels, truth or predictions, single files .npz, in any mix and order; a last "
             "word that is none of these is the token of the key frame to begin with",
             metavar="PATH [PATH ...] [TOKEN]",
+            help_behavior_hint="(required)",
         ),
     ],
     token: Annotated[

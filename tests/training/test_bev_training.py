@@ -153,8 +153,13 @@ def test_the_schedules_of_the_papers_are_for_16_key_frames_a_step() -> None:
 
 
 def test_fine_tuning_begins_with_the_pretrained_weights(
-    small_town: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_town: Path,
+    pretrained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("occlift.runtime.progress._SHORT_S", 0.0)
     still = replace(FINETUNE, optimizer=OptimizerConfig(steps=1, learning_rate=1e-12, weight_decay=0.0))
     with shown_progress():
         finished = finetune(small_town, tmp_path / "run", still, pretrained=pretrained)

@@ -226,12 +226,11 @@ def test_a_training_shows_its_loss_and_says_if_it_will_take_days(
     monkeypatch.setattr("occlift.runtime.progress._SHORT_S", 0.0)
     with shown_progress():
         run = train(few_frames, few_frames / "gts", tmp_path / "run", CONFIG)
-    warning, line = capsys.readouterr().err.splitlines()
-    assert re.match(
-        r"! a step takes \S+ s on this CPU, the 2 steps that are left about \S+ (s|min): train on a", warning
-    )
+    lines = capsys.readouterr().err.splitlines()
+    (warning,) = (line for line in lines if line.startswith("!"))
+    assert re.match(r"! a step takes \S+ s on this CPU, the 2 steps that are left about \S+ (s|min): train", warning)
     last = next(value for step, name, value in read_scalars(run.losses) if (step, name) == (4, "loss"))
-    assert line.endswith(f", loss {last:.3f}")
+    assert lines[-1].endswith(f", loss {last:.3f}")
 
 
 def test_a_checkpoint_of_other_settings_is_not_resumed(few_frames: Path, tmp_path: Path) -> None:
@@ -250,7 +249,7 @@ def test_a_checkpoint_of_other_settings_is_not_resumed(few_frames: Path, tmp_pat
 
 
 def test_a_folder_of_labels_that_is_not_there_is_said(few_frames: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"labesl: no such folder; expected <scene>"):
+    with pytest.raises(DataError, match=r"labesl: no such folder; expected labels"):
         train(few_frames, tmp_path / "labesl", tmp_path / "run", CONFIG)
     assert not (tmp_path / "run").exists()
 

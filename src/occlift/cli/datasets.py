@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from occlift.cli.spaces import Space, space_of
 from occlift.errors import ConfigError, DataError
-from occlift.runtime.words import alike, counted, such_as
+from occlift.runtime.words import counted, once_per_kind, such_as
 
 if TYPE_CHECKING:
     from occlift.scenes.dataset import DrivingDataset
@@ -47,9 +47,9 @@ def check(
         print(f"  {one.camera:{width}}  {one.pairs:5}  {one.matches:7}  {scores}")
     if not any(one.matches for one in run.poses):
         print("  (no two consecutive images that are 0.15 to 8 m apart and show corners)")
-    kinds = alike({problem: problem for problem in run.problems})
-    for problem, same in kinds[:_MOST_PRINTED]:
-        print(f"! {problem}" if len(same) == 1 else f"! {problem} (and {len(same) - 1} more of this kind)")
+    kinds = once_per_kind(run.problems)
+    for problem in kinds[:_MOST_PRINTED]:
+        print(f"! {problem}")
     if len(kinds) > _MOST_PRINTED:
         print(f"! and {len(kinds) - _MOST_PRINTED} more kinds")
     for note in run.notes:

@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from occlift.cli.options import named_values
 from occlift.cli.spaces import Space, space_of
-from occlift.runtime.words import alike, counted
+from occlift.runtime.words import counted, once_per_kind
 
 if TYPE_CHECKING:
     from occlift.scenes.dataset import DrivingDataset
@@ -54,8 +54,8 @@ def show(
         from occlift.viz.video import write_scene_video
 
         film = write_scene_video(data, data.key_frame(token).scene, video, labels=labels, space=label_space)
-        for note, alikes in alike({note: note for note in film.notes}):
-            print(note if len(alikes) == 1 else f"{note} (and {len(alikes) - 1} more of this kind)")
+        for note in once_per_kind(film.notes):
+            print(note)
         print(f"{film.path}: {counted(film.frames, 'key frame')}, {film.frames_per_s:g} a second")
         return
     from occlift.viz.show import show as run_show

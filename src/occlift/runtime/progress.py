@@ -94,9 +94,9 @@ def track(items: Iterable[Item], description: str, *, total: int | None = None) 
             progress.update(task, advance=1)
             if is_outermost and not progress.console.is_terminal and time.monotonic() > said + _LOG_EVERY_S:
                 said = time.monotonic()
-                _say(progress, _how_far(progress, task, count, total, said - started))
+                _say(progress, _how_far(description, count, total, said - started, _remark_of(progress, task)))
     finally:
-        words = progress.tasks[progress.task_ids.index(task)].fields["remark"]
+        words = _remark_of(progress, task)
         # A bar that stays would stand below the results that are printed next.
         progress.remove_task(task)
         seconds = time.monotonic() - started
@@ -105,10 +105,13 @@ def track(items: Iterable[Item], description: str, *, total: int | None = None) 
             _say(progress, f"{description}: {count}{of} in {seconds:.1f} s{words and f', {words}'}")
 
 
-def _how_far(progress: Progress, task: TaskID, count: int, total: int | None, seconds: float) -> str:
-    words = progress.tasks[progress.task_ids.index(task)].fields["remark"]
+def _how_far(description: str, count: int, total: int | None, seconds: float, words: str) -> str:
     left = f" of {total}, {duration(seconds / count * (total - count))} left" if total else ""
-    return f"{progress.tasks[progress.task_ids.index(task)].description}: {count}{left}{words and f', {words}'}"
+    return f"{description}: {count}{left}{words and f', {words}'}"
+
+
+def _remark_of(progress: Progress, task: TaskID) -> str:
+    return str(progress.tasks[progress.task_ids.index(task)].fields["remark"])
 
 
 def _say(progress: Progress, text: str) -> None:

@@ -39,6 +39,16 @@ def alike(reasons: Mapping[str, str]) -> list[tuple[str, list[str]]]:
     return [(reasons[names[0]], names) for names in sorted(groups.values(), key=len, reverse=True)]
 
 
+def once_per_kind(sentences: Sequence[str]) -> list[str]:
+    """The first of all sentences that are one (`alike`), with the number of the others; the largest kind first.
+
+    >>> once_per_kind(["maps/a.npy: no such file", "maps/c.npy: no such file"])
+    ['maps/a.npy: no such file (and 1 more of this kind)']
+    """
+    kinds = alike({str(number): sentence for number, sentence in enumerate(sentences)})
+    return [said if len(same) == 1 else f"{said} (and {len(same) - 1} more of this kind)" for said, same in kinds]
+
+
 def such_as(names: Sequence[str]) -> str:
     """A few of many names.
 

@@ -21,7 +21,7 @@ from occlift.label_space import OCC3D, LabelSpace
 from occlift.runtime.extras import needs_extra
 from occlift.runtime.files import disk_full
 from occlift.runtime.progress import track
-from occlift.runtime.words import alike
+from occlift.runtime.words import once_per_kind
 from occlift.scenes.dataset import DrivingDataset
 from occlift.scenes.frames import KeyFrame
 from occlift.scenes.rigs import single_rigs
@@ -82,7 +82,7 @@ def write_scene_video(
     pictures = _pictures(data, tokens, labels, space, notes)
     first = next(pictures, None)
     if first is None:
-        reasons = "; ".join(note for note, _ in alike({note: note for note in notes}))
+        reasons = "; ".join(once_per_kind(notes))
         raise DataError(f"{data.spec}: no key frame of scene {scene} can be drawn: {reasons}")
     # H.264 halves the resolution of colours, so both edges are even.
     size = (first.width + first.width % 2, first.height + first.height % 2)
